@@ -1,0 +1,1 @@
+"""The engine: assets, stages, pipelines, provenance."""
