@@ -1,1 +1,5 @@
 """The engine: assets, stages, pipelines, provenance."""
+
+from cmbml.core.start import run, start
+
+__all__ = ["run", "start"]

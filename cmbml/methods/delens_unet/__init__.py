@@ -1,0 +1,1 @@
+"""A network from patches of the observed sky to patches of the delensed one."""

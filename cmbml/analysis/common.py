@@ -1,0 +1,138 @@
+"""The common form: maps brought to one beam and one band limit before they are compared.
+
+Maps of different beams are never compared pixel by pixel: the beam alone would be counted as error. In the native form
+the truth carries the prediction's own beam; in the common form both are taken to the same, wider beam.
+Here too: the one line that every table and picture carries to say what it shows.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from cmbml.core.errors import UserError
+from cmbml.sky import sht
+from cmbml.sky.beams import gaussian_beam
+
+# What is left of a mode below this drowns in the rounding of float32 maps (1e-7); dividing by b_l makes noise of it.
+_SMALLEST_BEAM = 1e-6
+
+
+def beam_ratio(fwhm_arcmin: float, to_fwhm_arcmin: float, lmax: int) -> np.ndarray:
+    """Return b_l(to) / b_l(from), shape (lmax + 1,), for Gaussian beams of the two widths.
+
+    b_l(to) / b_l(from) = exp(-l(l+1) (sigma_to^2 - sigma_from^2) / 2): the Gaussian beam whose width is the difference
+    in quadrature, so that nothing is divided and nothing underflows.
+
+    Raises
+    ------
+    UserError
+        If the target beam is narrower than the map's: that would blow up the noise.
+    """
+    if to_fwhm_arcmin < fwhm_arcmin:
+        raise UserError(
+            f"a map with a beam of {fwhm_arcmin:g} arcmin cannot be brought to {to_fwhm_arcmin:g} arcmin without "
+            f"blowing up its noise; set the common beam to at least {fwhm_arcmin:g} arcmin"
+        )
+    return gaussian_beam(np.sqrt(to_fwhm_arcmin**2 - fwhm_arcmin**2), lmax)
+
+
+def common_form(
+    m: np.ndarray,
+    *,
+    fwhm_arcmin: float,
+    to_fwhm_arcmin: float,
+    lmax: int,
+    mask: np.ndarray | None = None,
+    spin: int = 0,
+    niter: int = 1,
+    nthreads: int = 0,
+) -> np.ndarray:
+    """Bring a map to another beam and to a band limit: a_lm -> a_lm b_l(to) / b_l(from), l <= lmax, same nside.
+
+    Parameters
+    ----------
+    m : array (npix,) for a scalar (T, E, B, kappa), (2, npix) = [Q, U] for ``spin=2``
+        RING.
+    fwhm_arcmin, to_fwhm_arcmin : float
+        Beam that the map has and that it is to get, FWHM.
+    lmax : int
+    mask : bool array (npix,), optional
+        True where the map is good. Masked pixels are set to 0 before the transform, so that whatever fills them cannot
+        reach the good ones; the map that returns is not masked: hand the mask to the statistics as well.
+    spin : int, optional
+        0, or 2 for a pair Q, U, which must not be smoothed as two scalars.
+    niter, nthreads : int, optional
+        As in ``cmbml.sky.sht.analysis``.
+
+    Returns
+    -------
+    float64 array of the same shape
+
+    Raises
+    ------
+    UserError
+        If the target beam is narrower than the map's own.
+    """
+    ratio = beam_ratio(fwhm_arcmin, to_fwhm_arcmin, lmax)
+    nside = round(np.sqrt(m.shape[-1] / 12))
+    m = m if mask is None else np.where(mask, m, 0.0)
+    alm = sht.analysis(m, lmax, spin=spin, niter=niter, nthreads=nthreads)
+    return sht.synthesis(sht.almxfl(alm, ratio), nside, spin=spin, nthreads=nthreads)
+
+
+def deconvolved_alm(
+    m: np.ndarray, *, fwhm_arcmin: float, lmax: int, spin: int = 0, niter: int = 1, nthreads: int = 0
+) -> np.ndarray:
+    """Return the alms of a full-sky map with its Gaussian beam taken out, a_lm / b_l: what spectra are made of.
+
+    Parameters as in ``common_form``; the result has shape (nalm,), or (2, nalm) = [E, B] for ``spin=2``.
+
+    Raises
+    ------
+    UserError
+        If the beam has erased the map below lmax; the message names the largest usable lmax.
+    """
+    beam = gaussian_beam(fwhm_arcmin, lmax)
+    if beam[-1] < _SMALLEST_BEAM:
+        usable = int(np.flatnonzero(beam >= _SMALLEST_BEAM)[-1])
+        raise UserError(
+            f"a beam of {fwhm_arcmin:g} arcmin leaves nothing of the map at lmax = {lmax}; analyse to {usable} or less"
+        )
+    return sht.almxfl(sht.analysis(m, lmax, spin=spin, niter=niter, nthreads=nthreads), 1 / beam)
+
+
+def unit_text(caption: Mapping) -> str:
+    """Return the unit of a caption for readers, "" for a dimensionless field."""
+    unit = str(caption.get("unit") or "")
+    return "" if unit == "1" else unit.replace("uK", "µK")
+
+
+def describe(caption: Mapping) -> str:
+    """Say in one line what a table or a figure is of.
+
+    Parameters
+    ----------
+    caption : mapping
+        ``field``, ``unit``, ``target``, ``method``, ``dataset``, ``split``, ``sim``, ``form``, ``nside``, ``lmax``,
+        ``fwhm_arcmin``, ``noise_uk_arcmin``: those that are known, a number or a string each. Any other key is added at
+        the end under its own name.
+    """
+    given = {name: value for name, value in caption.items() if value is not None and value != ""}
+    number = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in given.items()}
+    unit = unit_text(caption)
+    templates = {
+        "field": "field {}" + (f" [{unit}]" if unit else ""),
+        "target": "target {}",
+        "method": "method {}",
+        "dataset": "dataset {}",
+        "split": "split {}",
+        "sim": "sim {}",
+        "form": "{} beam",
+        "nside": "nside {}",
+        "lmax": "lmax {}",
+        "fwhm_arcmin": "beam {} arcmin FWHM",
+        "noise_uk_arcmin": "noise {} µK arcmin",
+    }
+    words = [text.format(number[name]) for name, text in templates.items() if name in given]
+    words += [f"{name} {text}" for name, text in number.items() if name not in templates and name != "unit"]
+    return " · ".join(words)

@@ -1,0 +1,205 @@
+"""Figures of spectra, delensing, training and residuals. The skies' own pictures are made in ``projections``.
+
+Every figure carries its caption (``common.describe``), is made without pyplot, and holds no date: the same numbers give
+the same bytes.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from cmbml.analysis.common import unit_text
+from cmbml.analysis.metrics import delensing_ratios
+from cmbml.analysis.projections import STYLE, new_figure, unit_label
+from cmbml.analysis.spectra import ratio, scatter
+
+# Okabe and Ito's palette, told apart by colour-blind readers; black is kept for the truth.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+SPECTRA = {"unlensed": "truth", "observed": "observed", "predicted": "predicted", "residual": "residual"}
+_LOOK = {
+    "unlensed": {"color": "black", "ls": "-", "marker": ""},
+    "observed": {"color": "#E69F00", "ls": "-", "marker": "s"},
+    "predicted": {"color": "#0072B2", "ls": "-", "marker": "o"},
+    "residual": {"color": "#D55E00", "ls": "--", "marker": "^"},
+}
+
+
+def spectra_figure(
+    stacked: Mapping[str, np.ndarray], *, caption: Mapping, names: Mapping[str, str] = SPECTRA, truth: str = "unlensed"
+) -> Figure:
+    """Draw D_l of truth, observed, predicted and residual, and below the ratio of observed and predicted to the truth.
+
+    Parameters
+    ----------
+    stacked : mapping
+        From ``spectra.stack``: ``ell`` (nbin,) and C_l of shape (nsky, nbin). Lines are means over the skies, bars the
+        scatter of one sky.
+    caption : mapping
+        See ``common.describe``.
+    names : mapping, optional
+        Which spectra, and what the legend calls them.
+    truth : str, optional
+        The spectrum that the others are divided by.
+    """
+    ell = stacked["ell"]
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(5.2, 4.8, caption)
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(2.4, 1))
+        for name, label in names.items():
+            mean, std = scatter(ell * (ell + 1) / (2 * np.pi) * stacked[name])
+            _line(top, ell, mean, std, label, **_look(name))
+            if name not in (truth, "residual"):
+                _line(bottom, ell, *scatter(ratio(stacked, name, truth=truth)), label, **_look(name))
+        bottom.axhline(1, color="black", lw=0.8)
+        top.set(xscale="log", yscale="log", ylabel=_dl_label(caption))
+        top.legend(ncols=2)
+        bottom.set(xlabel=r"multipole $\ell$", ylabel=f"ratio to {names[truth]}")
+        _ratio_axis(bottom)
+    return figure
+
+
+def delensing_figure(
+    methods: Mapping[str, Mapping[str, np.ndarray]],
+    *,
+    caption: Mapping,
+    notes: Mapping[str, str] | None = None,
+    band: tuple[int, int] = (20, 200),
+    limits: tuple[float, float] = (0.9, 1.1),
+) -> Figure:
+    """Draw A_res, the transfer of the primordial signal, and rho of one or more methods, one above the other.
+
+    Parameters
+    ----------
+    methods : mapping
+        Name of a method -> its stacked spectra (``metrics.delensing_spectra`` through ``spectra.stack``).
+    caption : mapping
+        See ``common.describe``.
+    notes : mapping, optional
+        Name of a method -> why its A_res is no headline (``metrics.verdict``). Its lines are dotted, its markers
+        hollow, and the legend says so.
+    band : (int, int), optional
+        Multipoles of the headline, shaded.
+    limits : (float, float), optional
+        Transfer within which A_res may stand, shaded.
+    """
+    notes = notes or {}
+    rows = {"A_res": r"$A_\mathrm{res}$", "transfer": "transfer", "rho": r"$\rho$"}
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(5.2, 5.6, caption)
+        axes = dict(zip(rows, figure.subplots(3, 1, sharex=True, height_ratios=(1.5, 1, 1)), strict=True))
+        for i, (method, stacked) in enumerate(methods.items()):
+            ratios = delensing_ratios({name: cl for name, cl in stacked.items() if name != "ell"})
+            struck = bool(notes.get(method))
+            look = {"color": COLOURS[i % len(COLOURS)], "marker": "osD^v<>"[i % 7]}
+            look |= {"ls": ":", "markerfacecolor": "white"} if struck else {"ls": "-"}
+            label = f"{method} (struck out: {notes[method]})" if struck else method
+            for name, axis in axes.items():
+                _line(axis, stacked["ell"], *scatter(ratios[name]), label, **look)
+        for name, axis in axes.items():
+            axis.axvspan(*band, color="0.93", lw=0, zorder=0)
+            axis.set(xscale="log", ylabel=rows[name])
+        axes["A_res"].axhline(1, color="black", lw=0.8)
+        axes["A_res"].set_ylim(0, 1.6)
+        axes["transfer"].axhspan(*limits, color="#009E73", alpha=0.2, lw=0)
+        axes["transfer"].set_ylim(-0.25, 1.75)
+        axes["rho"].set(xlabel=r"multipole $\ell$", ylim=(-0.1, 1.05))
+        axes["A_res"].legend(loc="upper left")
+    return figure
+
+
+def loss_curves(history: Sequence[Mapping[str, float]], *, caption: Mapping) -> Figure:
+    """Draw train and validation loss against the epoch, the best epoch marked, and the learning rate below.
+
+    Parameters
+    ----------
+    history : sequence of mappings
+        Rows with ``epoch``, ``train_loss``, ``valid_loss`` and ``lr``.
+    caption : mapping
+        See ``common.describe``.
+    """
+    columns = {k: np.array([row[k] for row in history], float) for k in ("epoch", "train_loss", "valid_loss", "lr")}
+    epoch, valid = columns["epoch"], columns["valid_loss"]
+    best = int(np.nanargmin(valid))
+    marker = "o" if len(epoch) <= 40 else ""
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(5.2, 3.8, caption)
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        top.plot(epoch, columns["train_loss"], color=COLOURS[0], marker=marker, ms=3, label="train")
+        top.plot(epoch, valid, color=COLOURS[1], ls="--", marker=marker, ms=3, label="validation")
+        label = f"best: epoch {epoch[best]:g}, {valid[best]:.4g}"
+        top.plot(epoch[best], valid[best], color="black", ls="", marker="*", ms=9, label=label)
+        bottom.step(epoch, columns["lr"], color="0.3", where="mid")
+        top.set(yscale="log", ylabel="loss")
+        bottom.set(xlabel="epoch", ylabel="learning rate", yscale="log")
+        bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
+        top.legend()
+    return figure
+
+
+def residual_histogram(
+    residuals: Mapping[str, np.ndarray], *, caption: Mapping, mask: np.ndarray | None = None, bins: int = 101
+) -> Figure:
+    """Draw the distribution of residual maps, each beside the Gaussian of zero mean and the same rms.
+
+    Parameters
+    ----------
+    residuals : mapping
+        Name -> predicted - truth, (npix,).
+    caption : mapping
+        See ``common.describe``.
+    mask : bool array (npix,), optional
+        True where a pixel counts.
+    bins : int, optional
+        Bins over +-5 times the largest rms; what lies beyond is left out of the picture, not of the rms.
+    """
+    values = {k: np.asarray(v, float)[... if mask is None else mask].ravel() for k, v in residuals.items()}
+    rms = {name: np.sqrt(np.mean(v**2)) for name, v in values.items()}
+    edges = np.linspace(-5, 5, bins + 1) * (max(rms.values()) or 1.0)
+    x = (edges[1:] + edges[:-1]) / 2
+    unit = unit_label(caption)
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(5.2, 3.8, caption)
+        axis = figure.subplots()
+        for i, (name, v) in enumerate(values.items()):
+            density = np.histogram(v, edges)[0] / (v.size * np.diff(edges))
+            colour = COLOURS[i % len(COLOURS)]
+            axis.stairs(density, edges, color=colour, lw=1.3, label=f"{name}: rms {rms[name]:.3g} {unit_text(caption)}")
+            if rms[name] > 0:
+                gauss = np.exp(-((x / rms[name]) ** 2) / 2) / (np.sqrt(2 * np.pi) * rms[name])
+                axis.plot(x, gauss, color=colour, ls=":", label="Gaussian of the same rms")
+        axis.set(yscale="log", xlabel="predicted − truth" + (f" [{unit}]" if unit else ""), ylabel="density")
+        peak = max(line.get_data().values.max() for line in axis.patches)
+        axis.set_ylim(peak * 1e-6, peak * 20)
+        axis.legend(ncols=1, loc="upper left")
+    return figure
+
+
+def _line(axis, x, mean, std, label, **look):
+    """Draw means with markers, and bars where there is scatter."""
+    keys = {"ms": 3, "elinewidth": 0.8, "label": label, **look}
+    axis.errorbar(x, mean, yerr=std if np.isfinite(std).any() else None, **keys)
+
+
+def _look(name: str) -> dict:
+    """Return colour and marker of a spectrum."""
+    return _LOOK.get(name, {"color": COLOURS[3], "ls": "-", "marker": "D"})
+
+
+def _dl_label(caption: Mapping) -> str:
+    """Return the label of D_l with the field and the squared unit."""
+    field, unit = str(caption.get("field", "")), unit_label(caption, 2)
+    upper = rf"^{{{field}{field}}}" if len(field) == 1 else ""
+    return rf"$D_\ell{upper} = \ell(\ell+1)\,C_\ell{upper}/2\pi$" + (f" [{unit}]" if unit else "")
+
+
+def _ratio_axis(axis) -> None:
+    """Choose a linear axis around 1, or a logarithmic one when a ratio strays far."""
+    y = np.concatenate([np.ravel(line.get_ydata()) for line in axis.lines])
+    y = y[np.isfinite(y)]
+    if y.max() > 3 or y.min() < -1:
+        axis.set_yscale("log")
+    else:
+        axis.set_ylim(min(0.0, y.min() * 1.1), max(1.3, y.max() * 1.1))

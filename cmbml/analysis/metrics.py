@@ -1,0 +1,181 @@
+"""How far a prediction is from the truth, pixel by pixel, and what a delensing has removed, multipole by multipole.
+
+Delensing is judged by three numbers that belong together:
+
+- ``A_res = C_l[residual] / C_l[lensing]``: the lensing power that is left (0 perfect, 1 "no delensing");
+- ``rho``: the correlation of the estimate with what it estimates;
+- ``transfer = C_l[delensed, unlensed] / C_l[unlensed]``: what survives of the primordial signal (1 all of it).
+
+A filter that answers almost nothing has a tiny A_res because it has removed the signal with the lensing, which only the
+transfer shows. A_res is therefore a headline only where the transfer is close to 1.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from cmbml.core.errors import UserError
+from cmbml.sky import sht
+
+PIXEL_METRICS = ("MAE", "MSE", "RMSE", "NRMSE", "PSNR")
+DELENSING_METRICS = ("A_res", "rho", "transfer")
+TARGETS = ("unlensed", "lensing")
+# A primordial signal with less than this part of the lensing's power is the rounding of a sky that has none (r = 0).
+_NO_SIGNAL = 1e-12
+
+
+def pixel_metrics(truth: np.ndarray, prediction: np.ndarray, *, mask: np.ndarray | None = None) -> dict[str, float]:
+    """Return MAE, MSE, RMSE, NRMSE and PSNR of one prediction over the good pixels.
+
+    With t the truth and p the prediction: MAE = <|t - p|>; MSE = <(t - p)^2>; RMSE = sqrt(MSE);
+    NRMSE = RMSE / sqrt(<t^2>); PSNR = 10 log10(R^2 / MSE) dB with R = max t - min t, the range of the truth alone, so
+    that an outlier in the prediction cannot raise it. A perfect prediction has PSNR = inf; where the truth is 0
+    everywhere NRMSE and PSNR have no meaning and are nan.
+
+    Parameters
+    ----------
+    truth, prediction : array (..., npix)
+        In one unit, with one beam.
+    mask : bool array (npix,), optional
+        True where a pixel counts.
+
+    Raises
+    ------
+    UserError
+        If the shapes differ, no pixel is left, or a pixel that counts is not finite.
+    """
+    t, p = np.asarray(truth, dtype=np.float64), np.asarray(prediction, dtype=np.float64)
+    if t.shape != p.shape:
+        raise UserError(f"truth has shape {t.shape} and the prediction {p.shape}: bring them to one nside first")
+    if mask is not None:
+        t, p = t[..., np.asarray(mask, dtype=bool)], p[..., np.asarray(mask, dtype=bool)]
+    if t.size == 0:
+        raise UserError("the mask leaves no pixel to compare")
+    error = t - p
+    if not np.isfinite(error).all():
+        raise UserError("truth or prediction has pixels that are not finite and that no mask excludes")
+    mse, power, span = np.mean(error**2), np.mean(t**2), np.ptp(t)
+    nrmse = np.sqrt(mse / power) if power > 0 else np.nan
+    with np.errstate(divide="ignore"):
+        psnr = 10 * np.log10(np.float64(span**2) / mse) if span > 0 else np.nan
+    values = (np.mean(np.abs(error)), mse, np.sqrt(mse), nrmse, psnr)
+    return dict(zip(PIXEL_METRICS, map(float, values), strict=True))
+
+
+def delensing_spectra(
+    unlensed: np.ndarray,
+    lensed: np.ndarray,
+    observed: np.ndarray,
+    prediction: np.ndarray | None = None,
+    *,
+    target: str,
+) -> dict[str, np.ndarray]:
+    r"""Return the spectra of one sky from which A_res, rho and the transfer are made.
+
+    With u = ``unlensed``, l = ``lensed`` (free of noise), o = ``observed`` (with noise), p = ``prediction`` and the
+    lensing s = l - u:
+
+    ==============  ==================  ============================  ===========
+    \               target = lensing    target = unlensed             None
+    ==============  ==================  ============================  ===========
+    p is            an estimate of s    an estimate of u              no estimate
+    predicted       o - p               p                             o
+    residual        s - p               p - u                         s
+    estimate, of    p, s                p, u                          see below
+    delensed        l - p               p                             see below
+    ==============  ==================  ============================  ===========
+
+    An estimate of the lensing is taken from the noise-free lensed sky, so that A_res and the transfer show what the
+    estimate does and not the noise that any map of the sky has; the noise *in* the estimate stays. The transfer's
+    <l - p, u> contains the chance and true correlation of lensing and primordial signal, <s, u>, as much of it as the
+    delensing leaves: it is exactly 1 for p = s, and 1 + <s, u> / <u, u> without delensing.
+
+    A direct estimate of the unlensed field is a filter and no estimate of the lensing: all of its error counts as
+    residual, the noise it lets through included.
+
+    "No delensing" (``prediction=None``) has the residual s, hence A_res = 1 by definition, whatever the noise. For
+    target = lensing its estimate is 0 (rho = 0) and its delensed sky is l; for target = unlensed both are o.
+
+    Parameters
+    ----------
+    unlensed, lensed, observed, prediction : complex array (nalm,)
+        One sky, beam-deconvolved, healpy order.
+    target : {"unlensed", "lensing"}
+        What ``prediction`` estimates.
+
+    Returns
+    -------
+    dict of float64 arrays (lmax + 1,)
+        Auto spectra ``unlensed``, ``lensed``, ``observed``, ``lensing``, ``predicted``, ``residual``, ``estimate``,
+        ``reference`` and the cross spectra ``estimate_x_reference``, ``delensed_x_unlensed``.
+    """
+    if target not in TARGETS:
+        raise UserError(f"a target '{target}' has no delensing spectra; known are {', '.join(TARGETS)}")
+    lensing = lensed - unlensed
+    if target == "lensing":
+        estimate = np.zeros_like(lensing) if prediction is None else prediction
+        predicted, residual, reference, delensed = observed - estimate, lensing - estimate, lensing, lensed - estimate
+    else:
+        estimate = observed if prediction is None else prediction
+        predicted, reference, delensed = estimate, unlensed, estimate
+        residual = lensing if prediction is None else prediction - unlensed
+    autos = {"unlensed": unlensed, "lensed": lensed, "observed": observed, "lensing": lensing, "predicted": predicted}
+    autos |= {"residual": residual, "estimate": estimate, "reference": reference}
+    return {name: sht.alm2cl(alm) for name, alm in autos.items()} | {
+        "estimate_x_reference": sht.alm2cl(estimate, reference),
+        "delensed_x_unlensed": sht.alm2cl(delensed, unlensed),
+    }
+
+
+def delensing_ratios(cls: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return A_res, rho and transfer from the spectra of ``delensing_spectra``, per multipole, per bin or per band.
+
+    A_res = C[residual] / C[lensing]; rho = C[estimate, reference] / sqrt(C[estimate] C[reference]);
+    transfer = C[delensed, unlensed] / C[unlensed]. Spectra that were averaged over a bin with weights 2l + 1 give the
+    ratio of the bin's powers, not the mean of its noisy ratios. nan where the sky has no lensing or, for the transfer,
+    no primordial signal; rho = 0 for an estimate that is 0.
+    """
+    c = {name: np.asarray(cl, dtype=np.float64) for name, cl in cls.items()}
+    norm = np.sqrt(c["estimate"] * c["reference"])
+    empty = _NO_SIGNAL * c["lensing"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rho = np.where(c["estimate"] > 0, c["estimate_x_reference"] / norm, 0.0)
+        return {
+            "A_res": np.where(c["lensing"] > 0, c["residual"] / c["lensing"], np.nan),
+            "rho": np.where(c["reference"] > empty, rho, np.nan),
+            "transfer": np.where(c["unlensed"] > empty, c["delensed_x_unlensed"] / c["unlensed"], np.nan),
+        }
+
+
+def headline(cls: Mapping[str, np.ndarray], *, lmin: int = 20, lmax: int = 200) -> dict[str, float]:
+    """Return A_res, rho and transfer of one sky in the band lmin <= l <= lmax.
+
+    Each is a ratio of sums over the band weighted with 2l + 1 (the ratio of the variances of band-passed maps), because
+    the mean of the ratios would give the multipoles with the least primordial power the largest say in the transfer.
+
+    Raises
+    ------
+    UserError
+        If the band is empty or reaches beyond the spectra.
+    """
+    end = len(cls["lensing"]) - 1
+    if not 0 <= lmin <= lmax <= end:
+        raise UserError(f"the band l = {lmin} .. {lmax} does not lie within the spectra, which end at l = {end}")
+    weight = 2 * np.arange(lmin, lmax + 1) + 1
+    band = {name: np.sum(weight * cl[lmin : lmax + 1]) for name, cl in cls.items()}
+    return {name: float(value) for name, value in delensing_ratios(band).items()}
+
+
+def verdict(a_res: float, transfer: float, *, limits: tuple[float, float] = (0.9, 1.1)) -> str:
+    """Return why A_res may not stand as a headline, or "" when it may.
+
+    It may when the transfer of the primordial signal lies within ``limits``. A_res = 1 exactly is "no delensing", which
+    claims nothing and always stands.
+    """
+    if a_res == 1:
+        return ""
+    if np.isnan(transfer):
+        return "the transfer is not known: without primordial signal nobody can tell whether it would survive"
+    if limits[0] <= transfer <= limits[1]:
+        return ""
+    return f"transfer {transfer:.2f} lies outside {limits[0]:g} .. {limits[1]:g}: the primordial signal was not kept"

@@ -1,0 +1,149 @@
+"""Tables of metrics: mean and scatter over the skies of a split, as rows for a CSV file, Markdown and LaTeX."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from cmbml.analysis.common import describe, unit_text
+from cmbml.analysis.metrics import verdict
+
+# A number outside this range is written with a power of ten.
+_PLAIN = (1e-4, 1e6)
+
+
+def summarise(
+    rows: Sequence[Mapping],
+    *,
+    by: Sequence[str] = ("method", "form"),
+    ignore: Sequence[str] = ("split", "sim"),
+    limits: tuple[float, float] = (0.9, 1.1),
+) -> list[dict]:
+    """Gather one row a sky into one row a method.
+
+    Parameters
+    ----------
+    rows : sequence of mappings
+        One a sky: the names in ``by``, and a number under the name of each metric. A metric that a row lacks is nan.
+    by : sequence of str, optional
+        What tells one line of the table from the next; in order of first appearance.
+    ignore : sequence of str, optional
+        Columns that are neither.
+    limits : (float, float), optional
+        Range of the transfer within which A_res may stand as a headline (``metrics.verdict``, on the means).
+
+    Returns
+    -------
+    list of dict
+        The names in ``by``; ``n`` the number of skies; for each metric a pair (mean, standard deviation with ddof 1),
+        the latter nan for a single sky; and ``note``: why A_res is struck out, or "".
+    """
+    groups: dict[tuple, list[Mapping]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row.get(name, "") for name in by), []).append(row)
+    metrics = list(dict.fromkeys(k for row in rows for k in row if k not in by and k not in ignore))
+    summary = []
+    for key, members in groups.items():
+        line = dict(zip(by, key, strict=True)) | {"n": len(members)}
+        for name in metrics:
+            values = np.array([row.get(name, np.nan) for row in members], dtype=np.float64)
+            finite = len(values) > 1 and np.isfinite(values).all()
+            line[name] = (float(values.mean()), float(values.std(ddof=1)) if finite else math.nan)
+        claim = line["A_res"][0] if "A_res" in line else math.nan
+        note = "" if math.isnan(claim) else verdict(claim, line.get("transfer", (math.nan,))[0], limits=limits)
+        summary.append(line | {"note": note})
+    return summary
+
+
+def format_value(mean: float, std: float, *, pm: str = "±", times: str = "e{}") -> str:
+    """Write ``mean ± std`` with two significant digits of the std, or the mean alone with four.
+
+    A std that is not known is "-", a mean that is not known makes the whole entry "-".
+    """
+    if math.isnan(mean):
+        return "-"
+    if math.isinf(mean):
+        return "inf" if mean > 0 else "-inf"
+    known = math.isfinite(std)
+    size = max(abs(mean), std if known else 0.0)
+    power = 0 if size == 0 or _PLAIN[0] <= size < _PLAIN[1] else math.floor(math.log10(size))
+    mean, std = mean / 10.0**power, std / 10.0**power
+    digits, scale = (2, std) if known and std > 0 else (4, abs(mean))
+    # The exponent is taken after rounding: .0996 has two digits as 0.10.
+    exponent = int(f"{scale:.{digits - 1}e}".split("e")[1]) if scale > 0 else 0
+    decimals = max(0, digits - 1 - exponent)
+    text = f"{mean:.{decimals}f} {pm} " + (f"{std:.{decimals}f}" if known else "-")
+    return f"({text}){times.format(power)}" if power else text
+
+
+def to_rows(summary: Sequence[Mapping]) -> list[dict]:
+    """Return the summary as flat rows for a CSV file: a mean and a std column for each metric, the note in words."""
+    rows = []
+    for line in summary:
+        row = {}
+        for name, value in line.items():
+            row |= {f"{name}_mean": value[0], f"{name}_std": value[1]} if isinstance(value, tuple) else {name: value}
+        rows.append(row)
+    return rows
+
+
+def to_markdown(summary: Sequence[Mapping], *, caption: Mapping) -> str:
+    """Return the summary as a Markdown table under a line that says what it is of.
+
+    An A_res that is no headline is struck out and its reason stands in a footnote.
+    """
+    header, lines, notes = _cells(summary, caption, strike="~~{}~~", mark="[{}]")
+    table = ["| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *lines]]
+    parts = [describe(caption), "\n".join(table), "\n".join(f"[{i}] A_res is no headline: {n}." for i, n in notes)]
+    return "\n\n".join(p for p in parts if p) + "\n"
+
+
+def to_latex(summary: Sequence[Mapping], *, caption: Mapping) -> str:
+    r"""Return the summary as a LaTeX table (packages booktabs and, for struck-out values, ulem with ``normalem``)."""
+    header, body, notes = _cells(
+        summary, caption, pm=r"$\pm$", times=r"$\times 10^{{{}}}$", strike=r"\sout{{{}}}", mark="$^{{{}}}$", escape=_tex
+    )
+    foot = "".join(rf" $^{{{i}}}$ $A_\mathrm{{res}}$ is no headline: {_tex(note)}." for i, note in notes)
+    labels = sum(isinstance(value, str) for name, value in summary[0].items() if name != "note")
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_tex(describe(caption))}.{foot}}}",
+        rf"\begin{{tabular}}{{{'l' * labels + 'r' * (len(header) - labels)}}}",
+        r"\toprule",
+        " & ".join(header) + r" \\",
+        r"\midrule",
+        *(" & ".join(cells) + r" \\" for cells in body),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _cells(summary, caption, *, strike, mark, pm="±", times="e{}", escape=str):
+    """Return header, lines of cells, and numbered notes; equal notes share a number."""
+    names = [name for name in summary[0] if name != "note"]
+    notes = list(dict.fromkeys(line["note"] for line in summary if line["note"]))
+    lines = []
+    for line in summary:
+        cells = {k: format_value(*v, pm=pm, times=times) for k, v in line.items() if isinstance(v, tuple)}
+        cells |= {k: escape(str(v)) for k, v in line.items() if not isinstance(v, tuple)}
+        if line["note"]:
+            cells["A_res"] = strike.format(cells["A_res"]) + mark.format(notes.index(line["note"]) + 1)
+        lines.append([cells[name] for name in names])
+    return [escape(_heading(name, caption)) for name in names], lines, list(enumerate(notes, start=1))
+
+
+def _heading(name: str, caption: Mapping) -> str:
+    """Return a column's name with its unit."""
+    unit = unit_text(caption)
+    units = {"MAE": unit, "RMSE": unit, "MSE": f"{unit}²" if unit else "", "PSNR": "dB"}
+    return f"{name} [{units[name]}]" if units.get(name) else name
+
+
+def _tex(text: str) -> str:
+    """Escape what LaTeX would not read as text."""
+    for plain, tex in {"_": r"\_", "%": r"\%", "&": r"\&", "µ": r"$\mu$", "²": "$^2$", "·": r"$\cdot$"}.items():
+        text = text.replace(plain, tex)
+    return text

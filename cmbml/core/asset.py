@@ -1,0 +1,106 @@
+"""Assets: named files whose paths come from one table."""
+
+import string
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cmbml.core import handlers
+from cmbml.core.errors import UserError
+
+Item = Mapping[str, Any]
+
+
+class Every:
+    """All items of an asset as one input of a stage: ``Every("obs", split="train")``.
+
+    Keywords choose among the items of the stage that makes the asset; fields that the reading stage's own item
+    shares with them choose as well.
+    """
+
+    def __init__(self, asset: str, **where: Any):
+        self.asset = asset
+        self.where = where
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of an asset: it can be read, written atomically, removed, and sent to another process."""
+
+    path: Path
+
+    def exists(self) -> bool:
+        """Whether the file is there."""
+        return self.path.exists()
+
+    def read(self) -> Any:
+        """Value of the file, by the handler of its suffix."""
+        return handlers.read(self.path)
+
+    def write(self, value: Any) -> None:
+        """Write the value under a temporary name and rename it."""
+        handlers.write(self.path, value)
+
+    def remove(self) -> None:
+        """Delete the file; nothing happens when it is not there."""
+        self.path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Files(Sequence):
+    """The values of an asset over many items, each read when it is asked for and then forgotten."""
+
+    files: tuple[File, ...]
+    items: tuple[Item, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, i: int) -> Any:
+        return self.files[i].read()
+
+    def __iter__(self) -> Iterator[Any]:
+        return (f.read() for f in self.files)
+
+
+class Assets:
+    """The table of paths.
+
+    Parameters
+    ----------
+    templates : mapping of str to str
+        Path template of each asset, e.g. ``"{root}/{dataset}/Simulations/{split}/{sim}/obs_map.fits"``.
+    constants : mapping
+        Values of the fields that are the same for all items: ``root``, ``dataset``, ``method`` ...
+
+    Notes
+    -----
+    A path is a pure function of name, item and constants. ``split`` is written with a capital (``Train``) and
+    ``sim`` as ``sim0003``, as users of CMB-ML know them.
+    """
+
+    def __init__(self, templates: Mapping[str, str], constants: Mapping[str, Any]):
+        self.templates = dict(templates)
+        self.constants = dict(constants)
+
+    def check(self, name: str, item_fields: Iterable[str], stage: str) -> None:
+        """Refuse an asset that is not in the table or whose template has a field that nobody fills."""
+        if name not in self.templates:
+            raise UserError(f"Stage {stage!r} names the asset {name!r}, which assets.files does not list; add it.")
+        fields = {f for _, f, _, _ in string.Formatter().parse(self.templates[name]) if f}
+        unknown = fields - set(self.constants) - set(item_fields)
+        if unknown:
+            raise UserError(
+                f"assets.files.{name} has the field {{{sorted(unknown)[0]}}}, which is neither one of assets.constants"
+                f" ({', '.join(sorted(self.constants))}) nor of the items of {stage!r} ({', '.join(item_fields)})."
+            )
+
+    def file(self, name: str, item: Item) -> File:
+        """File of an asset for an item."""
+        fields = dict(item)
+        if "split" in fields:
+            fields["split"] = fields["split"].capitalize()
+        if "sim" in fields:
+            fields["sim"] = f"sim{fields['sim']:04d}"
+        return File(Path(self.templates[name].format(**self.constants, **fields)))

@@ -1,0 +1,274 @@
+"""Pipelines: an ordered list of stages, checked before anything runs, then done item by item."""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+
+from joblib import Parallel, delayed
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+from tqdm import tqdm
+
+from cmbml.core import log
+from cmbml.core.asset import Assets, Every, File, Files, Item
+from cmbml.core.errors import UserError
+from cmbml.core.provenance import Sidecar, changes, damage, digest, environment
+from cmbml.core.stage import THREAD_VARIABLES, Outcome, Stage, Work, execute
+
+
+class Pipeline:
+    """Stages over one table of assets.
+
+    Raises
+    ------
+    UserError
+        When two stages make the same asset, a stage reads what only a later one makes, a path template has a field
+        that nobody fills, or two stages have one name.
+    """
+
+    def __init__(self, stages: Sequence[Stage], assets: Assets):
+        self.stages = list(stages)
+        self.assets = assets
+        self.producer: dict[str, Stage] = {}
+        self._items = {stage.name: list(stage.items()) for stage in self.stages}
+        self._fingerprints: dict[tuple, str] = {}
+        self._groups: dict[tuple, tuple] = {}
+        self._check()
+
+    def _check(self) -> None:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise UserError(f"Two stages of the pipeline have one name; the names are {', '.join(names)}.")
+        for stage in self.stages:
+            fields = list(self._items[stage.name][0]) if self._items[stage.name] else ["split", "sim"]
+            for name in (*stage.outputs, *stage.scratch):
+                self.assets.check(name, fields, stage.name)
+            for source in stage.inputs:
+                name = source.asset if isinstance(source, Every) else source
+                made_later = [s.name for s in self.stages if name in s.outputs and name not in self.producer]
+                if made_later:
+                    raise UserError(
+                        f"Stage {stage.name!r} reads {name!r}, which stage {made_later[0]!r} makes only later;"
+                        " put that one first."
+                    )
+                if name not in self.producer:
+                    self.assets.check(name, fields, stage.name)
+            for name in stage.outputs:
+                if name in self.producer:
+                    raise UserError(
+                        f"Stages {self.producer[name].name!r} and {stage.name!r} both make the asset {name!r}."
+                    )
+                self.producer[name] = stage
+
+    # ---- what an item reads, and its fingerprint
+
+    def _source(self, stage: Stage, item: Item, source: str | Every) -> tuple[File | Files, list]:
+        """Files of one input of an item, with what identifies them: [number of files, digest]."""
+        name = source.asset if isinstance(source, Every) else source
+        maker = self.producer.get(name)
+        if maker is None:
+            file = self.assets.file(name, item)
+            if not file.exists():
+                raise UserError(f"Stage {stage.name!r} reads {file.path}, which is missing and which no stage makes.")
+            stat = file.path.stat()
+            return file, [1, f"{stat.st_size}:{stat.st_mtime_ns}"]
+        if isinstance(source, Every):
+            return self._every(maker, name, source, item)
+        fields = self._items[maker.name][0] if self._items[maker.name] else {}
+        own = {key: item[key] for key in fields if key in item}
+        if len(own) < len(fields):
+            raise UserError(f"Stage {stage.name!r} reads one {name!r} for an item that does not say which; use Every.")
+        return self.assets.file(name, own), [1, self.fingerprint(maker, own)]
+
+    def _every(self, maker: Stage, name: str, source: Every, item: Item) -> tuple[Files, list]:
+        fields = self._items[maker.name][0] if self._items[maker.name] else {}
+        where = {**{k: v for k, v in item.items() if k in fields}, **source.where}
+        key = (name, *sorted(where.items()))
+        if key not in self._groups:
+            chosen = [i for i in self._items[maker.name] if all(i[k] == v for k, v in where.items())]
+            files = Files(tuple(self.assets.file(name, i) for i in chosen), tuple(chosen))
+            self._groups[key] = files, [len(chosen), digest([self.fingerprint(maker, i) for i in chosen])]
+        return self._groups[key]
+
+    def fingerprint(self, stage: Stage, item: Item) -> str:
+        """Hash of all that decides the outputs of an item."""
+        key = (stage.name, *item.values())
+        if key not in self._fingerprints:
+            known = [self._source(stage, item, source)[1] for source in stage.inputs]
+            self._fingerprints[key] = digest(stage.name, stage.version, stage.settings, item, known)
+        return self._fingerprints[key]
+
+    # ---- what has to be done
+
+    def plan(self, force: Sequence[str] = ()) -> dict[str, list[Work]]:
+        """Work of every stage, done or not, without opening any data."""
+        causes: dict[str, str] = {}
+        return {
+            s.name: [self._work(s, item, s.name in force, causes) for item in self._items[s.name]] for s in self.stages
+        }
+
+    def _work(self, stage: Stage, item: Item, forced: bool, causes: dict[str, str]) -> Work:
+        names = [s.asset if isinstance(s, Every) else s for s in stage.inputs]
+        labels = [
+            f"{n}[{','.join(s.where.values())}]" if isinstance(s, Every) and s.where else n
+            for n, s in zip(names, stage.inputs, strict=True)
+        ]
+        sources = [self._source(stage, item, source) for source in stage.inputs]
+        known = {label: ident for label, (_, ident) in zip(labels, sources, strict=True)}
+        outputs = tuple(self.assets.file(name, item) for name in stage.outputs)
+        fingerprint = self.fingerprint(stage, item)
+        record = Sidecar.read(Sidecar.path(outputs))
+        if record is None:
+            why = "not made yet"
+        elif record.fingerprint != fingerprint:
+            why = self._cause(stage, record, known, dict(zip(labels, names, strict=True)), causes)
+            causes.setdefault(stage.name, why)
+        else:
+            why = "forced" if forced else damage(outputs, record.outputs)
+        return Work(
+            item, fingerprint, tuple(s for s, _ in sources), known, outputs,
+            {name: self.assets.file(name, item) for name in stage.scratch}, why,
+        )  # fmt: skip
+
+    def _cause(
+        self, stage: Stage, record: Sidecar, known: dict[str, list], names: dict[str, str], causes: dict[str, str]
+    ) -> str:
+        """Why a finished item has another fingerprint now: its settings, its version, or what it reads."""
+        own = changes(record.settings, stage.settings)
+        if record.version != stage.version:
+            own.append(f"version {record.version} -> {stage.version}")
+        if own:
+            return ", ".join(own)
+        for label, (n, ident) in known.items():
+            old_n, old_ident = record.inputs.get(label, [0, None])
+            if old_n != n:
+                return f"{label}: {old_n} -> {n} items"
+            if old_ident != ident:
+                maker = self.producer.get(names[label])
+                return causes.get(maker.name, f"{label} changed") if maker else f"{label} changed"
+        return "made under another name"
+
+    def selected(self, *, only: Sequence[str] = (), start: str | None = None, force: Sequence[str] = ()) -> list[Stage]:
+        """Stages that ``run.only`` and ``run.start`` leave; unknown names are refused."""
+        names = [stage.name for stage in self.stages]
+        for key, given in (("only", only), ("start", [start] if start else []), ("force", force)):
+            for name in given:
+                if name not in names:
+                    raise UserError(f"run.{key}: there is no stage {name!r}; the stages are {', '.join(names)}.")
+        first = names.index(start) if start else 0
+        return [s for i, s in enumerate(self.stages) if i >= first and (not only or s.name in only)]
+
+    def _refuse_stale_inputs(self, stages: Sequence[Stage], plan: dict[str, list[Work]]) -> None:
+        chosen = {stage.name for stage in stages}
+        for stage in stages:
+            for source in stage.inputs if any(w.why for w in plan[stage.name]) else ():
+                name = source.asset if isinstance(source, Every) else source
+                maker = self.producer.get(name)
+                stale = [w for w in plan[maker.name] if w.why] if maker and maker.name not in chosen else []
+                if stale:
+                    path = stale[0].outputs[maker.outputs.index(name)].path
+                    raise UserError(
+                        f"Stage {stage.name!r} reads {path}, which is not up to date ({stale[0].why}), and stage"
+                        f" {maker.name!r} is not selected; add it to run.only or leave it out."
+                    )
+
+    # ---- doing it
+
+    def run(
+        self,
+        *,
+        only: Sequence[str] = (),
+        start: str | None = None,
+        force: Sequence[str] = (),
+        dry: bool = False,
+        workers: int = 1,
+    ) -> None:
+        """Do what is not done, stage by stage, and end with one table."""
+        stages = self.selected(only=only, start=start, force=force)
+        plan = self.plan(force)
+        self._refuse_stale_inputs(stages, plan)
+        if dry:
+            self._report_dry(stages, plan, workers)
+            return
+        rows = []
+        environment()
+        for stage in stages:
+            begin = time.perf_counter()
+            todo = [work for work in plan[stage.name] if work.why]
+            outcomes = list(self._outcomes(stage, todo, workers, stage.name in force))
+            seconds = time.perf_counter() - begin
+            failed = [o for o in outcomes if o.error]
+            total = len(plan[stage.name])
+            where = log.shown(plan[stage.name][0].outputs[0].path, self.assets.constants.get("root")) if total else "-"
+            rows.append(
+                [stage.name, f"{total - len(failed)} / {total}", len(todo) - len(failed), f"{seconds:.1f}", where]
+            )
+            log.log.info("%s: %d of %d made in %.1f s (%s)", stage.name, len(todo) - len(failed), total, seconds,
+                         todo[0].why if todo else "nothing to do")  # fmt: skip
+            if failed:
+                _report_failure(stage, failed, total)
+        log.table("Done", ["stage", "done / total", "made now", "seconds", "first output"], rows)
+
+    def _outcomes(self, stage: Stage, todo: Sequence[Work], workers: int, fresh: bool) -> Iterator[Outcome]:
+        """Run items side by side in worker processes, or one after another with all threads."""
+        side_by_side = stage.parallel and workers > 1 and len(todo) > 1
+        bar = {"total": len(todo), "desc": stage.name, "unit": "item", "disable": True if not todo else None}
+        if not side_by_side:
+            yield from tqdm((execute(stage, work, fresh=fresh) for work in todo), **bar)
+            return
+        workers = min(workers, len(todo))
+        threads = max(1, len(os.sched_getaffinity(0)) // workers)
+        with _environment({name: str(threads) for name in THREAD_VARIABLES}):
+            jobs = (delayed(execute)(stage, work, fresh=fresh, threads=threads) for work in todo)
+            try:
+                yield from tqdm(Parallel(n_jobs=workers, return_as="generator_unordered")(jobs), **bar)
+            except TerminatedWorkerError:
+                raise UserError(
+                    f"A worker process of stage {stage.name!r} was killed, perhaps for want of memory; finished items"
+                    " are kept. Repeat the command, with a smaller run.workers if it happens again."
+                ) from None
+
+    def _report_dry(self, stages: Sequence[Stage], plan: dict[str, list[Work]], workers: int) -> None:
+        rows, disk, memory = [], 0.0, 0.0
+        for stage in stages:
+            todo = [work for work in plan[stage.name] if work.why]
+            on_disk, in_memory = stage.cost()
+            side = min(workers, len(todo)) if stage.parallel else min(1, len(todo))
+            disk, memory = disk + len(todo) * on_disk, max(memory, side * in_memory)
+            rows.append([stage.name, len(plan[stage.name]), len(todo), log.size(len(todo) * on_disk),
+                         log.size(side * in_memory), todo[0].why if todo else ""])  # fmt: skip
+        log.table(
+            f"Dry run: nothing is written. About {log.size(disk)} of disk and {log.size(memory)} of memory at most.",
+            ["stage", "items", "to do", "disk", "memory", "why"], rows,
+        )  # fmt: skip
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Environment variables for the worker processes that start within the block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _report_failure(stage: Stage, failed: Sequence[Outcome], total: int) -> None:
+    for outcome in failed:
+        if outcome.trace:
+            log.log.error("%s %s\n%s", stage.name, dict(outcome.item), outcome.trace)
+    item = ", ".join(f"{k}={v}" for k, v in failed[0].item.items())
+    kept = total - len(failed)
+    raise UserError(
+        f"Stage {stage.name!r} failed{f' for {item}' if item else ''}: {failed[0].error.rstrip('.')}."
+        + (f" {kept} of {total} items are done and kept; repeat the command to go on." if total > 1 else "")
+    )
+
+
+def unread(keys: Sequence[str], stages: Sequence[Stage]) -> list[str]:
+    """Configuration keys that no stage declares."""
+    declared = set(chain.from_iterable((*stage.uses, *stage.reads) for stage in stages))
+    return [key for key in keys if not any(key == d or key.startswith(f"{d}.") for d in declared)]

@@ -1,0 +1,176 @@
+"""Stages: one step of a pipeline each, from the values of some assets to the values of others."""
+
+import os
+import time
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from cmbml.core import handlers, provenance
+from cmbml.core.asset import Every, File, Files, Item
+from cmbml.core.errors import UserError
+from cmbml.core.provenance import Sidecar, flatten
+from cmbml.core.seeds import rng_for
+
+_ABSENT = object()
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "DUCC0_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+class Stage:
+    """One step. A subclass says what it reads, makes and uses, and computes in `run`.
+
+    Attributes
+    ----------
+    name : str
+        What users type in ``run.only``.
+    inputs : tuple of str or Every
+        Assets whose values `run` gets, in this order. An `Every` arrives as a `Files` sequence.
+    outputs : tuple of str
+        Assets whose values `run` returns: one value, or a tuple in this order.
+    uses : tuple of str
+        Configuration keys that change the result; a key stands for all below it. They enter the fingerprint.
+    reads : tuple of str
+        Configuration keys that do not change the result of an item (number of sims, of devices).
+    scratch : tuple of str
+        Assets that `run` keeps for itself between interruptions; passed as ``scratch={name: File}`` and removed when
+        the item is done.
+    version : int
+        Raised when the algorithm changes the numbers.
+    parallel : bool
+        Whether items may run side by side in worker processes; otherwise each has all cores.
+    """
+
+    name: ClassVar[str]
+    inputs: ClassVar[tuple[str | Every, ...]] = ()
+    outputs: ClassVar[tuple[str, ...]]
+    uses: ClassVar[tuple[str, ...]] = ()
+    reads: ClassVar[tuple[str, ...]] = ()
+    scratch: ClassVar[tuple[str, ...]] = ()
+    version: ClassVar[int] = 1
+    parallel: ClassVar[bool] = True
+
+    def __init__(self, config: DictConfig):
+        """Keep the declared keys of the configuration, and no other: what is not declared cannot be read."""
+        self.cfg = self._restrict(config, (*self.uses, *self.reads))
+        self.settings = flatten(OmegaConf.to_container(self._restrict(config, self.uses), resolve=True))
+        self.seeds: list[str] = []
+
+    def _restrict(self, config: DictConfig, keys: Sequence[str]) -> DictConfig:
+        part = OmegaConf.create({})
+        for key in keys:
+            value = OmegaConf.select(config, key, default=_ABSENT)
+            if value is _ABSENT:
+                raise UserError(f"Stage {self.name!r} uses the setting {key}, which the configuration does not have.")
+            if OmegaConf.is_config(value):
+                value = OmegaConf.to_container(value, resolve=True)
+            OmegaConf.update(part, key, value, force_add=True)
+        OmegaConf.set_struct(part, True)
+        return part
+
+    def items(self) -> Iterable[Item]:
+        """Units of work; a stage that runs once has one empty item."""
+        return [{}]
+
+    def run(self, item: Item, *inputs: Any) -> Any:
+        """Compute the outputs of one item from the values of its inputs."""
+        raise NotImplementedError
+
+    def cost(self) -> tuple[float, float]:
+        """Estimate of (bytes on disk, bytes of memory) of one item, for the dry run."""
+        return 0.0, 0.0
+
+    def rng(self, purpose: str, *key: object) -> np.random.Generator:
+        """Generator of the named stream (see `cmbml.core.seeds`); its name is kept for the sidecar."""
+        self.seeds.append("/".join([purpose, *map(str, key)]))
+        return rng_for(purpose, *key)
+
+
+class SimStage(Stage):
+    """A stage whose items are simulated skies: ``(split, sim)``."""
+
+    reads = ("splits",)
+    splits: ClassVar[tuple[str, ...]] = ("train", "valid", "test")
+
+    def items(self) -> Iterable[Item]:
+        """Every sim of every split of this stage."""
+        return [{"split": split, "sim": sim} for split in self.splits for sim in range(self.cfg.splits[split])]
+
+
+@dataclass(frozen=True)
+class Work:
+    """One item of one stage: what it reads and makes, and why it has to run (empty when it is done)."""
+
+    item: Item
+    fingerprint: str
+    inputs: tuple[File | Files, ...]
+    inputs_known: dict[str, list]
+    outputs: tuple[File, ...]
+    scratch: Mapping[str, File]
+    why: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an item ended; `error` is empty when it ended well."""
+
+    item: Item
+    seconds: float
+    error: str = ""
+    trace: str = ""
+
+
+def execute(stage: Stage, work: Work, *, fresh: bool, threads: int | None = None) -> Outcome:
+    """Run one item: read, compute, write every output atomically, and the sidecar last.
+
+    Parameters
+    ----------
+    fresh : bool
+        Forget what an interrupted run left in the scratch files.
+    threads : int, optional
+        Threads that the numerical libraries of a worker process may use.
+    """
+    if threads is not None:
+        os.environ.update({name: str(threads) for name in THREAD_VARIABLES})
+    start = time.perf_counter()
+    try:
+        _execute(stage, work, fresh, start)
+    except UserError as error:
+        return Outcome(work.item, time.perf_counter() - start, str(error))
+    except Exception as error:
+        message = f"{type(error).__name__}: {error}"
+        return Outcome(work.item, time.perf_counter() - start, message, traceback.format_exc())
+    return Outcome(work.item, time.perf_counter() - start)
+
+
+def _execute(stage: Stage, work: Work, fresh: bool, start: float) -> None:
+    sidecar = Sidecar.path(work.outputs)
+    sidecar.unlink(missing_ok=True)
+    if fresh:
+        for file in work.scratch.values():
+            file.remove()
+    stage.seeds = []
+    values = [source.read() if isinstance(source, File) else source for source in work.inputs]
+    made = stage.run(work.item, *values, **({"scratch": work.scratch} if work.scratch else {}))
+    made = made if isinstance(made, tuple) else (made,)
+    for file, value in zip(work.outputs, made, strict=True):
+        file.write(value)
+    record = Sidecar(
+        stage=stage.name,
+        version=stage.version,
+        item=dict(work.item),
+        fingerprint=work.fingerprint,
+        settings=stage.settings,
+        inputs=work.inputs_known,
+        outputs={file.path.name: file.path.stat().st_size for file in work.outputs},
+        seeds=stage.seeds,
+        seconds=round(time.perf_counter() - start, 3),
+        **provenance.environment(),
+    )
+    with handlers.atomic(sidecar) as tmp:
+        tmp.write_text(record.text())
+    for file in work.scratch.values():
+        file.remove()

@@ -1,0 +1,35 @@
+"""Unlensed and lensed skies of one draw."""
+
+import numpy as np
+
+from cmbml.core.asset import Item
+from cmbml.core.stage import SimStage
+from cmbml.sky import lensing, sht
+
+
+class Cmb(SimStage):
+    """Draw T, E, B and the lensing potential, and lens them; both skies as alms up to `sky.lmax`.
+
+    The draw reaches `sky.lmax` + `sky.margin`, so that the lensed sky is complete up to `sky.lmax`. The primordial B of
+    the tensors is in both skies.
+    """
+
+    name, inputs, outputs = "cmb", ("cls",), ("unlensed_alm", "lensed_alm")
+    uses = ("sky.seed", "sky.lmax", "sky.margin")
+
+    def run(self, item: Item, cls: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Dictionaries of alms: T, E, B (uK_CMB) and phi of the unlensed sky; T, E, B of the lensed one."""
+        sky = self.cfg.sky
+        rngs = {x: self.rng(f"cmb/{x}", sky.seed, item["split"], item["sim"]) for x in ("T", "E", "B", "phi")}
+        unlensed = lensing.draw_alms(cls, sky.lmax + sky.margin, rngs)
+        phi = unlensed["phi"]
+        lensed = sht.lens({x: unlensed[x] for x in "TEB"}, phi, sky.lmax)
+        return (
+            {x: sht.truncate(alm, sky.lmax).astype(np.complex64) for x, alm in unlensed.items()},
+            {x: alm.astype(np.complex64) for x, alm in lensed.items()},
+        )
+
+    def cost(self) -> tuple[float, float]:
+        """Seven alms in single precision; the lensing grid in memory."""
+        sky = self.cfg.sky
+        return 7 * 8 * sht.alm_size(sky.lmax), 400 * sht.alm_size(sky.lmax + sky.margin)

@@ -1,0 +1,26 @@
+"""Cosmological parameters of each sky, and their spectra."""
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from cmbml.core.asset import Item
+from cmbml.core.stage import SimStage
+from cmbml.sky import cosmology
+
+
+class Theory(SimStage):
+    """Draw the cosmology of a sky and compute its unlensed spectra with CAMB, up to `sky.lmax` + `sky.margin`."""
+
+    name, outputs = "theory", ("parameters", "cls")
+    uses = ("cosmology", "sky.seed", "sky.lmax", "sky.margin")
+
+    def run(self, item: Item) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """Parameters, and spectra of `cmbml.sky.cosmology.spectra`."""
+        sky = self.cfg.sky
+        rng = self.rng("cosmology", sky.seed, item["split"], item["sim"])
+        parameters = cosmology.draw_parameters(OmegaConf.to_container(self.cfg.cosmology), rng)
+        return parameters, cosmology.spectra(parameters, sky.lmax + sky.margin)
+
+    def cost(self) -> tuple[float, float]:
+        """Eleven spectra on disk; CAMB in memory."""
+        return 11 * 8 * (self.cfg.sky.lmax + self.cfg.sky.margin), 0.5e9

@@ -1,0 +1,180 @@
+"""Spherical-harmonic transforms: the only module of the package that calls a transform library.
+
+Conventions, everywhere in the package:
+
+- alms are complex, in healpy's order (m-major: all l of m = 0, then all l of m = 1, ...), with mmax = lmax;
+  a stack of them has shape (..., nalm), nalm = (lmax + 1)(lmax + 2) / 2;
+- maps are HEALPix RING, shape (..., npix), npix = 12 nside^2;
+- spin-2 pairs are [E, B] in harmonic space and [Q, U] on the sky, with HEALPix's (COSMO) sign of U;
+- ``nthreads=0`` takes the threads the process was given (DUCC0_NUM_THREADS or OMP_NUM_THREADS, else all cores).
+
+No result depends on the number of threads, bit for bit.
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+import ducc0
+import numpy as np
+
+# The oversampling range handed to the non-uniform transforms of the lensing. Left free, ducc0 chooses the oversampling
+# and with it the interpolation kernel from a cost model that knows the number of threads; a narrow range fixes the choice.
+_OVERSAMPLING = {"sigma_min": 1.5, "sigma_max": 2.0}
+
+
+def alm_size(lmax: int) -> int:
+    """Return the number of coefficients with 0 <= m <= l <= lmax."""
+    return (lmax + 1) * (lmax + 2) // 2
+
+
+def alm_lmax(alm: np.ndarray) -> int:
+    """Return the band limit of an alm array of shape (..., nalm).
+
+    Raises
+    ------
+    ValueError
+        If the last axis is no (lmax + 1)(lmax + 2) / 2.
+    """
+    nalm = alm.shape[-1]
+    lmax = int(round((np.sqrt(8 * nalm + 1) - 3) / 2))
+    if alm_size(lmax) != nalm:
+        raise ValueError(f"an alm array of {nalm} coefficients has no lmax (mmax = lmax is assumed)")
+    return lmax
+
+
+def _start(lmax: int, m: int) -> int:
+    """Return the index of a_{l=m, m} in an array of band limit lmax."""
+    return m * (2 * lmax + 1 - m) // 2 + m
+
+
+def truncate(alm: np.ndarray, lmax: int) -> np.ndarray:
+    """Keep the coefficients with l <= lmax of an alm array (..., nalm).
+
+    Raises
+    ------
+    ValueError
+        If the array ends below lmax.
+    """
+    full = alm_lmax(alm)
+    if lmax > full:
+        raise ValueError(f"alms that end at l = {full} cannot be cut at lmax = {lmax}")
+    out = np.empty((*alm.shape[:-1], alm_size(lmax)), dtype=alm.dtype)
+    for m in range(lmax + 1):
+        a, b, n = _start(full, m), _start(lmax, m), lmax + 1 - m
+        out[..., b : b + n] = alm[..., a : a + n]
+    return out
+
+
+def almxfl(alm: np.ndarray, fl: np.ndarray) -> np.ndarray:
+    """Return a_lm f_l for alms of shape (..., nalm) and real f_l of shape (>= lmax + 1,)."""
+    lmax = alm_lmax(alm)
+    fl = np.asarray(fl, dtype=np.float64)
+    if fl.shape[-1] <= lmax:
+        raise ValueError(f"f_l ends at l = {fl.shape[-1] - 1}, below the alms' lmax = {lmax}")
+    out = np.empty_like(alm)
+    for m in range(lmax + 1):
+        a, n = _start(lmax, m), lmax + 1 - m
+        np.multiply(alm[..., a : a + n], fl[m : lmax + 1], out=out[..., a : a + n], casting="same_kind")
+    return out
+
+
+def alm2cl(a: np.ndarray, b: np.ndarray | None = None) -> np.ndarray:
+    """Return the auto or cross spectrum of alms of shape (..., nalm).
+
+    C_l = 1/(2l+1) [ a_l0 b_l0 + 2 sum_{m>0} Re(a_lm b*_lm) ], shape (..., lmax + 1), from l = 0.
+    """
+    b = a if b is None else b
+    lmax = alm_lmax(a)
+    if alm_lmax(b) != lmax:
+        raise ValueError(f"a cross spectrum of alms with lmax {lmax} and {alm_lmax(b)}: truncate one of them first")
+    shape = np.broadcast_shapes(a.shape[:-1], b.shape[:-1])
+    cl = np.zeros((*shape, lmax + 1))
+    for m in range(lmax + 1):
+        part = slice(_start(lmax, m), _start(lmax, m) + lmax + 1 - m)
+        am, bm = a[..., part], b[..., part]
+        cl[..., m:] += (1 if m == 0 else 2) * (am.real * bm.real + am.imag * bm.imag)
+    return cl / (2 * np.arange(lmax + 1) + 1)
+
+
+@lru_cache(maxsize=8)
+def _healpix(nside: int) -> dict[str, np.ndarray]:
+    """Return the rings of a HEALPix map as ducc0 wants them: theta, phi0, nphi, ringstart."""
+    if nside < 1 or nside & (nside - 1):
+        raise ValueError(f"nside = {nside} is no power of two")
+    return ducc0.healpix.Healpix_Base(nside, "RING").sht_info()
+
+
+def _grouped(x: np.ndarray, spin: int) -> np.ndarray:
+    """View (..., [2,] n) as (ntrans, ncomp, n); refuse a spin field that is no pair."""
+    ncomp = 1 if spin == 0 else 2
+    if ncomp == 2 and (x.ndim < 2 or x.shape[-2] != 2):
+        raise ValueError(f"a spin-{spin} transform wants pairs, shape (..., 2, n), and got {x.shape}")
+    return x.reshape(-1, ncomp, x.shape[-1])
+
+
+def synthesis(alm: np.ndarray, nside: int, *, spin: int = 0, nthreads: int = 0) -> np.ndarray:
+    """Evaluate alms on a HEALPix map: f(n) = sum_lm a_lm sY_lm(n).
+
+    Parameters
+    ----------
+    alm : array (..., nalm) for spin 0, (..., 2, nalm) = [E, B] for spin 2
+    nside : int
+    spin : int, optional
+    nthreads : int, optional
+
+    Returns
+    -------
+    array (..., npix) for spin 0, (..., 2, npix) = [Q, U] for spin 2
+        RING, float64 (float32 for complex64 alms).
+    """
+    alm = np.ascontiguousarray(alm)
+    out = ducc0.sht.synthesis(
+        alm=_grouped(alm, spin), spin=spin, lmax=alm_lmax(alm), nthreads=nthreads, **_healpix(nside)
+    )
+    return out.reshape(*alm.shape[:-1], out.shape[-1])
+
+
+def analysis(m: np.ndarray, lmax: int, *, spin: int = 0, niter: int = 1, nthreads: int = 0) -> np.ndarray:
+    """Return the alms of a HEALPix map, by the plain quadrature and ``niter`` Jacobi iterations.
+
+    a <- a + A (m - S a), where S is the synthesis and A = 4 pi / npix S^T; the iteration of healpy's ``iter``
+    (Gorski et al. 2005, ApJ 622 759). One iteration suffices up to lmax of about 2.9 nside.
+
+    Parameters
+    ----------
+    m : array (..., npix) for spin 0, (..., 2, npix) = [Q, U] for spin 2
+        RING.
+    lmax : int
+    spin : int, optional
+    niter : int, optional
+    nthreads : int, optional
+
+    Returns
+    -------
+    complex128 array (..., nalm) for spin 0, (..., 2, nalm) = [E, B] for spin 2
+    """
+    m = np.ascontiguousarray(m, dtype=np.float64)
+    nside = int(round(np.sqrt(m.shape[-1] / 12)))
+    if 12 * nside**2 != m.shape[-1]:
+        raise ValueError(f"{m.shape[-1]} pixels are no HEALPix map")
+    sky = _grouped(m, spin)
+    rings = _healpix(nside)
+    keys = {"spin": spin, "lmax": lmax, "nthreads": nthreads, **rings}
+    weight = np.full(len(rings["theta"]), 4 * np.pi / m.shape[-1])
+    alm = ducc0.sht.adjoint_synthesis(map=sky, ringfactor=weight, **keys)
+    for _ in range(niter):
+        residual = ducc0.sht.synthesis(alm=alm, **keys)
+        np.subtract(sky, residual, out=residual)
+        alm += ducc0.sht.adjoint_synthesis(map=residual, ringfactor=weight, **keys)
+    return alm.reshape(*m.shape[:-1], alm.shape[-1])
+
+
+def rotate_alm(alm: np.ndarray, psi: float, theta: float, phi: float, *, nthreads: int = 0) -> np.ndarray:
+    """Rotate alms (..., nalm) actively by psi about z, then theta about the fixed y, then phi about the fixed z (radians).
+
+    The same matrix serves T, E, B and phi: rotations act on l and m alone.
+    """
+    alm = np.ascontiguousarray(alm, dtype=np.complex128)
+    stack = alm.reshape(-1, alm.shape[-1])
+    out = ducc0.sht.rotate_alm(stack, alm_lmax(alm), psi, theta, phi, nthreads)
+    return out.reshape(alm.shape)

@@ -1,0 +1,217 @@
+"""The engine on a toy pipeline: what runs, what does not, and what a killed process leaves behind."""
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cmbml.core import handlers
+from cmbml.core.asset import Assets, Every, File
+from cmbml.core.errors import UserError
+from cmbml.core.pipeline import Pipeline
+from cmbml.core.stage import Stage
+from tests.core.toy import FILES, Noise, Twice, toy, toy_config
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """All files but the sidecars, which record seconds, by their path."""
+    files = (p for p in sorted(root.rglob("*")) if p.is_file() and not p.name.startswith("."))
+    return {str(p.relative_to(root)): p.read_bytes() for p in files}
+
+
+def todo(pipeline: Pipeline) -> dict[str, list[tuple]]:
+    """Reasons of what has to be done, by stage."""
+    plan = pipeline.plan()
+    return {name: [(*w.item.values(), w.why) for w in works if w.why] for name, works in plan.items()}
+
+
+def test_second_run_does_nothing(tmp_path):
+    toy(tmp_path).run()
+    times = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    toy(tmp_path).run()
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == times
+
+
+def test_workers_do_not_change_the_bytes(tmp_path):
+    toy(tmp_path / "one").run(workers=1)
+    toy(tmp_path / "two").run(workers=2)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert len(contents(tmp_path / "one")) == 11
+
+
+def test_dry_run_names_the_stale_stages_and_the_key(tmp_path, caplog):
+    toy(tmp_path).run()
+    before = contents(tmp_path)
+    with caplog.at_level(logging.INFO):
+        toy(tmp_path, factor=3.0).run(dry=True)
+    lines = {line.split()[0]: line for line in caplog.messages[-1].splitlines()[1:]}
+    assert lines["noise"].split()[1:3] == ["5", "0"]
+    assert "->" not in lines["noise"]
+    for stage in ("twice", "mean"):
+        assert lines[stage].endswith("factor 2.0 -> 3.0")
+    assert contents(tmp_path) == before
+
+
+def test_change_at_the_start_reaches_everything_downstream(tmp_path):
+    toy(tmp_path).run()
+    work = todo(toy(tmp_path, noise={"level": 2.0}))
+    assert {w[-1] for works in work.values() for w in works} == {"noise.level 1.0 -> 2.0"}
+    assert [len(works) for works in work.values()] == [5, 5, 1]
+
+
+def test_growing_a_split_leaves_what_exists_alone(tmp_path):
+    toy(tmp_path).run()
+    old = toy(tmp_path).plan()
+    grown = toy(tmp_path, splits={"train": 5})
+    assert todo(grown)["noise"] == [("train", 3, "not made yet"), ("train", 4, "not made yet")]
+    assert todo(grown)["mean"] == [("twice[train]: 3 -> 5 items",)]
+    new = {tuple(w.item.values()): w.fingerprint for w in grown.plan()["twice"]}
+    assert {tuple(w.item.values()): w.fingerprint for w in old["twice"]}.items() <= new.items()
+
+
+def test_new_version_of_an_algorithm_is_a_reason(tmp_path, monkeypatch):
+    toy(tmp_path).run()
+    monkeypatch.setattr(Twice, "version", 2)
+    assert {w[-1] for w in todo(toy(tmp_path))["twice"]} == {"version 1 -> 2"}
+
+
+@pytest.mark.parametrize("damage", ["delete", "truncate"])
+def test_damaged_output_is_remade(tmp_path, damage):
+    toy(tmp_path).run()
+    before = contents(tmp_path)
+    victim = tmp_path / "Train" / "sim0001" / "twice.npz"
+    if damage == "delete":
+        victim.unlink()
+    else:
+        victim.write_bytes(victim.read_bytes()[:100])
+    assert [w[:2] for w in todo(toy(tmp_path))["twice"]] == [("train", 1)]
+    toy(tmp_path).run()
+    assert contents(tmp_path) == before
+
+
+def test_selection(tmp_path):
+    toy(tmp_path).run(only=["noise"])
+    assert not list(tmp_path.rglob("twice.npz"))
+    with pytest.raises(UserError, match="not made yet.*'twice' is not selected"):
+        toy(tmp_path).run(start="mean")
+    with pytest.raises(UserError, match="no stage 'means'; the stages are noise, twice, mean"):
+        toy(tmp_path).run(only=["means"])
+    toy(tmp_path).run()
+    first = (tmp_path / "mean.csv").stat().st_mtime_ns
+    toy(tmp_path).run(force=["mean"])
+    assert (tmp_path / "mean.csv").stat().st_mtime_ns > first
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_failed_item_keeps_its_neighbours(tmp_path, workers):
+    with pytest.raises(UserError, match=r"split=train, sim=1.*cannot be made.*3 of 5 items are done"):
+        toy(tmp_path, noise={"bad_sim": 1}).run(workers=workers)
+    assert len(list(tmp_path.rglob("noise.npy"))) == 3
+    assert not list(tmp_path.rglob("twice.npz"))
+
+
+def run_in_a_process(root: Path, kill: str) -> int:
+    program = f"from tests.core.toy import toy; toy({str(root)!r}, kill={kill!r}).run()"
+    return subprocess.run(
+        [sys.executable, "-c", program], cwd=Path(__file__).parents[2], capture_output=True
+    ).returncode
+
+
+@pytest.mark.parametrize("stage", ["noise", "twice", "mean", "write"])
+def test_killed_process_leaves_no_half_file_and_resumes_to_the_same_bytes(tmp_path, stage):
+    toy(tmp_path / "undisturbed").run()
+    expected = contents(tmp_path / "undisturbed")
+    kill = tmp_path / "kill"
+    kill.write_text(stage)
+    assert run_in_a_process(tmp_path / "killed", str(kill)) == -9
+    left = contents(tmp_path / "killed")
+    left.pop("state.npy", None)
+    assert left.items() < expected.items()  # what is there is whole
+    assert run_in_a_process(tmp_path / "killed", str(kill)) == 0
+    assert contents(tmp_path / "killed") == expected
+    assert not list(tmp_path.rglob(".tmp*"))
+
+
+def test_sidecar_says_where_a_file_comes_from(tmp_path):
+    toy(tmp_path).run()
+    record = json.loads((tmp_path / "Test" / "sim0001" / ".noise.npy.json").read_text())
+    assert record["settings"] == {"noise.level": 1.0, "noise.bad_sim": -1, "seed": 1}
+    assert record["seeds"] == ["noise/1/test/1"]
+    assert record["outputs"] == {"noise.npy": (tmp_path / "Test" / "sim0001" / "noise.npy").stat().st_size}
+    assert record["packages"]["numpy"] == np.__version__
+
+
+def test_stage_sees_only_what_it_declares():
+    with pytest.raises(AttributeError, match="factor"):
+        _ = Noise(toy_config()).cfg.factor
+
+
+class Late(Stage):
+    name, inputs, outputs = "late", ("mean",), ("late",)
+
+
+def pipeline_of(*stages, **files):
+    cfg = toy_config()
+    return Pipeline([stage(cfg) for stage in stages], Assets({**FILES, **files}, {"root": "."}))
+
+
+def test_wiring_is_checked_before_anything_runs():
+    with pytest.raises(UserError, match="asset 'late', which assets.files does not list"):
+        pipeline_of(Late)
+    with pytest.raises(UserError, match="'twice' reads 'noise', which stage 'noise' makes only later"):
+        pipeline_of(Twice, Noise)
+    with pytest.raises(UserError, match=r"assets.files.noise has the field \{band\}"):
+        pipeline_of(Noise, noise="{root}/{band}.npy")
+    with pytest.raises(UserError, match="one name"):
+        pipeline_of(Noise, Noise)
+
+    class Again(Noise):
+        name = "again"
+
+    with pytest.raises(UserError, match="'noise' and 'again' both make the asset 'noise'"):
+        pipeline_of(Noise, Again)
+
+    class NeedsEvery(Stage):
+        name, inputs, outputs = "needs", ("noise",), ("mean",)
+
+    with pytest.raises(UserError, match="does not say which; use Every"):
+        pipeline_of(Noise, NeedsEvery).plan()
+
+
+def test_missing_file_that_no_stage_makes(tmp_path):
+    cfg = toy_config()
+    late = Pipeline([Late(cfg)], Assets({**FILES, "late": "{root}/late.npy"}, {"root": str(tmp_path)}))
+    with pytest.raises(UserError, match=r"'late' reads .*mean.csv, which is missing and which no stage makes"):
+        late.run()
+
+
+def test_every_streams_in_order_and_reads_nothing_before_it_is_asked(tmp_path):
+    toy(tmp_path).run(only=["noise", "twice"])
+    work = toy(tmp_path).plan()["mean"][0]
+    files = work.inputs[0]
+    assert [i["sim"] for i in files.items] == [0, 1, 2]
+    assert Every("twice", split="train").where == {"split": "train"}
+    files.files[2].path.unlink()
+    assert len(files) == 3
+    assert files[1]["x"].shape == (1000,)
+    with pytest.raises(UserError, match="sim0002/twice.npz is missing"):
+        files[2]
+
+
+def test_atomic_write_keeps_the_old_file_when_the_new_one_fails(tmp_path):
+    file = File(tmp_path / "x.npz")
+    file.write({"x": np.arange(3)})
+    before = file.path.read_bytes()
+    with pytest.raises(TypeError):
+        file.write(3)
+    assert file.path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["x.npz"]
+
+
+def test_suffix_without_handler(tmp_path):
+    with pytest.raises(UserError, match=r"no handler for the suffix '\.xyz'"):
+        handlers.write(tmp_path / "a.xyz", 1)
