@@ -5,13 +5,13 @@ the same bytes.
 """
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from cmbml.analysis.common import unit_text
 from cmbml.analysis.metrics import delensing_ratios
 from cmbml.analysis.projections import STYLE, new_figure, unit_label
 from cmbml.analysis.spectra import ratio, scatter
@@ -20,8 +20,8 @@ from cmbml.analysis.spectra import ratio, scatter
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 SPECTRA = {"unlensed": "truth", "observed": "observed", "predicted": "predicted", "residual": "residual"}
 _LOOK = {
-    "unlensed": {"color": "black", "ls": "-", "marker": ""},
-    "observed": {"color": "#E69F00", "ls": "-", "marker": "s"},
+    "unlensed": {"color": "black", "ls": "-", "marker": "", "lw": 2.5},
+    "observed": {"color": "#E69F00", "ls": "-", "marker": "s", "ms": 4.5},
     "predicted": {"color": "#0072B2", "ls": "-", "marker": "o"},
     "residual": {"color": "#D55E00", "ls": "--", "marker": "^"},
 }
@@ -54,10 +54,12 @@ def spectra_figure(
             if name not in (truth, "residual"):
                 _line(bottom, ell, *scatter(ratio(stacked, name, truth=truth)), label, **_look(name))
         bottom.axhline(1, color="black", lw=0.8)
-        top.set(xscale="log", yscale="log", ylabel=_dl_label(caption))
+        top.set(yscale="log", ylabel=_dl_label(caption))
+        _floor(top)
         top.legend(ncols=2)
-        bottom.set(xlabel=r"multipole $\ell$", ylabel=f"ratio to {names[truth]}")
+        bottom.set(ylabel=f"ratio to {names[truth]}")
         _ratio_axis(bottom)
+        _multipoles(bottom)
     return figure
 
 
@@ -91,22 +93,25 @@ def delensing_figure(
         figure = new_figure(5.2, 5.6, caption)
         axes = dict(zip(rows, figure.subplots(3, 1, sharex=True, height_ratios=(1.5, 1, 1)), strict=True))
         for i, (method, stacked) in enumerate(methods.items()):
-            ratios = delensing_ratios({name: cl for name, cl in stacked.items() if name != "ell"})
+            ratios = delensing_ratios(stacked)
             struck = bool(notes.get(method))
             look = {"color": COLOURS[i % len(COLOURS)], "marker": "osD^v<>"[i % 7]}
             look |= {"ls": ":", "markerfacecolor": "white"} if struck else {"ls": "-"}
-            label = f"{method} (struck out: {notes[method]})" if struck else method
+            label = fill(f"{method}, struck out: {notes[method]}", 85) if struck else method
             for name, axis in axes.items():
                 _line(axis, stacked["ell"], *scatter(ratios[name]), label, **look)
-        for name, axis in axes.items():
-            axis.axvspan(*band, color="0.93", lw=0, zorder=0)
-            axis.set(xscale="log", ylabel=rows[name])
+        means = [scatter(delensing_ratios(stacked)["A_res"])[0] for stacked in methods.values()]
+        top = np.fmax.reduce(np.concatenate(means), initial=1)
         axes["A_res"].axhline(1, color="black", lw=0.8)
-        axes["A_res"].set_ylim(0, 1.6)
+        axes["A_res"].set_ylim(0, min(1.25 * top, 5))
         axes["transfer"].axhspan(*limits, color="#009E73", alpha=0.2, lw=0)
         axes["transfer"].set_ylim(-0.25, 1.75)
-        axes["rho"].set(xlabel=r"multipole $\ell$", ylim=(-0.1, 1.05))
-        axes["A_res"].legend(loc="upper left")
+        axes["rho"].set_ylim(-0.1, 1.05)
+        for name, axis in axes.items():
+            axis.axvspan(*band, color="0.93", lw=0, zorder=0)
+            axis.set_ylabel(rows[name])
+        _multipoles(axes["rho"])
+        figure.legend(*axes["A_res"].get_legend_handles_labels(), loc="outside lower left")
     return figure
 
 
@@ -131,7 +136,7 @@ def loss_curves(history: Sequence[Mapping[str, float]], *, caption: Mapping) -> 
         top.plot(epoch, valid, color=COLOURS[1], ls="--", marker=marker, ms=3, label="validation")
         label = f"best: epoch {epoch[best]:g}, {valid[best]:.4g}"
         top.plot(epoch[best], valid[best], color="black", ls="", marker="*", ms=9, label=label)
-        bottom.step(epoch, columns["lr"], color="0.3", where="mid")
+        bottom.plot(epoch, columns["lr"], color="0.3", drawstyle="steps-mid", marker=marker, ms=2)
         top.set(yscale="log", ylabel="loss")
         bottom.set(xlabel="epoch", ylabel="learning rate", yscale="log")
         bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -166,14 +171,16 @@ def residual_histogram(
         for i, (name, v) in enumerate(values.items()):
             density = np.histogram(v, edges)[0] / (v.size * np.diff(edges))
             colour = COLOURS[i % len(COLOURS)]
-            axis.stairs(density, edges, color=colour, lw=1.3, label=f"{name}: rms {rms[name]:.3g} {unit_text(caption)}")
+            axis.stairs(density, edges, color=colour, lw=1.3, label=f"{name}: rms {rms[name]:.3g} {unit}")
             if rms[name] > 0:
                 gauss = np.exp(-((x / rms[name]) ** 2) / 2) / (np.sqrt(2 * np.pi) * rms[name])
                 axis.plot(x, gauss, color=colour, ls=":", label="Gaussian of the same rms")
-        axis.set(yscale="log", xlabel="predicted − truth" + (f" [{unit}]" if unit else ""), ylabel="density")
-        peak = max(line.get_data().values.max() for line in axis.patches)
-        axis.set_ylim(peak * 1e-6, peak * 20)
-        axis.legend(ncols=1, loc="upper left")
+        # From half a pixel in a bin up to where the legend has room.
+        least = 0.5 / (max(v.size for v in values.values()) * np.diff(edges)[0])
+        axis.set(yscale="log", xlim=edges[[0, -1]], ylabel="density" + (f" [1/{unit}]" if unit else ""))
+        axis.set_ylim(least, 30 * axis.dataLim.ymax)
+        axis.set_xlabel("residual: predicted − truth" + (f" [{unit}]" if unit else ""))
+        axis.legend(ncols=2, loc="upper center")
     return figure
 
 
@@ -190,16 +197,30 @@ def _look(name: str) -> dict:
 
 def _dl_label(caption: Mapping) -> str:
     """Return the label of D_l with the field and the squared unit."""
-    field, unit = str(caption.get("field", "")), unit_label(caption, 2)
-    upper = rf"^{{{field}{field}}}" if len(field) == 1 else ""
-    return rf"$D_\ell{upper} = \ell(\ell+1)\,C_\ell{upper}/2\pi$" + (f" [{unit}]" if unit else "")
+    field = {"kappa": r"\kappa"}.get(caption.get("field"), caption.get("field", ""))
+    unit = unit_label(caption, 2)
+    return rf"$D_\ell^{{{field}{field}}}$" + (f" [{unit}]" if unit else "")
+
+
+def _multipoles(axis) -> None:
+    """Make a logarithmic axis of multipoles, labelled with plain numbers."""
+    axis.set(xscale="log", xlabel=r"multipole $\ell$")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _floor(axis) -> None:
+    """Keep a spectrum that is zero but for rounding from stretching a logarithmic axis: eight decades suffice."""
+    low, high = axis.get_ylim()
+    axis.set_ylim(max(low, 1e-8 * high), high)
 
 
 def _ratio_axis(axis) -> None:
-    """Choose a linear axis around 1, or a logarithmic one when a ratio strays far."""
+    """Choose a linear axis around 1, or a logarithmic one where a ratio strays far."""
     y = np.concatenate([np.ravel(line.get_ydata()) for line in axis.lines])
-    y = y[np.isfinite(y)]
-    if y.max() > 3 or y.min() < -1:
+    reach = 1.15 * np.fmax.reduce(np.abs(y - 1), initial=0.1)
+    if reach > 2:
         axis.set_yscale("log")
     else:
-        axis.set_ylim(min(0.0, y.min() * 1.1), max(1.3, y.max() * 1.1))
+        axis.set_ylim(max(0.0, 1 - reach), 1 + reach)

@@ -15,7 +15,8 @@ from matplotlib.patches import Ellipse
 
 from cmbml.analysis.common import describe
 
-STYLE = {
+# Matplotlib's own defaults and what differs from them: the settings of whoever runs this do not show in the figures.
+STYLE = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"} | {
     "font.family": "DejaVu Sans",
     "mathtext.fontset": "dejavusans",
     "font.size": 8.5,
@@ -32,18 +33,27 @@ STYLE = {
 }
 # The colours in which the Planck collaboration prints the CMB: blue, through parchment at zero, to dark red.
 _PLANCK = ["#0000ff", "#0070ff", "#00ddff", "#ffedd9", "#ffb400", "#ff4b00", "#640000"]
-SKY_COLOURS = LinearSegmentedColormap.from_list("planck_cmb", _PLANCK, N=512)
+COLOURS = [LinearSegmentedColormap.from_list("planck_cmb", _PLANCK, N=512)] * 3 + [matplotlib.colormaps["RdBu_r"]]
 PANELS = ("truth", "observed", "predicted", "predicted − truth")
-# Truth, observed and predicted share one colour scale unless their amplitudes differ by more than this.
+# Of truth, observed and predicted, those within this factor of the largest amplitude share its colour scale.
 _SHARED_SCALE = 4.0
 _GREY = "0.6"
 
 
+class _StyledFigure(Figure):
+    """A figure that is saved in ``STYLE`` as well: ticks and layout are made only then."""
+
+    def savefig(self, *args, **kwargs) -> None:
+        with matplotlib.rc_context(STYLE):
+            super().savefig(*args, **kwargs)
+
+
 def new_figure(width: float, height: float, caption: Mapping) -> Figure:
     """Return an empty figure (inches) that carries the caption in its upper left corner; call within ``STYLE``."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    # 17 letters of 7 pt an inch.
-    text = fill(describe(caption), int(17 * width))
+    figure = _StyledFigure(figsize=(width, height), layout="constrained")
+    # Lines break between the caption's entries alone; 19 letters of 7 pt an inch.
+    unbroken = describe(caption).replace(" ", "\N{NO-BREAK SPACE}").replace("·\N{NO-BREAK SPACE}", "· ")
+    text = fill(unbroken, int(19 * width), break_long_words=False).replace("\N{NO-BREAK SPACE}", " ")
     figure.suptitle(text, x=0.01, ha="left", fontsize=7, color="0.25")
     return figure
 
@@ -149,15 +159,20 @@ def _images(axes, skies, pixels, mask, *, extent):
     skies = [np.asarray(sky, dtype=np.float64) for sky in skies]
     skies.append(skies[2] - skies[0])
     good = np.ones(len(skies[0]), dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
-    limits = [_limit(sky[good]) for sky in skies]
-    if max(limits[:3]) <= _SHARED_SCALE * min(limits[:3]):
-        limits[:3] = [max(limits[:3])] * 3
+    *limits, difference = [_limit(sky[good]) for sky in skies]
+    largest = max(limits)
+    limits = [largest if largest <= _SHARED_SCALE * limit else limit for limit in limits] + [difference]
     images = []
-    for axis, sky, title, limit in zip(axes, skies, PANELS, limits, strict=True):
+    for axis, sky, title, limit, colours in zip(axes, skies, PANELS, limits, COLOURS, strict=True):
         shown = np.ma.masked_array(sky[pixels], mask=~good[pixels])
         axis.set_facecolor(_GREY)
         axis.set_title(title)
-        keys = {"origin": "lower", "extent": extent, "cmap": SKY_COLOURS.with_extremes(bad=_GREY)}
+        keys = {
+            "origin": "lower",
+            "extent": extent,
+            "cmap": colours.with_extremes(bad=_GREY),
+            "interpolation": "nearest",
+        }
         images.append(axis.imshow(shown, vmin=-limit, vmax=limit, **keys))
     return images
 
@@ -168,14 +183,13 @@ def _limit(values: np.ndarray) -> float:
 
 
 def _colour_bar(figure, image, caption, *, shrink):
-    """Add a horizontal colour bar with five ticks and the unit."""
+    """Add a horizontal colour bar with its two ends and, in the middle, the unit."""
     limit = image.norm.vmax
     bar = figure.colorbar(
         image, ax=image.axes, orientation="horizontal", shrink=shrink, aspect=28, pad=0.03, extend="both"
     )
-    bar.set_ticks([-limit, 0, limit])
-    bar.set_label(unit_label(caption), labelpad=-7)
-    bar.ax.tick_params(length=2, labelsize=7)
+    bar.set_ticks([-limit, 0, limit], labels=[f"−{limit:g}", unit_label(caption) or "0", f"{limit:g}"])
+    bar.ax.tick_params(length=2, labelsize=8)
 
 
 def unit_label(caption: Mapping, power: int = 1) -> str:

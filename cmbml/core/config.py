@@ -1,176 +1,27 @@
-"""The typed root schema, the resolvers of the yaml files, and the checks that types cannot express."""
+"""The resolvers of the yaml files, and the checks of a configuration that types cannot express."""
 
-import dataclasses
+import numbers
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from cmbml.core.errors import UserError
+from cmbml.core.schema import Config
 
 FIELDS = ("T", "E", "B", "Q", "U")
 TARGETS = ("unlensed", "lensing")
 ROTATIONS = ("permutation", "harmonic", "none")
 
 
-@dataclass
-class System:
-    """Where files go and what computes."""
-
-    root: str = MISSING
-    device: str = MISSING
-    devices: Any = MISSING
-    tensorboard: bool = MISSING
-    checkpoint_every: int = MISSING
-
-
-@dataclass
-class Run:
-    """Which stages run, and how."""
-
-    only: list[str] = MISSING
-    start: str | None = MISSING
-    force: list[str] = MISSING
-    dry: bool = MISSING
-    workers: int = MISSING
-
-
-@dataclass
-class Sky:
-    """The sphere on which skies are made."""
-
-    nside: int = MISSING
-    lmax: int = MISSING
-    margin: int = MISSING
-    fields: list[str] = MISSING
-    seed: int = MISSING
-
-
-@dataclass
-class Cosmology:
-    """Parameters of the cosmologies: fixed, on a grid, or drawn from a Gaussian."""
-
-    base: dict[str, Any] = MISSING
-    grid: dict[str, Any] = MISSING
-    gaussian: dict[str, Any] = MISSING
-
-
-@dataclass
-class Instrument:
-    """Beam and noise."""
-
-    name: str = MISSING
-    fwhm_arcmin: float = MISSING
-    noise_t_uk_arcmin: float = MISSING
-    noise_p_uk_arcmin: float = MISSING
-
-
-@dataclass
-class Splits:
-    """Number of skies of each split."""
-
-    train: int = MISSING
-    valid: int = MISSING
-    test: int = MISSING
-
-
-@dataclass
-class Rotation:
-    """Orientations of the sphere: kind of rotation and pairs of angles (theta, phi) in degrees."""
-
-    kind: str = MISSING
-    pairs: list[list[float]] = MISSING
-    predict: list[list[float]] = MISSING
-
-
-@dataclass
-class Patches:
-    """Side of the square patches and width of their halo, in pixels."""
-
-    patch: int = MISSING
-    halo: int = MISSING
-
-
-@dataclass
-class Delens:
-    """What is delensed, and how the network is asked for it."""
-
-    field: str = MISSING
-    target: str = MISSING
-    inputs: list[str] = MISSING
-    export_npy: bool = MISSING
-
-
-@dataclass
-class Method:
-    """A method and its stages."""
-
-    name: str = MISSING
-    stages: list[str] = MISSING
-
-
-@dataclass
-class Analysis:
-    """Common form, bands and bins of the measurement."""
-
-    fwhm_arcmin: float = MISSING
-    lmax: int = MISSING
-    band: list[int] = MISSING
-    delta_l: int = MISSING
-    zoom: list[float] = MISSING
-    stages: list[str] = MISSING
-
-
-@dataclass
-class Assets:
-    """The table of paths."""
-
-    constants: dict[str, Any] = MISSING
-    files: dict[str, str] = MISSING
-
-
-@dataclass
-class Sims:
-    """The stages that make a dataset."""
-
-    stages: list[str] = MISSING
-
-
-@dataclass
-class Config:
-    """Everything that `main_delens.py` knows."""
-
-    field: str = MISSING
-    scale: float = MISSING
-    nside: int = MISSING
-    epochs: int = MISSING
-    dataset: str = MISSING
-    system: System = dataclasses.field(default_factory=System)
-    run: Run = dataclasses.field(default_factory=Run)
-    sky: Sky = dataclasses.field(default_factory=Sky)
-    cosmology: Cosmology = dataclasses.field(default_factory=Cosmology)
-    instrument: Instrument = dataclasses.field(default_factory=Instrument)
-    splits: Splits = dataclasses.field(default_factory=Splits)
-    rotation: Rotation = dataclasses.field(default_factory=Rotation)
-    patches: Patches = dataclasses.field(default_factory=Patches)
-    delens: Delens = dataclasses.field(default_factory=Delens)
-    sims: Sims = dataclasses.field(default_factory=Sims)
-    method: Method = dataclasses.field(default_factory=Method)
-    network: dict[str, Any] = MISSING
-    train: dict[str, Any] = MISSING
-    analysis: Analysis = dataclasses.field(default_factory=Analysis)
-    assets: Assets = dataclasses.field(default_factory=Assets)
-    pipeline: list[str] = MISSING
-
-
 def register() -> None:
     """Make the schema and the resolvers known to Hydra; called once by every main."""
     ConfigStore.instance().store(name="schema", node=Config)
     OmegaConf.register_new_resolver("floor_times", lambda x, n: int(float(x) * int(n)), replace=True)
+    OmegaConf.register_new_resolver("times", lambda x, y: float(x) * float(y), replace=True)
+    OmegaConf.register_new_resolver("count", len, replace=True)
     OmegaConf.register_new_resolver("concat", lambda *lists: [x for one in lists for x in one], replace=True)
 
 
@@ -269,9 +120,10 @@ def _check_rotation(cfg: DictConfig) -> None:
     _one_of("rotation.kind", cfg.rotation.kind, ROTATIONS)
     for key in ("pairs", "predict"):
         for pair in cfg.rotation[key]:
-            _demand(len(pair) == 2, f"rotation.{key}: {pair} is not a pair of angles (theta, phi) in degrees.")
+            good = OmegaConf.is_list(pair) and len(pair) == 2 and all(isinstance(x, numbers.Real) for x in pair)
+            _demand(good, f"rotation.{key}: {pair} is not a pair of angles (theta, phi) in degrees.")
     _demand(len(cfg.rotation.predict) > 0, "rotation.predict is empty; [[0,0]] predicts on the sky as it is.")
-    known = [[0.0, 0.0], *cfg.rotation.pairs]
+    known = [[0, 0], *cfg.rotation.pairs]
     for pair in cfg.rotation.predict:
         _demand(pair in known, f"rotation.predict: {pair} is neither [0,0] nor one of rotation.pairs.")
     spin2 = [f for f in (*cfg.delens.inputs, cfg.delens.field) if f in "QU"]

@@ -75,7 +75,7 @@ def _write_npy(path: Path, value: np.ndarray) -> None:
 
 
 def _write_png(path: Path, figure: Any) -> None:
-    figure.savefig(path, format="png", dpi=120, metadata={"Software": None})
+    figure.savefig(path, format="png", metadata={"Software": None})
 
 
 def _read_text(path: Path) -> str:

@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
 
 from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
@@ -41,8 +40,8 @@ class Pipeline:
         if len(set(names)) < len(names):
             raise UserError(f"Two stages of the pipeline have one name; the names are {', '.join(names)}.")
         for stage in self.stages:
-            fields = list(self._items[stage.name][0]) if self._items[stage.name] else ["split", "sim"]
-            for name in (*stage.outputs, *stage.scratch):
+            fields = [field for item in self._items[stage.name][:1] for field in item]
+            for name in (*stage.outputs, *stage.scratch) if self._items[stage.name] else ():
                 self.assets.check(name, fields, stage.name)
             for source in stage.inputs:
                 name = source.asset if isinstance(source, Every) else source
@@ -52,7 +51,7 @@ class Pipeline:
                         f"Stage {stage.name!r} reads {name!r}, which stage {made_later[0]!r} makes only later;"
                         " put that one first."
                     )
-                if name not in self.producer:
+                if name not in self.producer and self._items[stage.name]:
                     self.assets.check(name, fields, stage.name)
             for name in stage.outputs:
                 if name in self.producer:
@@ -266,9 +265,3 @@ def _report_failure(stage: Stage, failed: Sequence[Outcome], total: int) -> None
         f"Stage {stage.name!r} failed{f' for {item}' if item else ''}: {failed[0].error.rstrip('.')}."
         + (f" {kept} of {total} items are done and kept; repeat the command to go on." if total > 1 else "")
     )
-
-
-def unread(keys: Sequence[str], stages: Sequence[Stage]) -> list[str]:
-    """Configuration keys that no stage declares."""
-    declared = set(chain.from_iterable((*stage.uses, *stage.reads) for stage in stages))
-    return [key for key in keys if not any(key == d or key.startswith(f"{d}.") for d in declared)]

@@ -62,22 +62,22 @@ def write_skymap(path: Path, value: SkyMap) -> None:
     """Write a sky map as a HEALPix FITS table: float32, RING, one column a field."""
     if not np.isfinite(value.data).all():
         raise ValueError(f"{path.name}: a map with non-finite pixels is not written.")
-    with path.open("wb") as f:
-        hp.write_map(
-            f,
-            list(np.atleast_2d(value.data).astype(np.float32)),
-            nest=False,
-            coord="G",
-            dtype=np.float32,
-            column_names=list(value.fields),
-            column_units=value.unit,
-            extra_header=[
-                ("POLCCONV", "COSMO", "sign convention of Q and U"),
-                ("FWHM", value.fwhm_arcmin, "[arcmin] Gaussian beam of the maps"),
-                ("LMAX", value.lmax, "band limit"),
-                ("NOTE", value.note),
-            ],
-        )
+    hp.write_map(
+        path,
+        list(np.atleast_2d(value.data).astype(np.float32)),
+        nest=False,
+        coord="G",
+        dtype=np.float32,
+        column_names=list(value.fields),
+        column_units=value.unit,
+        overwrite=True,
+        extra_header=[
+            ("POLCCONV", "COSMO", "sign convention of Q and U"),
+            ("FWHM", value.fwhm_arcmin, "[arcmin] Gaussian beam of the maps"),
+            ("LMAX", value.lmax, "band limit"),
+            ("NOTE", value.note),
+        ],
+    )
 
 
 def _refuse(path: Path, header: Mapping[str, Any], nside: int | None) -> None:

@@ -2,32 +2,47 @@
 
 import os
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
-from hydra.errors import HydraException
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cmbml.core import config
 from cmbml.core.asset import Assets
 from cmbml.core.errors import UserError
-from cmbml.core.pipeline import Pipeline, unread
-from cmbml.core.provenance import flatten
+from cmbml.core.pipeline import Pipeline
 from cmbml.core.stage import Stage
 
-ENGINE_KEYS = ("system", "run", "assets", "pipeline", "sims.stages", "method", "analysis.stages")
+ENGINE_KEYS = ("system", "run", "assets", "sims", "method", "analysis.stages")
 
 
-def build(cfg: DictConfig) -> Pipeline:
-    """Pipeline of a prepared configuration; refuses keys that nothing reads."""
+def build(cfg: DictConfig, overridden: Sequence[str] = ()) -> Pipeline:
+    """Pipeline of a prepared configuration.
+
+    Raises
+    ------
+    UserError
+        When a stage cannot be imported, the stages do not fit together, or none of them reads an overridden key.
+    """
     stages = [_stage_class(path)(cfg) for path in cfg.pipeline]
-    root_keys = [key for key in cfg if not OmegaConf.is_config(cfg[key])]
-    keys = [key for key in flatten(OmegaConf.to_container(cfg, resolve=True)) if key not in root_keys]
-    left = [key for key in unread(keys, stages) if not any(key == e or key.startswith(f"{e}.") for e in ENGINE_KEYS)]
-    if left:
-        raise UserError(f"The setting {left[0]} is read by no stage of this pipeline; remove it or correct its name.")
+    for key in unread(overridden, stages):
+        raise UserError(f"{key} is read by no stage of this pipeline, whose method is {cfg.method.name}; leave it out.")
     return Pipeline(stages, Assets(cfg.assets.files, cfg.assets.constants))
+
+
+def unread(keys: Sequence[str], stages: Sequence[Stage]) -> list[str]:
+    """Dotted configuration keys that neither the engine nor a stage reads; the keys of the root are read by others."""
+    read = {*ENGINE_KEYS, *(key for stage in stages for key in (*stage.uses, *stage.reads))}
+    return [
+        key
+        for key in keys
+        if "." in key and not any(f"{key}.".startswith(f"{r}.") or f"{r}.".startswith(f"{key}.") for r in read)
+    ]
 
 
 def _stage_class(path: str) -> type[Stage]:
@@ -40,7 +55,8 @@ def _stage_class(path: str) -> type[Stage]:
 def run(cfg: DictConfig) -> None:
     """Check the configuration, build the pipeline and do what is not done."""
     config.prepare(cfg)
-    build(cfg).run(**OmegaConf.to_container(cfg.run))
+    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    build(cfg, [word.split("=")[0].lstrip("+~") for word in words]).run(**OmegaConf.to_container(cfg.run))
 
 
 def start(config_path: Path, config_name: str) -> None:
@@ -49,27 +65,38 @@ def start(config_path: Path, config_name: str) -> None:
     The traceback of such a mistake is shown when the environment has ``HYDRA_FULL_ERROR=1``.
     """
     config.register()
-    traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands the exception over instead of printing it
+    wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands an exception over instead of printing it
+
+    def job(cfg: DictConfig) -> None:
+        with _sentences(wanted):
+            run(cfg)
+
+    with _sentences(wanted):
+        hydra.main(version_base="1.3", config_path=str(config_path), config_name=config_name)(job)()
+
+
+@contextmanager
+def _sentences(traceback_wanted: bool) -> Iterator[None]:
+    """End the program with a sentence when the user has made a mistake."""
     try:
-        hydra.main(version_base="1.3", config_path=str(config_path), config_name=config_name)(run)()
+        yield
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         if traceback_wanted:
             raise
         sys.stderr.write(f"Error: {_sentence(error)}\n")
-        sys.exit(1)
+        raise SystemExit(1) from None
 
 
 def _sentence(error: BaseException) -> str:
     """What a user needs to know of an error, in one line."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, OSError):
+    if isinstance(error, MissingConfigException) and error.options:
+        return f"{str(error).splitlines()[0]}; the options are {', '.join(error.options)}."
+    if isinstance(error, OSError) and error.filename:
         return f"{error.filename} cannot be used: {error.strerror}. Choose another system.root."
-    lines = [line.strip() for e in (error, error.__cause__) if e for line in str(e).splitlines() if line.strip()]
-    told = [
-        line
-        for line in lines
-        if not line.startswith(("full_key", "object_type", "To append", "reference_type", "See "))
-    ]
-    return ". ".join(dict.fromkeys(line.rstrip(".") for line in told[:3])) + "."
+    noise = ("full_key", "object_type", "reference_type", "To append")
+    lines = [line.strip().rstrip(".") for e in (error, error.__cause__) if e for line in str(e).splitlines()]
+    told = [line for line in lines if line and not line.startswith(noise)]
+    return ". ".join(dict.fromkeys(told[:2])) + ". (--cfg job prints all keys and their values.)"

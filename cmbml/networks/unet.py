@@ -4,6 +4,7 @@ Ronneberger et al. 2015, arXiv:1505.04597, with strided convolutions for the way
 and zero padding, so that the output has the size of the input.
 """
 
+import itertools
 import numbers
 from collections.abc import Mapping
 
@@ -21,7 +22,9 @@ ACTIVATIONS: Mapping[str, type[nn.Module]] = {
 
 
 class ChannelDropout(nn.Module):
-    """Dropout of whole feature maps (Tompson et al. 2015, arXiv:1411.4280): neighbouring pixels are too alike to drop one by one.
+    """Dropout of whole feature maps (Tompson et al. 2015, arXiv:1411.4280).
+
+    Neighbouring pixels are too alike to be dropped one by one.
 
     Rank r of a group of R processes holds the samples r, r + R, r + 2R ... of the batch. Every rank draws the numbers
     of the whole batch from one seed and keeps its own rows, so that the outcome does not depend on the number of ranks.
@@ -67,8 +70,8 @@ class UNet(nn.Module):
     Level l = 0 .. depth has :math:`f_l = n\_filters \cdot growth\_factor^l` filters and a block of ``conv_width``
     convolutions 3x3 on the way down and (but for the lowest) on the way up. Between the levels stands one 3x3
     convolution of stride 2, and one 3x3 transposed convolution, whose output is concatenated with the block of the same
-    level. A 1x1 convolution gives the output. The receptive field is
-    :math:`1 + 2w 2^d + \sum_{l<d} 4(w + 1) 2^l` pixels wide (w conv_width, d depth): 161 for w = d = 3.
+    level. A 1x1 convolution gives the output. The receptive field is at most
+    :math:`1 + 2w 2^d + \sum_{l<d} 4(w + 1) 2^l` pixels wide (w conv_width, d depth), which is 161 for w = d = 3.
 
     Parameters
     ----------
@@ -123,9 +126,7 @@ class UNet(nn.Module):
             block(n_in, n_out) for n_in, n_out in zip([in_channels, *filters], filters, strict=False)
         )
         self.down = nn.ModuleList(_convolution(n, n, stride=2, **style) for n in filters[:-1])
-        self.up = nn.ModuleList(
-            _convolution(low, n, up=True, **style) for n, low in zip(filters, filters[1:], strict=False)
-        )
+        self.up = nn.ModuleList(_convolution(low, n, up=True, **style) for n, low in itertools.pairwise(filters))
         self.decoder = nn.ModuleList(block(2 * n, n) for n in filters[:-1])
         self.head = nn.Conv2d(filters[0], out_channels, 1)
 

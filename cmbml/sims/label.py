@@ -5,8 +5,7 @@ import numpy as np
 from cmbml.core.asset import Item
 from cmbml.core.skymap import SkyMap
 from cmbml.core.stage import SimStage
-from cmbml.sky import sht
-from cmbml.sky.beams import gaussian_beam
+from cmbml.sky.fields import field_map
 
 
 class Label(SimStage):
@@ -20,19 +19,11 @@ class Label(SimStage):
 
     def run(self, item: Item, unlensed: dict[str, np.ndarray], lensed: dict[str, np.ndarray]) -> SkyMap:
         """Map of one field, uK_CMB, RING."""
-        sky, field = self.cfg.sky, self.cfg.delens.field
-        beam = gaussian_beam(self.cfg.instrument.fwhm_arcmin, sky.lmax)
-
-        def target(x: str) -> np.ndarray:
-            alm = unlensed[x] if self.cfg.delens.target == "unlensed" else lensed[x] - unlensed[x]
-            return sht.almxfl(alm.astype(complex), beam)
-
-        if field in "TEB":
-            data = sht.synthesis(target(field), sky.nside)
-        else:
-            data = sht.synthesis(np.stack([target("E"), target("B")]), sky.nside, spin=2)["QU".index(field)]
-        note = f"{self.cfg.delens.target} CMB without noise"
-        return SkyMap(data[None], (field,), "uK_CMB", self.cfg.instrument.fwhm_arcmin, sky.lmax, note)
+        sky, field, target = self.cfg.sky, self.cfg.delens.field, self.cfg.delens.target
+        alms = {x: unlensed[x] if target == "unlensed" else lensed[x] - unlensed[x] for x in lensed}
+        fwhm_arcmin = self.cfg.instrument.fwhm_arcmin
+        data = field_map(alms, field, nside=sky.nside, fwhm_arcmin=fwhm_arcmin)
+        return SkyMap(data[None], (field,), "uK_CMB", fwhm_arcmin, sky.lmax, f"{target} CMB without noise")
 
     def cost(self) -> tuple[float, float]:
         """One map on disk, two maps and two alms in memory."""

@@ -38,13 +38,13 @@ def rotation_matrix(theta_deg: float, phi_deg: float) -> np.ndarray:
 def permutation(nside: int, theta_deg: float, phi_deg: float, *, nthreads: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Return the rotation as a permutation of the pixels, ``rotated = m[..., forward]``, ``m = rotated[..., inverse]``.
 
-    Each source pixel is carried by R into a target pixel. Where several meet, the nearest to the target's centre keeps
-    it; about 13 % of the sources are left over, and as many targets stay empty, mostly side by side. Every left-over
-    source is paired with an empty target near it, and along the great circle between the two the pixels hand over their
-    places, each to the next: nobody moves by more than about a pixel, however far the empty target is. The displacement
-    (between R times a source's centre and the centre of its target, in units of sqrt(4 pi / npix)) is .47 in the mean,
-    1.6 at the 99th percentile and below 5 at worst. The table is a bijection for any angles, so the inverse is exact,
-    and the same on every call.
+    R carries every source pixel into some target. Where several meet, the one nearest to the target's centre keeps it;
+    about 13 % of the sources are left over, and as many targets stay empty. Every left-over source is paired with an
+    empty target near it, and along the great circle between the two the pixels hand over their places, each to the
+    next: nobody moves by much more than a pixel, however far the empty target is. The displacement (between R times a
+    source's centre and the centre of its target, in units of sqrt(4 pi / npix)) is .47 in the mean, 1.6 at the 99th
+    percentile and 3 to 5 at worst (up to 8 for turns of a few degrees). The table is a bijection for any angles, so
+    that the inverse is exact, and the same on every call.
 
     Parameters
     ----------
@@ -148,21 +148,27 @@ def rotate_maps(
     ValueError
         If ``spins`` does not describe the maps or an angle is not finite.
     """
-    maps, spins = np.atleast_2d(maps), list(spins)
-    out = np.empty(maps.shape, dtype=np.result_type(maps, np.float32))
-    if len(spins) != len(maps):
-        raise ValueError(f"spins must name one spin a map: {len(maps)} maps, {len(spins)} spins")
-    nside, i = hp.npix2nside(maps.shape[-1]), 0
-    while i < len(spins):
-        width = {0: 1, 2: 2}.get(spins[i], 0)
-        if not width or spins[i : i + width] != [spins[i]] * width:
-            raise ValueError(f"spins must be 0, or 2 twice in a row for a pair Q, U, got {spins}")
-        part = maps[i] if width == 1 else maps[i : i + 2]
-        alm = sht.analysis(part, lmax, spin=spins[i], niter=niter, nthreads=nthreads)
+    maps = np.atleast_2d(maps)
+    nside, out = hp.npix2nside(maps.shape[-1]), np.empty(maps.shape, dtype=np.result_type(maps, np.float32))
+    for part, spin in _fields(list(spins), len(maps)):
+        alm = sht.analysis(maps[part], lmax, spin=spin, niter=niter, nthreads=nthreads)
         alm = rotate_alm_deg(alm, theta_deg, phi_deg, inverse=inverse, nthreads=nthreads)
-        out[i : i + width] = sht.synthesis(alm, nside, spin=spins[i], nthreads=nthreads)
-        i += width
+        out[part] = sht.synthesis(alm, nside, spin=spin, nthreads=nthreads)
     return out
+
+
+def _fields(spins: list[int], nmap: int) -> list[tuple[int | slice, int]]:
+    """Return what ``spins`` groups ``nmap`` maps into: (the map or the slice of the pair, its spin), or ValueError."""
+    fields, i = [], 0
+    while i < len(spins):
+        pair = spins[i] == 2
+        if spins[i] not in (0, 2) or (pair and spins[i : i + 2] != [2, 2]):
+            raise ValueError(f"spins must be 0, or 2 twice in a row for a pair Q, U, got {spins}")
+        fields.append((slice(i, i + 2), 2) if pair else (i, 0))
+        i += 1 + pair
+    if len(spins) != nmap:
+        raise ValueError(f"spins must name one spin a map: {nmap} maps, {len(spins)} spins")
+    return fields
 
 
 def _centre(nside: int, pixel: np.ndarray) -> np.ndarray:

@@ -16,10 +16,12 @@ from functools import lru_cache
 
 import ducc0
 import numpy as np
+from lenspyx.remapping.utils_geom import Geom
 
-# The oversampling range handed to the non-uniform transforms of the lensing. Left free, ducc0 chooses the oversampling
-# and with it the interpolation kernel from a cost model that knows the number of threads; a narrow range fixes the choice.
-_OVERSAMPLING = {"sigma_min": 1.5, "sigma_max": 2.0}
+# Interpolation at deflected positions, in single precision: an error of 3e-5 uK in T and 2e-6 uK in Q and U. Left free,
+# ducc0 chooses the oversampling, and with it the kernel, from a cost model that knows the number of threads; this narrow
+# range leaves one choice. (In double precision the last bits would depend on the number of threads all the same.)
+_INTERPOLATION = {"epsilon": 1e-5, "sigma_min": 1.5, "sigma_max": 1.6}
 
 
 def alm_size(lmax: int) -> int:
@@ -36,7 +38,7 @@ def alm_lmax(alm: np.ndarray) -> int:
         If the last axis is no (lmax + 1)(lmax + 2) / 2.
     """
     nalm = alm.shape[-1]
-    lmax = int(round((np.sqrt(8 * nalm + 1) - 3) / 2))
+    lmax = round((np.sqrt(8 * nalm + 1) - 3) / 2)
     if alm_size(lmax) != nalm:
         raise ValueError(f"an alm array of {nalm} coefficients has no lmax (mmax = lmax is assumed)")
     return lmax
@@ -154,7 +156,7 @@ def analysis(m: np.ndarray, lmax: int, *, spin: int = 0, niter: int = 1, nthread
     complex128 array (..., nalm) for spin 0, (..., 2, nalm) = [E, B] for spin 2
     """
     m = np.ascontiguousarray(m, dtype=np.float64)
-    nside = int(round(np.sqrt(m.shape[-1] / 12)))
+    nside = round(np.sqrt(m.shape[-1] / 12))
     if 12 * nside**2 != m.shape[-1]:
         raise ValueError(f"{m.shape[-1]} pixels are no HEALPix map")
     sky = _grouped(m, spin)
@@ -170,11 +172,84 @@ def analysis(m: np.ndarray, lmax: int, *, spin: int = 0, niter: int = 1, nthread
 
 
 def rotate_alm(alm: np.ndarray, psi: float, theta: float, phi: float, *, nthreads: int = 0) -> np.ndarray:
-    """Rotate alms (..., nalm) actively by psi about z, then theta about the fixed y, then phi about the fixed z (radians).
+    """Rotate alms (..., nalm) actively: by psi about z, then theta about the fixed y, then phi about the fixed z (radians).
 
-    The same matrix serves T, E, B and phi: rotations act on l and m alone.
+    The same rotation serves T, E, B and phi: it mixes the m of one l, and knows no spin.
     """
     alm = np.ascontiguousarray(alm, dtype=np.complex128)
     stack = alm.reshape(-1, alm.shape[-1])
     out = ducc0.sht.rotate_alm(stack, alm_lmax(alm), psi, theta, phi, nthreads)
     return out.reshape(alm.shape)
+
+
+def _deflected(phi: np.ndarray, rings: Mapping[str, np.ndarray], nthreads: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return where the light of each pixel comes from, (npix, 2) theta and phi, and the turn of its axes, (npix,).
+
+    The displacement is grad phi along a great circle; the turn is gamma of Challinor & Chon (2002, PRD 66 127301).
+    """
+    ell = np.arange(alm_lmax(phi) + 1)
+    gradient = almxfl(phi, np.sqrt(ell * (ell + 1)))[None]
+    field = ducc0.sht.synthesis(alm=gradient, spin=1, lmax=ell[-1], mode="GRAD_ONLY", nthreads=nthreads, **rings)
+    angles = ducc0.misc.get_deflected_angles(deflect=field.T, calc_rotation=True, nthreads=nthreads, **rings)
+    return angles[:, :2], angles[:, 2].astype(np.float32)
+
+
+def _remap(alm: np.ndarray, deflected: tuple[np.ndarray, np.ndarray], spin: int, nthreads: int) -> np.ndarray:
+    """Evaluate alms (1, nalm), or (2, nalm) of spin 2, at the deflected positions: float32 map (1 or 2, npix)."""
+    where, turn = deflected
+    keys = {"lmax": alm_lmax(alm), "loc": where, "spin": spin, "nthreads": nthreads, **_INTERPOLATION}
+    alm = alm.astype(np.complex64)
+    if spin == 0:
+        return ducc0.sht.synthesis_general(alm=alm, **keys)
+    pairs = np.empty(len(where), dtype=np.complex64)
+    sky = pairs.view(np.float32).reshape(-1, 2).T
+    ducc0.sht.synthesis_general(alm=alm, map=sky, **keys)
+    ducc0.misc.lensing_rotate(pairs, turn, spin, 1)  # one thread: its last bits depend on their number
+    return sky
+
+
+def lens_maps(alms: Mapping[str, np.ndarray], phi: np.ndarray, nside: int, *, nthreads: int = 0) -> np.ndarray:
+    """Return the lensed T, Q, U, float32 (3, npix), on a HEALPix map: T(n + grad phi), and alike for Q and U.
+
+    Not band-limited. ``alms`` holds T, E and B, ``phi`` the lensing potential.
+    """
+    deflected = _deflected(phi, _healpix(nside), nthreads)
+    temperature = _remap(alms["T"][None], deflected, 0, nthreads)
+    polarization = _remap(np.stack([alms["E"], alms["B"]]), deflected, 2, nthreads)
+    return np.concatenate([temperature, polarization])
+
+
+def lens(alms: Mapping[str, np.ndarray], phi: np.ndarray, lmax_out: int, *, nthreads: int = 0) -> dict[str, np.ndarray]:
+    """Lens T, E, B by the potential phi: remap onto a Gauss-Legendre grid, and analyse there.
+
+    One displacement field serves one remapping of T and one of (Q, U). The grid (thinned in longitude towards the poles)
+    reaches a fifth beyond the band limit of the unlensed sky, since lensing smears it: the amplitude of B is then right
+    to 0.4 % below l = 1000 and 2 % at lmax_out = 1500 for a sky to l = 2500, that of T and E to 0.03 % and 0.2 %.
+
+    Parameters
+    ----------
+    alms : mapping
+        ``T``, ``E``, ``B``, uK, complex (nalm,), reaching some 500 to 1000 in l beyond lmax_out.
+    phi : complex array (nalm,)
+        Lensing potential; the lensed sky is T(n + grad phi).
+    lmax_out : int
+    nthreads : int, optional
+
+    Returns
+    -------
+    dict of complex128 arrays (nalm of lmax_out,)
+        Lensed ``T``, ``E``, ``B``, uK.
+    """
+    lmax = max(alm_lmax(alms["T"]), alm_lmax(phi))
+    grid = Geom.get_thingauss_geometry(min(lmax + lmax // 5, lmax + lmax_out // 2) + 1, 2)
+    rings = {"theta": grid.theta, "phi0": grid.phi0, "nphi": grid.nph, "ringstart": grid.ofs}
+    deflected = _deflected(phi, rings, nthreads)
+    lensed = []
+    for spin, fields in ((0, "T"), (2, "EB")):
+        sky = _remap(np.stack([alms[field] for field in fields]), deflected, spin, nthreads)
+        lensed += list(
+            ducc0.sht.adjoint_synthesis(
+                map=sky, ringfactor=grid.weight, spin=spin, lmax=lmax_out, nthreads=nthreads, **rings
+            )
+        )
+    return {field: alm.astype(np.complex128) for field, alm in zip("TEB", lensed, strict=True)}

@@ -1,0 +1,220 @@
+"""Several processes that train one network: found (torchrun, Slurm), started (elastic launch), or none.
+
+The only module of ``core`` that knows torch, which it imports when a function needs it: ``group`` costs nothing.
+"""
+
+import datetime
+import json
+import logging
+import logging.handlers
+import multiprocessing
+import os
+import re
+import signal
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cmbml.core.errors import UserError
+
+PATIENCE = datetime.timedelta(days=2)  # how long a rank waits for the others, e.g. while rank 0 simulates skies
+
+
+class Group(NamedTuple):
+    """Place of this process among those that work together."""
+
+    rank: int
+    size: int
+    local_rank: int
+
+
+def group(environ: Mapping[str, str] = os.environ) -> Group:
+    """Return this process' place, from the variables of torchrun or of a Slurm step; (0, 1, 0) without them.
+
+    A batch script that Slurm runs without ``srun`` is a single process, however many tasks it asked for.
+    """
+    torchrun = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    slurm = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
+    for names in (torchrun, slurm):
+        if names[0] in environ and names[1] in environ:
+            return Group(*(int(environ.get(name, 0)) for name in names))
+    return Group(0, 1, 0)
+
+
+def count_devices(devices: int | str, device: str = "auto") -> int:
+    """Return the number of processes to train with: ``auto`` takes every GPU, or one process without any.
+
+    Raises
+    ------
+    UserError
+        When a GPU is asked for that is not there.
+    """
+    import torch
+
+    gpus = torch.cuda.device_count() if device != "cpu" else 0
+    if device == "cuda" and not gpus:
+        raise UserError("system.device=cuda, but torch sees no GPU; use system.device=auto or cpu.")
+    if devices == "auto":
+        return max(gpus, 1)
+    if gpus and int(devices) > gpus:
+        raise UserError(f"system.devices={devices}, but torch sees {gpus} GPUs; use system.devices=auto.")
+    return int(devices)
+
+
+def launch(fn: Callable[..., Any], args: Sequence[Any], *, devices: int, run_id: str) -> Any:
+    """Call ``fn(*args)`` in every process of a group and return what rank 0 returned.
+
+    A process that torchrun or ``srun`` started joins the group it finds, whatever ``devices`` says; there every rank
+    returns its own value. Otherwise ``devices`` processes are started on this machine, or none when it is 1. Within
+    ``fn``, ``group()`` tells the place; the communication is nccl between GPUs and gloo between CPUs.
+
+    Parameters
+    ----------
+    fn
+        A function at the top of a module, so that the processes can import it.
+    args
+        Its arguments, which are pickled: plain values and lazy sequences rather than large arrays.
+    devices
+        Number of processes.
+    run_id
+        A name for the group.
+
+    Raises
+    ------
+    UserError
+        When a process raised one, with its text.
+    RuntimeError
+        When a process failed otherwise, with the traceback of the first that did.
+    """
+    if group().size > 1:
+        return _join(fn, args)
+    if devices <= 1:
+        return fn(*args)
+    return _elastic(fn, args, devices, run_id)
+
+
+def _join(fn: Callable[..., Any], args: Sequence[Any]) -> Any:
+    """Call ``fn`` as one rank of the group that the environment describes."""
+    import torch
+    import torch.distributed as dist
+
+    me, gpus = group(), torch.cuda.device_count()
+    if me.local_rank < gpus:
+        torch.cuda.set_device(me.local_rank)
+    for name, value in slurm_master(os.environ).items():
+        os.environ.setdefault(name, value)
+    backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
+    dist.init_process_group(backend, rank=me.rank, world_size=me.size, timeout=PATIENCE)
+    result = fn(*args)
+    dist.destroy_process_group()  # not after a failure: the others may never answer
+    return result
+
+
+def slurm_master(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return address and port of rank 0 of a Slurm step: its first node, and a port made of the job's number."""
+    nodes = environ.get("SLURM_STEP_NODELIST", environ.get("SLURM_JOB_NODELIST", ""))
+    first = re.match(r"([^\[,]+)(?:\[(\d+))?", nodes)  # node[07-09,12],other -> node07
+    if not first:
+        return {}
+    port = 20000 + int(environ.get("SLURM_JOB_ID", 0)) % 10000
+    return {"MASTER_ADDR": first[1] + (first[2] or ""), "MASTER_PORT": str(port)}
+
+
+def _elastic(fn: Callable[..., Any], args: Sequence[Any], devices: int, run_id: str) -> Any:
+    """Start the processes on this machine, at a free port of 127.0.0.1, and wait for them."""
+    import torch
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    threads = max(1, torch.get_num_threads() // devices)
+    with tempfile.TemporaryDirectory() as folder, _log_queue() as queue, _own_signals():
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=devices,
+            run_id=run_id,
+            rdzv_backend="c10d",
+            rdzv_endpoint="127.0.0.1:0",
+            local_addr="127.0.0.1",
+            max_restarts=0,
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
+        )
+        level = logging.getLogger().level
+        try:
+            return elastic_launch(config, _worker)(fn, tuple(args), folder, threads, queue, level)[0]
+        except ChildFailedError as failed:
+            raise _first_error(Path(folder), failed.get_first_failure()[1].message) from None
+        except SignalException as stopped:
+            if stopped.sigval == signal.SIGINT:
+                raise KeyboardInterrupt from None
+            raise SystemExit(128 + stopped.sigval) from None
+
+
+def _worker(fn: Callable[..., Any], args: tuple, folder: str, threads: int, queue: Any, level: int) -> Any:
+    """Run as one of the started processes: logs go to the parent, so does the story of a failure."""
+    import torch
+
+    root = logging.getLogger()
+    root.handlers = [logging.handlers.QueueHandler(queue)]
+    root.setLevel(level)
+    torch.set_num_threads(threads)
+    try:
+        return _join(fn, args)
+    except Exception as error:
+        story = {
+            "time": time.time(),
+            "rank": group().rank,
+            "user": isinstance(error, UserError),
+            "text": str(error),
+            "traceback": traceback.format_exc(),
+        }
+        Path(folder, f"failure{group().rank}.json").write_text(json.dumps(story), encoding="utf-8")
+        raise
+
+
+def _first_error(folder: Path, message: object) -> Exception:
+    """Make the parent's exception of the earliest failure; the others are its consequences."""
+    stories = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("failure*.json")]
+    if not stories:
+        return RuntimeError(f"A training process died: {message}")
+    first = min(stories, key=lambda story: story["time"])
+    if first["user"]:
+        return UserError(first["text"])
+    return RuntimeError(f"The training process of rank {first['rank']} failed:\n{first['traceback']}")
+
+
+@contextmanager
+def _log_queue() -> Iterator[Any]:
+    """Give a queue whose log records the handlers of this process write."""
+    queue = multiprocessing.get_context("spawn").Queue()
+    listener = logging.handlers.QueueListener(queue, *logging.getLogger().handlers, respect_handler_level=True)
+    listener.start()
+    try:
+        yield queue
+    finally:
+        listener.stop()
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Put back the signal handlers that the launcher replaces, and quieten it: its failures are told in our words."""
+    names = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT]
+    before = {name: signal.getsignal(name) for name in names}
+    loggers = [logging.getLogger(name) for name in ("torch.distributed.elastic", "torch.multiprocessing")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if threading.current_thread() is threading.main_thread():
+            for name, handler in before.items():
+                signal.signal(name, handler)

@@ -1,0 +1,80 @@
+"""From the alms of a sky to the maps of an instrument: beam, pixels, noise, and scalar T, E and B maps."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from cmbml.sky import sht
+from cmbml.sky.beams import gaussian_beam
+from cmbml.sky.noise import white_noise
+
+_FIELDS = ("T", "Q", "U", "E", "B")
+
+
+def observe(
+    alms: Mapping[str, np.ndarray],
+    *,
+    nside: int,
+    lmax: int,
+    fwhm_arcmin: float,
+    noise_t_uk_arcmin: float,
+    noise_p_uk_arcmin: float,
+    rngs: Mapping[str, np.random.Generator],
+    fields: Sequence[str] = ("T", "E", "B"),
+    niter: int = 1,
+    nthreads: int = 0,
+) -> dict[str, np.ndarray]:
+    """Observe a sky: beam, HEALPix pixels, white noise after the beam, analysis to lmax, scalar maps.
+
+    T, E and B maps are scalar (spin-0) maps of what the analysis of the noisy T and (Q, U) finds up to lmax;
+    Q and U are the noisy pixels themselves.
+
+    Parameters
+    ----------
+    alms : mapping
+        ``T``, ``E``, ``B`` of the sky, uK, (nalm,).
+    nside, lmax : int
+        lmax < 3 nside.
+    fwhm_arcmin : float
+    noise_t_uk_arcmin, noise_p_uk_arcmin : float
+        Of T, and of each of Q and U, uK arcmin.
+    rngs : mapping
+        Generators ``T`` and ``P`` of the noise; a field that is not asked for draws none.
+    fields : sequence of str, optional
+        Of T, E, B, Q, U.
+    niter : int, optional
+        Iterations of the analysis.
+    nthreads : int, optional
+
+    Returns
+    -------
+    dict of float64 arrays (npix,), uK, RING
+
+    Raises
+    ------
+    ValueError
+        If a field is unknown or lmax is beyond the pixels.
+    """
+    unknown = [f for f in fields if f not in _FIELDS]
+    if unknown or lmax >= 3 * nside:
+        raise ValueError(
+            f"cannot observe {', '.join(unknown)}" if unknown else f"lmax = {lmax} >= 3 nside = {3 * nside}"
+        )
+    beam = gaussian_beam(fwhm_arcmin, lmax)
+    seen = {f: sht.almxfl(sht.truncate(alm, lmax), beam) for f, alm in alms.items() if f in ("T", "E", "B")}
+    found, maps = {}, {}
+    if "T" in fields:
+        sky = sht.synthesis(seen["T"], nside, nthreads=nthreads)
+        sky += white_noise(rngs["T"], nside, noise_t_uk_arcmin)[0]
+        found["T"] = sht.analysis(sky, lmax, niter=niter, nthreads=nthreads)
+    if set(fields) - {"T"}:
+        sky = sht.synthesis(np.stack([seen["E"], seen["B"]]), nside, spin=2, nthreads=nthreads)
+        sky += white_noise(rngs["P"], nside, noise_p_uk_arcmin, ncomp=2)
+        maps |= zip("QU", sky, strict=True)
+    if "E" in fields or "B" in fields:
+        found |= zip("EB", sht.analysis(sky, lmax, spin=2, niter=niter, nthreads=nthreads), strict=True)
+    scalar = [f for f in fields if f in found]
+    if scalar:
+        alm = np.stack([found[f] for f in scalar])
+        maps |= zip(scalar, sht.synthesis(alm, nside, nthreads=nthreads), strict=True)
+    return {f: maps[f] for f in fields}

@@ -1,0 +1,61 @@
+"""The state of an interrupted training, and whether it may be continued."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from cmbml.core.errors import UserError
+
+AFRESH = "or train afresh with run.force=[train]"
+
+
+class File(Protocol):
+    """A file that a training writes for itself; picklable, and written atomically."""
+
+    def exists(self) -> bool: ...  # noqa: D102
+    def read(self) -> Any: ...  # noqa: D102
+    def write(self, value: Any) -> None: ...  # noqa: D102
+
+
+def fingerprint(settings: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all that decides the result of a training, as plain values.
+
+    Parameters
+    ----------
+    settings
+        The settings of the training; the orientations of a prediction do not count.
+    data
+        Numbers that tell the training skies from others.
+    """
+    rotation = {key: value for key, value in settings["rotation"].items() if key != "predict"}
+    return json.loads(json.dumps({**settings, "rotation": rotation, "skies": data}))
+
+
+def demand_same(then: Mapping[str, Any], now: Mapping[str, Any], epoch: int) -> None:
+    """Refuse to continue a training whose fingerprint was another.
+
+    Raises
+    ------
+    UserError
+        Names every key that changed, and how.
+    """
+    old, new = _flat(then), _flat(now)
+    absent = "absent"
+    changes = [
+        f"{key} {old.get(key, absent)} -> {new.get(key, absent)}"
+        for key in sorted(old | new)
+        if old.get(key, absent) != new.get(key, absent)
+    ]
+    if changes:
+        raise UserError(
+            f"A training interrupted after epoch {epoch} cannot go on with other settings ({', '.join(changes)}); "
+            f"put them back, {AFRESH}."
+        )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested mappings to dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat

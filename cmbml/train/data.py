@@ -1,0 +1,167 @@
+"""Patches of skies, gathered on the device on which the network runs.
+
+The maps lie there as they are; rotations and patches are index gathers, so nothing is stored twice and no loader runs.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cmbml.core.errors import UserError
+from cmbml.core.seeds import rng_for
+from cmbml.sky.patches import patch_index
+from cmbml.sky.rotation import rotate_maps
+
+Pair = Sequence[float]
+Skies = Sequence[tuple[np.ndarray, np.ndarray]]
+SPINS = ("spins_in", "spins_out")
+
+
+def orientations(rotation: dict[str, Any]) -> list[Pair]:
+    """Return the orientations of training: the sky as it is, then the other pairs (theta, phi), in degrees."""
+    pairs = [] if rotation["kind"] == "none" else rotation["pairs"]
+    return [(0, 0), *(pair for pair in pairs if any(pair))]
+
+
+class Patches:
+    """The patches of some skies, numbered ``sky * patches a sky + patch``.
+
+    Memory: 4 bytes a pixel, channel and sky, and 4 bytes a pixel and rotation table (nside 2048: 0.2 GB each).
+
+    Parameters
+    ----------
+    skies
+        ``skies[i]`` gives inputs (cin, npix) and target (cout, npix), RING; read once, and again at each harmonic turn.
+    settings
+        ``nside``, ``lmax``, ``spins_in``, ``spins_out``, ``patches`` and ``rotation`` of the training.
+    tables
+        Of a rotation by permutation: one array of pixel numbers (npix,) for each of ``rotation.pairs``.
+    turning
+        Whether the skies are turned; those of validation are not.
+    device
+        Where maps and tables lie: the GPU when they fit, else the memory of the machine.
+    """
+
+    def __init__(
+        self,
+        skies: Skies,
+        settings: dict[str, Any],
+        *,
+        tables: Sequence[np.ndarray] | None = None,
+        turning: bool = False,
+        device: torch.device,
+    ) -> None:
+        self.skies, self.settings = skies, settings
+        patch, self.halo = settings["patches"]["patch"], settings["patches"]["halo"]
+        index = patch_index(settings["nside"], patch, self.halo)
+        self.index = torch.as_tensor(index.astype(np.int32), device=device)
+        self.pairs = orientations(settings["rotation"]) if turning else [(0, 0)]
+        self.orientation = [0] * len(skies)
+        self.kind = settings["rotation"]["kind"]
+        self.tables = self._read_tables(tables, device) if self.kind == "permutation" and turning else None
+        first = skies[0]
+        self.x, self.y = (torch.empty((len(skies), m.shape[-1], len(m)), device=device) for m in first)
+        self.input_unit, self.target_unit = torch.ones(len(first[0])), torch.ones(len(first[1]))
+        for sky in range(len(skies)):
+            self._load(sky)
+
+    def __len__(self) -> int:
+        return len(self.skies) * len(self.index)
+
+    def rms(self) -> tuple[list[float], list[float]]:
+        """Return the root mean square of every channel, of inputs and target, over all skies and pixels.
+
+        Raises
+        ------
+        UserError
+            When a channel is zero everywhere, or not finite somewhere.
+        """
+        found = []
+        for name, maps in (("input", self.x), ("target", self.y)):
+            power = torch.stack([sky.double().square().mean(0) for sky in maps]).mean(0)
+            for channel, value in enumerate(power.tolist()):
+                if not 0 < value < math.inf:
+                    raise UserError(f"Channel {channel} of the training skies' {name} has the mean square {value}.")
+            found.append(power.sqrt().tolist())
+        return found[0], found[1]
+
+    def standardise(self, input_rms: Sequence[float], target_rms: Sequence[float], scale: float) -> None:
+        """Divide every channel by its rms; multiply the target by ``scale``."""
+        self.input_unit, self.target_unit = torch.tensor(input_rms), torch.tensor(target_rms) / scale
+        self.x /= self.input_unit.to(self.x)
+        self.y /= self.target_unit.to(self.y)
+
+    def turn(self, seed: int, epoch: int) -> None:
+        """Draw the orientation of every sky for this epoch; each sky has a stream of its own."""
+        for sky, before in enumerate(self.orientation):
+            now = int(rng_for("train/orientation", seed, epoch, sky).integers(len(self.pairs)))
+            self.orientation[sky] = now
+            if self.kind == "harmonic" and now != before:
+                self._load(sky)
+
+    def gather(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the patches of these numbers.
+
+        Parameters
+        ----------
+        numbers : int64 tensor (batch,)
+
+        Returns
+        -------
+        x : (batch, cin, patch + 2 halo, patch + 2 halo)
+            Standardised inputs, in channels-last order.
+        y : (batch, cout, patch, patch)
+            Standardised targets times ``scale``, without the halo.
+        """
+        numbers = numbers.to(self.x.device)
+        sky = (numbers // len(self.index))[:, None, None]
+        pixel = self.index[numbers % len(self.index)].long()
+        if self.tables is not None:
+            pixel = self.tables[torch.tensor(self.orientation, device=sky.device)[sky], pixel].long()
+        inner = crop(pixel, self.halo)
+        return self.x[sky, pixel].permute(0, 3, 1, 2), self.y[sky, inner].permute(0, 3, 1, 2)
+
+    def _load(self, sky: int) -> None:
+        """Put the standardised maps of one sky in place, turned when the rotation is harmonic."""
+        maps, pair = self.skies[sky], self.pairs[self.orientation[sky]]
+        if self.kind == "harmonic" and any(pair):
+            maps = tuple(turn_maps(m, pair, self.settings, key) for m, key in zip(maps, SPINS, strict=True))
+        for store, values, unit in zip((self.x, self.y), maps, (self.input_unit, self.target_unit), strict=True):
+            store[sky] = torch.as_tensor(np.ascontiguousarray(values.T, dtype=np.float32)).div_(unit)
+
+    def _read_tables(self, tables: Sequence[np.ndarray], device: torch.device) -> Tensor:
+        """Stack the identity and the tables of the pairs that turn: (orientations, npix), int32."""
+        npix = 12 * self.settings["nside"] ** 2
+        turning = [k for k, pair in enumerate(self.settings["rotation"]["pairs"]) if any(pair)]
+        stack = torch.empty((len(self.pairs), npix), dtype=torch.int32, device=device)
+        stack[0] = torch.arange(npix)
+        for row, k in enumerate(turning, start=1):
+            stack[row] = torch.as_tensor(np.array(tables[k], dtype=np.int32))
+        return stack
+
+
+def turn_maps(
+    maps: np.ndarray, pair: Pair, settings: dict[str, Any], spins: str, *, inverse: bool = False
+) -> np.ndarray:
+    """Rotate the maps (n, npix) through their alms; ``spins`` says which key holds their spins."""
+    spin, lmax, threads = settings[spins], settings["lmax"], torch.get_num_threads()
+    return rotate_maps(maps, *pair, spins=spin, lmax=lmax, inverse=inverse, nthreads=threads)
+
+
+def crop(images: Tensor, halo: int) -> Tensor:
+    """Return the last two axes without ``halo`` pixels at each border."""
+    return images[..., halo : images.shape[-2] - halo, halo : images.shape[-1] - halo]
+
+
+def place_of_maps(device: torch.device, settings: dict[str, Any], *skies: Skies) -> torch.device:
+    """Return where the maps lie: on the GPU when they take less than half of what is free there, else on the host."""
+    if device.type == "cpu":
+        return device
+    npix, maps = 12 * settings["nside"] ** 2, sum(len(m) for m in skies[0][0]) * sum(map(len, skies))
+    tables = len(orientations(settings["rotation"])) if settings["rotation"]["kind"] == "permutation" else 0
+    fits = 4 * npix * (maps + tables) < torch.cuda.mem_get_info(device)[0] / 2
+    return device if fits else torch.device("cpu")

@@ -1,0 +1,64 @@
+"""Make the network that the settings describe; which one it is, nothing here knows."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import hydra
+import torch
+from hydra.errors import InstantiationException
+from torch import nn
+
+from cmbml.core.errors import UserError
+
+
+def build(network: Mapping[str, Any]) -> nn.Module:
+    """Instantiate ``network._target_`` with the other keys.
+
+    Raises
+    ------
+    UserError
+        When there is no such network or it refuses its keys, in its own words.
+    """
+    try:
+        return hydra.utils.instantiate(dict(network))
+    except InstantiationException as error:
+        raise UserError(f"network: {error.__cause__ or error}") from None
+
+
+def probe(settings: Mapping[str, Any], channels: tuple[int, int]) -> None:
+    """Find out, without computing anything, whether the network maps the patches' inputs to their targets.
+
+    Parameters
+    ----------
+    settings
+        ``network`` and ``patches``.
+    channels
+        Numbers of maps of the inputs and of the target.
+
+    Raises
+    ------
+    UserError
+        When size or number of channels do not fit.
+    """
+    size = settings["patches"]["patch"] + 2 * settings["patches"]["halo"]
+    try:
+        with torch.device("meta"), torch.no_grad():
+            given = torch.empty(1, channels[0], size, size)
+            got = build(settings["network"]).eval()(given)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"The network cannot take {channels[0]} channels of {size}x{size} pixels (patch and halo): {error}"
+        ) from None
+    if got.shape != (1, channels[1], size, size):
+        raise UserError(
+            f"The network gives {tuple(got.shape[1:])} (channels, pixels, pixels) where the target has "
+            f"{(channels[1], size, size)}."
+        )
+
+
+def load(model: Mapping[str, Any], device: torch.device) -> nn.Module:
+    """Make the trained network of a ``model`` (see ``trainer.fit``), ready to predict on ``device``."""
+    net = build(model["settings"]["network"])
+    net.load_state_dict(model["state_dict"])
+    layout = torch.channels_last if model["settings"]["train"]["channels_last"] else torch.contiguous_format
+    return net.to(device, memory_format=layout).eval()

@@ -1,0 +1,87 @@
+"""Predict a whole sky with a trained network."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cmbml.core.errors import UserError
+from cmbml.sky.patches import patch_index
+from cmbml.train import network
+from cmbml.train.data import Pair, crop, turn_maps
+
+
+@torch.inference_mode()
+def predict_sky(
+    model: Mapping[str, Any],
+    inputs: np.ndarray,
+    *,
+    pairs: Sequence[Pair] = ((0, 0),),
+    tables: Sequence[np.ndarray] | None = None,
+    batch_size: int = 16,
+    device: str = "auto",
+) -> np.ndarray:
+    """Return the prediction of a sky, averaged over orientations, in the orientation and the unit of the target.
+
+    Parameters
+    ----------
+    model
+        What ``trainer.fit`` returned.
+    inputs : (cin, npix)
+        RING, as in training.
+    pairs
+        Orientations (theta, phi) in degrees; the sky is turned, predicted and turned back for each. The seams between
+        patches lie elsewhere in each, so that they fade in the mean. (0, 0) is the sky as it is.
+    tables
+        Of a rotation by permutation: ``tables[k]`` (npix,) of ``pairs[k]``; not read where the pair is (0, 0).
+    batch_size
+        Patches that the network sees at once.
+    device
+        ``cpu``, ``cuda``, or ``auto`` for a GPU when there is one.
+
+    Returns
+    -------
+    (cout, npix) float32, RING
+
+    Raises
+    ------
+    UserError
+        When the sky does not have the nside of the training.
+    """
+    settings = model["settings"]
+    if inputs.shape[-1] != 12 * settings["nside"] ** 2:
+        raise UserError(f"The network was trained at nside={settings['nside']}, not on {inputs.shape[-1]} pixels.")
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    place = torch.device("cuda" if on_gpu else "cpu")
+    net = network.load(model, place)
+    kind = settings["rotation"]["kind"]
+    unit = np.array(model["target_rms"], dtype=np.float32) / settings["train"]["scale"]
+    mean = np.zeros((len(unit), inputs.shape[-1]))
+    for k, pair in enumerate(pairs):
+        turned = any(pair) and kind != "none"
+        table = tables[k] if turned and kind == "permutation" else slice(None)
+        maps = inputs[:, table]
+        if turned and kind == "harmonic":
+            maps = turn_maps(maps, pair, settings, "spins_in")
+        found = _predict(net, maps / np.array(model["input_rms"])[:, None], settings, batch_size, place)
+        if turned and kind == "harmonic":
+            found = turn_maps(found, pair, settings, "spins_out", inverse=True)
+        mean[:, table] += found / len(pairs)
+    return (mean * unit[:, None]).astype(np.float32)
+
+
+def _predict(
+    net: nn.Module, maps: np.ndarray, settings: Mapping[str, Any], batch_size: int, place: torch.device
+) -> np.ndarray:
+    """Return the network's output (cout, npix) for standardised maps (cin, npix), patch by patch."""
+    patch, halo = settings["patches"]["patch"], settings["patches"]["halo"]
+    index = torch.as_tensor(patch_index(settings["nside"], patch, halo))
+    x = torch.as_tensor(np.ascontiguousarray(maps.T, dtype=np.float32))
+    y: Tensor | None = None
+    for pixel in index.split(batch_size):
+        out = crop(net(x[pixel].permute(0, 3, 1, 2).to(place)), halo).float().cpu()
+        y = torch.empty((len(x), out.shape[1])) if y is None else y
+        y[crop(pixel, halo)] = out.permute(0, 2, 3, 1)
+    return y.T.numpy()

@@ -1,0 +1,115 @@
+"""The settings of a training, read from plain dictionaries and checked by name."""
+
+import dataclasses
+import itertools
+import numbers
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cmbml.core.errors import UserError
+from cmbml.train.losses import LOSSES
+
+SCHEDULES = ("piecewise", "cosine", "constant")
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Adam; the decay of the weights is decoupled from the gradient (AdamW, arXiv:1711.05101)."""
+
+    lr: float
+    betas: Sequence[float]
+    weight_decay: float
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Factor of the learning rate as a function of the step; see ``schedules.learning_rate_factor``."""
+
+    name: str
+    boundaries: Sequence[float]
+    factors: Sequence[float]
+    final: float
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The group ``train`` of the configuration; its yaml file explains the keys."""
+
+    epochs: int
+    batch_size: int
+    loss: str
+    optimizer: Optimizer
+    schedule: Schedule
+    scale: float
+    seed: int
+    precision: str
+    compile: bool
+    channels_last: bool
+
+
+def read_train(given: Mapping[str, Any]) -> TrainSettings:
+    """Read and check the group ``train``.
+
+    Raises
+    ------
+    UserError
+        When a key is unknown, missing or out of range: the key and what it may be.
+    """
+    optimizer = _fill(Optimizer, given.get("optimizer", {}), "train.optimizer")
+    schedule = _fill(Schedule, given.get("schedule", {}), "train.schedule")
+    cfg = _fill(TrainSettings, {**given, "optimizer": optimizer, "schedule": schedule}, "train")
+    for key, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
+        value = getattr(cfg, key)
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        _demand(whole and value >= least, f"train.{key}", value, f"a whole number of at least {least}")
+    for key, value in (("train.scale", cfg.scale), ("train.optimizer.lr", optimizer.lr)):
+        _demand(_number(value) and value > 0, key, value, "a number above 0")
+    for key, value, known in (
+        ("train.loss", cfg.loss, LOSSES),
+        ("train.precision", cfg.precision, PRECISIONS),
+        ("train.schedule.name", schedule.name, SCHEDULES),
+    ):
+        _demand(value in known, key, value, f"one of {', '.join(known)}")
+    for key in ("compile", "channels_last"):
+        _demand(isinstance(getattr(cfg, key), bool), f"train.{key}", getattr(cfg, key), "true or false")
+    betas, decay = optimizer.betas, optimizer.weight_decay
+    good = len(betas) == 2 and all(_number(b) and 0 <= b < 1 for b in betas)
+    _demand(good, "train.optimizer.betas", betas, "two numbers from 0 to below 1")
+    _demand(_number(decay) and decay >= 0, "train.optimizer.weight_decay", decay, "a number of at least 0")
+    _check_schedule(schedule)
+    return cfg
+
+
+def _check_schedule(schedule: Schedule) -> None:
+    """Check the keys that the chosen schedule uses."""
+    if schedule.name == "piecewise":
+        edges, factors = schedule.boundaries, schedule.factors
+        rising = all(a < b for a, b in itertools.pairwise(edges))
+        alike = all(0 < edge < 1 for edge in edges) or all(edge >= 1 for edge in edges)
+        wish = "rising, all fractions of the steps below 1 or all numbers of steps"
+        _demand(rising and alike, "train.schedule.boundaries", edges, wish)
+        _demand(len(factors) == len(edges) + 1, "train.schedule.factors", factors, "one more than there are boundaries")
+    _demand(_number(schedule.final) and 0 <= schedule.final <= 1, "train.schedule.final", schedule.final, "from 0 to 1")
+
+
+def _fill(kind: type, given: Mapping[str, Any], where: str) -> Any:
+    """Make the dataclass, naming an unknown or missing key."""
+    known = [field.name for field in dataclasses.fields(kind)]
+    for key in given:
+        if key not in known:
+            raise UserError(f"{where}.{key} is not a known key; {where} has {', '.join(known)}.")
+    for key in known:
+        if key not in given:
+            raise UserError(f"{where}.{key} is missing.")
+    return kind(**given)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _demand(ok: bool, key: str, value: object, wish: str) -> None:
+    if not ok:
+        raise UserError(f"{key}={value} must be {wish}.")

@@ -1,0 +1,59 @@
+"""A method is added by one stage and one yaml file; nothing else of the tree changes."""
+
+import csv
+import dataclasses
+
+import numpy as np
+import pytest
+
+from cmbml.core.skymap import SkyMap
+from cmbml.core.stage import SimStage
+from tests.conftest import REPO
+
+
+class Half(SimStage):
+    """Half of the observed map: an estimate of the lensing that is right in nothing."""
+
+    name, inputs, outputs, splits = "half", ("obs",), ("prediction",), ("test",)
+    uses = ("delens.field",)
+
+    def run(self, item, obs: SkyMap) -> SkyMap:
+        field = self.cfg.delens.field
+        return dataclasses.replace(obs, data=0.5 * obs.select([field]), fields=(field,))
+
+
+def test_added_method_is_simulated_for_measured_and_drawn(command, tmp_path):
+    code, error = command(
+        f"hydra.searchpath=[file://{REPO}/tests/methods/cfg]",
+        "method=half", "experiment=tiny", "delens.target=lensing", "splits.train=1", "run.workers=1",
+        "instrument.noise_p_uk_arcmin=0.001",
+    )  # fmt: skip
+    assert code == 0, error
+    folder = tmp_path / "data" / "delens_tiny" / "half" / "B_lensing" / "analysis"
+    with (folder / "table.csv").open() as f:
+        rows = {(row["method"], row["form"]): row for row in csv.DictReader(f)}
+    # Without noise the estimate of the lensing is l / 2, with l = s + u (lensing and primordial B): the delensed l / 2
+    # keeps half of what "no delensing" keeps of u, and its residual (s - u) / 2 has a quarter of the power of s and u.
+    half, none = (rows[name, "native"] for name in ("half", "no delensing"))
+    assert float(half["transfer_mean"]) == pytest.approx(0.5 * float(none["transfer_mean"]), abs=2e-3)
+    # 2 %: the map analysis at lmax 2.93 nside with one iteration leaks 1 % of the power of B from E.
+    spectra = [np.load(folder / "Test" / f"sim000{i}" / "spectra.npz") for i in range(2)]
+    for cls in spectra:
+        weight = 2 * np.arange(20, 188) + 1
+        s, u = (np.sum(weight * cls[f"half/{name}"][20:188]) for name in ("lensing", "unlensed"))
+        residual = np.sum(weight * cls["half/residual"][20:188])
+        su = (np.sum(weight * cls["half/lensed"][20:188]) - s - u) / 2
+        assert residual == pytest.approx((s + u - 2 * su) / 4, rel=2e-2)
+    assert "lies outside" in half["note"]
+    assert (folder / "spectra.png").stat().st_size > 10_000
+    assert (folder / "Test" / "sim0001" / "skies.png").exists()
+
+
+def test_setting_that_the_method_does_not_read_is_refused(command):
+    code, error = command(
+        f"hydra.searchpath=[file://{REPO}/tests/methods/cfg]", "method=half", "train.optimizer.lr=1", "run.dry=true"
+    )
+    assert code == 1
+    assert error == (
+        "Error: train.optimizer.lr is read by no stage of this pipeline, whose method is half; leave it out.\n"
+    )

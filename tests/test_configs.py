@@ -1,0 +1,67 @@
+"""Every configuration composes, resolves and builds its pipeline; every root key is read in one place."""
+
+import re
+from pathlib import Path
+
+import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from cmbml.core.provenance import flatten
+from cmbml.core.start import build, unread
+from tests.conftest import REPO
+
+CFG = REPO / "cfg"
+ROOTS = [p.stem for p in CFG.glob("*.yaml")]
+OPTIONS = sorted(f"{p.parent.name}={p.stem}" for p in CFG.glob("*/*.yaml"))
+SCALAR_ROOT_KEYS = ("field", "scale", "nside", "epochs")
+
+
+@pytest.mark.parametrize("name", ROOTS)
+def test_root_composes_and_builds(composed, name):
+    assert build(composed(name=name)).stages
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_option_composes_builds_and_is_read(composed, option):
+    cfg = composed(option)
+    stages = build(cfg).stages
+    assert [s.name for s in stages][:4] == ["theory", "cmb", "observe", "label"]
+    assert unread(list(flatten(OmegaConf.to_container(cfg))), stages) == [], "a key that no stage reads"
+    network = instantiate({**OmegaConf.to_container(cfg.network), "in_channels": 1, "out_channels": 1})
+    assert sum(p.numel() for p in network.parameters()) > 0
+
+
+@pytest.mark.parametrize("key", SCALAR_ROOT_KEYS)
+def test_root_key_is_read_in_exactly_one_place(key):
+    uses = [
+        f"{path.relative_to(CFG)}: {line.strip()}"
+        for path in CFG.rglob("*.yaml")
+        for line in path.read_text().splitlines()
+        if re.search(rf"\$\{{{key}\}}", line.split("#")[0])
+    ]
+    assert len(uses) == 1, uses
+
+
+def test_root_keys_arrive_where_they_are_used(composed):
+    cfg = composed("field=E", "scale=5", "nside=128", "epochs=7")
+    assert (cfg.delens.field, cfg.delens.inputs, cfg.train.scale) == ("E", ["E"], 5.0)
+    assert (cfg.sky.nside, cfg.sky.lmax, cfg.train.epochs) == (128, 375, 7)
+
+
+def test_paper_is_the_published_setting(composed):
+    cfg = composed("experiment=paper_2048")
+    assert (cfg.sky.nside, cfg.sky.lmax, cfg.patches.patch, cfg.train.epochs, cfg.train.batch_size) == (
+        2048, 3000, 512, 2000, 16,
+    )  # fmt: skip
+    assert (cfg.network.n_filters, cfg.network.network_depth, cfg.network.conv_width) == (256, 3, 3)
+    assert (cfg.instrument.noise_t_uk_arcmin, cfg.instrument.noise_p_uk_arcmin, cfg.instrument.fwhm_arcmin) == (
+        1.5, 2.1, 20.0,
+    )  # fmt: skip
+    grid = cfg.cosmology.grid
+    assert len(grid.As) * len(grid.r) == cfg.splits.train + cfg.splits.valid + cfg.splits.test == 30
+
+
+def test_every_group_says_what_it_is():
+    for path in Path(CFG).rglob("*.yaml"):
+        assert path.read_text().startswith("# "), f"{path} does not begin with a line that says what it is"

@@ -1,0 +1,157 @@
+"""One process, processes that are started here, and processes that torchrun or Slurm started, train alike."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributed
+
+from cmbml.core import launch
+from cmbml.core.errors import UserError
+from cmbml.sky.rotation import permutation
+from tests.conftest import REPO
+from tests.train.toy import NSIDE, train
+
+# 96 patches in batches of 19: the last batch, of one patch, leaves a rank without any. Dropout is on, too.
+PAIRS = [[60, -30], [120, 30]]
+JOB = {
+    "train__epochs": 2,
+    "train__batch_size": 19,
+    "train__optimizer__lr": 1e-3,
+    "rotation__kind": "permutation",
+    "rotation__pairs": PAIRS,
+}
+SMALL = {"OMP_NUM_THREADS": "1"}
+
+
+def run(folder: Path, devices: int = 1) -> list[dict[str, float]]:
+    tables = [permutation(NSIDE, *pair)[0] for pair in PAIRS]
+    return train(folder, tables=tables, options={"devices": devices}, **JOB)[1]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """History of one process."""
+    return run(tmp_path_factory.mktemp("alone"))
+
+
+def assert_alike(history, alone) -> None:
+    assert len(history) == len(alone) == 2
+    for row, reference in zip(history, alone, strict=True):
+        assert row == pytest.approx(reference, rel=1e-6)  # float32 sums in another order
+
+
+def test_started_processes_train_like_one(tmp_path, alone, caplog):
+    caplog.set_level(logging.INFO)
+    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    history = run(tmp_path, devices=2)
+    assert_alike(history, alone)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.pt", "last.pt"]
+    lines = [r.getMessage() for r in caplog.records if "patches/s" in r.getMessage()]
+    assert [line.split(":")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]  # of rank 0, through our own log
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+    # The finished training is found again by a single process: the files are the same.
+    assert run(tmp_path) == history
+
+
+def test_torchrun(tmp_path, alone):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
+    done = subprocess.run(
+        [*command, "tests.test_ddp", str(tmp_path)], cwd=REPO, env=os.environ | SMALL, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    for history in told(done.stdout, 2):
+        assert_alike(history, alone)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.pt", "last.pt"]
+
+
+def test_slurm_step(tmp_path, alone):
+    step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "localhost", "SLURM_JOB_ID": str(os.getpid())}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.test_ddp", str(tmp_path)],
+            env=os.environ | SMALL | step | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank},
+            stdout=subprocess.PIPE,
+            cwd=REPO,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    for rank in ranks:
+        out, _ = rank.communicate(timeout=300)
+        assert rank.returncode == 0
+        for history in told(out, 1):
+            assert_alike(history, alone)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.pt", "last.pt"]
+
+
+def told(out: str, n: int) -> list[list[dict[str, float]]]:
+    """The histories that n ranks printed."""
+    histories = [json.loads(line) for line in out.splitlines() if line.startswith("[")]
+    assert len(histories) == n
+    return histories
+
+
+def fail(kind: str) -> None:
+    """Rank 1 fails and rank 0 waits for it."""
+    if launch.group().rank == 1:
+        raise UserError("the user did it") if kind == "user" else ZeroDivisionError("the code did it")
+    distributed.all_reduce(torch.zeros(1))
+
+
+def test_failure_of_a_started_process_reaches_the_parent(tmp_path):
+    with pytest.raises(RuntimeError, match=r"(?s)rank 1 failed:.*in fail\n.*ZeroDivisionError: the code did it"):
+        launch.launch(fail, ("code",), devices=2, run_id="test")
+    with pytest.raises(UserError, match=r"^the user did it$"):
+        launch.launch(fail, ("user",), devices=2, run_id="test")
+
+
+def test_one_device_needs_no_processes():
+    assert launch.launch(os.getpid, (), devices=1, run_id="test") == os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, (0, 1, 0)),
+        ({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, (5, 8, 1)),
+        ({"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "3"}, (3, 4, 3)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"}, (0, 1, 0)),  # a batch script without srun
+    ],
+)
+def test_place_from_the_environment(environ, expected):
+    assert launch.group(environ) == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [("node7", "node7"), ("a,b", "a"), ("gpu[07-09,12],login", "gpu07"), ("r1n[3,5]", "r1n3")],
+)
+def test_first_node_of_slurm(nodes, first):
+    found = launch.slurm_master({"SLURM_JOB_NODELIST": nodes, "SLURM_JOB_ID": "1234567"})
+    assert found == {"MASTER_ADDR": first, "MASTER_PORT": "24567"}
+
+
+def test_number_of_devices(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert launch.count_devices("auto") == 4
+    assert launch.count_devices(3, "cuda") == 3
+    assert launch.count_devices("auto", "cpu") == 1
+    assert launch.count_devices(6, "cpu") == 6
+    with pytest.raises(UserError, match="torch sees 4 GPUs"):
+        launch.count_devices(5)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert launch.count_devices("auto") == 1
+    assert launch.count_devices(2) == 2
+    with pytest.raises(UserError, match="no GPU"):
+        launch.count_devices("auto", "cuda")
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(Path(sys.argv[1]))), flush=True)

@@ -1,0 +1,145 @@
+"""The delensing job from the command line, at its smallest size."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import healpy as hp
+import numpy as np
+import pytest
+
+from tests.conftest import REPO
+
+TINY = ("experiment=tiny", "field=B", "scale=5")
+STAGES = ["theory", "cmb", "observe", "label", "rotations", "train", "predict", "export", "curves", "measure",
+          "pictures", "summary"]  # fmt: skip
+
+
+def start(root: Path, *overrides: str) -> subprocess.Popen:
+    """Start `main_delens.py` on the tiny experiment."""
+    return subprocess.Popen(
+        [sys.executable, "main_delens.py", *TINY, f"system.root={root}", *overrides],
+        cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def run(root: Path, *overrides: str) -> str:
+    """Run to the end and return what it said."""
+    process = start(root, *overrides)
+    output = process.communicate()[0]
+    assert process.returncode == 0, output
+    return output
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """Files but for logs and sidecars, which hold times."""
+    files = (p for p in root.rglob("*") if p.is_file() and "Logs" not in p.parts and not p.name.startswith("."))
+    return {str(p.relative_to(root)): p.read_bytes() for p in files}
+
+
+def table(output: str) -> dict[str, list[str]]:
+    """Rows of the closing or the dry run's table, by stage."""
+    rows = [re.split(r"\s{2,}", line.strip()) for line in output.splitlines() if line.startswith("  ")]
+    return {row[0]: row[1:] for row in rows if row[0] in STAGES}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """Root of a finished run."""
+    root = tmp_path_factory.mktemp("tiny")
+    output = run(root, "delens.export_npy=true")
+    assert list(table(output)) == STAGES
+    return root
+
+
+def test_finished_run_is_not_redone(done):
+    before = {p: p.stat().st_mtime_ns for p in done.rglob("*") if "Logs" not in p.parts and p.is_file()}
+    rows = table(run(done, "delens.export_npy=true"))
+    assert {name: row[1] for name, row in rows.items()} == dict.fromkeys(STAGES, "0")
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_dry_run_names_what_an_override_makes_stale(done):
+    stale = {
+        "scale=2": (["train", "predict", "curves", "measure", "pictures", "summary"], "train.scale 5.0 -> 2.0"),
+        "analysis.fwhm_arcmin=90": (["measure", "summary"], "analysis.fwhm_arcmin 60.0 -> 90.0"),
+        "splits.train=4": (["theory", "cmb", "observe", "label", "train", "predict", "curves", "measure", "pictures",
+                            "summary"], "obs[train]: 3 -> 4 items"),
+    }  # fmt: skip
+    for override, (stages, why) in stale.items():
+        rows = table(run(done, override, "run.dry=true"))
+        assert [name for name, row in rows.items() if int(row[1])] == stages
+        assert rows["train" if "train" in stages else "measure"][-1] == why
+
+
+def test_prediction_is_a_whole_sky_that_other_tools_read(done):
+    folder = done / "delens_tiny" / "delens_unet" / "B_unlensed"
+    prediction, header = hp.read_map(folder / "Test" / "sim0001" / "prediction_map.fits", h=True, dtype=None)
+    header = dict(header)
+    assert len(prediction) == 12 * 64**2
+    assert (header["TUNIT1"], header["TTYPE1"], header["FWHM"], header["LMAX"]) == ("uK_CMB", "B", 30.0, 187)
+    exported = np.load(folder / "npy" / "B_pred_epochs_3_0_0.npy")
+    assert (exported[1] == prediction).all()
+    label = hp.read_map(done / "delens_tiny" / "Simulations" / "Test" / "sim0001" / "unlensed_B_map.fits", dtype=None)
+    assert (np.load(folder / "npy" / "B_label_epochs_3_0_0.npy")[1] == label).all()
+
+
+def test_table_agrees_with_the_maps(done):
+    """RMSE and transfer from the files, with healpy, against the table."""
+    folder = done / "delens_tiny" / "delens_unet" / "B_unlensed"
+    with (folder / "analysis" / "table.csv").open() as f:
+        lines = {(row["method"], row["form"]): row for row in csv.DictReader(f)}
+    rmse = {"delens_unet": [], "none": []}
+    for sim in ("sim0000", "sim0001"):
+        sky = done / "delens_tiny" / "Simulations" / "Test" / sim
+        truth = hp.read_map(sky / "unlensed_B_map.fits", dtype=float)
+        maps = {
+            "none": hp.read_map(sky / "obs_map.fits", field=2, dtype=float),
+            "delens_unet": hp.read_map(folder / "Test" / sim / "prediction_map.fits", dtype=float),
+        }
+        for name, m in maps.items():
+            rmse[name].append(np.sqrt(np.mean((m - truth) ** 2)))
+    for name, values in rmse.items():
+        line = lines[name, "native"]
+        assert float(line["RMSE_mean"]) == pytest.approx(np.mean(values), rel=1e-4)
+        assert float(line["RMSE_std"]) == pytest.approx(np.std(values, ddof=1), rel=1e-2)
+    assert float(lines["none", "native"]["A_res_mean"]) == 1
+    # One observed field is no delensing: the network learns to answer next to nothing, and the transfer shows it.
+    assert float(lines["delens_unet", "native"]["transfer_mean"]) < 0.9
+    assert "lies outside" in lines["delens_unet", "native"]["note"]
+    assert "~~" in (folder / "analysis" / "table.md").read_text()
+
+
+def test_sidecar_of_a_sky(done):
+    record = json.loads((done / "delens_tiny/Simulations/Test/sim0000/.obs_map.fits.json").read_text())
+    assert record["settings"]["instrument.fwhm_arcmin"] == 30.0
+    assert record["seeds"] == ["noise/T/0/test/0", "noise/P/0/test/0"]
+
+
+def test_workers_do_not_change_the_bytes_of_skies(done, tmp_path):
+    run(tmp_path, "run.only=[theory,cmb,observe,label]", "run.workers=1", "splits.train=1", "splits.test=1")
+    one = contents(tmp_path)
+    assert one.items() <= contents(done).items()
+    assert len(one) == 6 * 3
+
+
+@pytest.mark.parametrize("stage", ["observe", "train"])
+def test_killed_run_resumes_to_the_same_bytes(done, tmp_path, stage):
+    """SIGKILL as soon as the stage has written something; the same command then ends with the files of `done`."""
+    process = start(tmp_path, "delens.export_npy=true", "system.checkpoint_every=1")
+    wanted = {"observe": "obs_map.fits", "train": "last.pt"}[stage]
+    while process.poll() is None and not list(tmp_path.rglob(wanted)):
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not list(tmp_path.rglob("table.csv")), "the run was over before it could be killed"
+    kept = {k: v for k, v in contents(tmp_path).items() if "checkpoints" not in k}
+    assert kept.items() < contents(done).items()
+    run(tmp_path, "delens.export_npy=true")
+    assert contents(tmp_path) == contents(done)

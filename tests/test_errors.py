@@ -1,0 +1,78 @@
+"""A user's mistake gets one or two sentences and exit code 1, and leaves nothing behind."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import REPO
+
+MISTAKES = {
+    "unknown key": (["sky.nsied=64"], r"nsied"),
+    "unknown root key": (["nsides=64"], r"nsides"),
+    "unknown group option": (["network=unett"], r"unett"),
+    "wrong type": (["nside=many"], r"'many'.*Integer"),
+    "wrong type in a group": (["instrument.fwhm_arcmin=wide"], r"'wide'.*Float"),
+    "wrong type of the training": (["train.batch_size=lots"], r"lots"),
+    "wrong type of the network": (["network.n_filters=lots"], r"n_filters"),
+    "unknown loss": (["train.loss=l7"], r"l7"),
+    "field": (["field=X"], r"field=X is not known; choose one of T, E, B, Q, U"),
+    "nside": (["nside=100"], r"nside=100 must be a power of two"),
+    "patch": (["patches.patch=96"], r"patches.patch=96 must be a power of two that divides nside=512"),
+    "patch larger than nside": (["nside=64", "patches.patch=128"], r"divides nside=64"),
+    "target": (["delens.target=kapa"], r"delens.target=kapa is not known"),
+    "spin": (["field=Q"], r"rotation=permutation cannot turn Q"),
+    "lmax": (["sky.lmax=5000"], r"sky.lmax=5000 must lie between"),
+    "common beam": (["analysis.fwhm_arcmin=1"], r"analysis.fwhm_arcmin=1.0 is finer"),
+    "no test skies": (["splits.test=0"], r"splits.test=0 must be larger than 0"),
+    "stage": (["run.only=[trian]"], r"there is no stage 'trian'; the stages are theory"),
+    "missing input": (["run.only=[predict]"], r"'predict' reads .*, which is not up to date \(not made yet\)"),
+    "devices": (["system.devices=-1"], r"system.devices=-1 must be auto or a positive number"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistake(command, mistake, tmp_path):
+    overrides, message = MISTAKES[mistake]
+    code, error = command(*overrides)
+    assert code == 1
+    assert error.startswith("Error: ")
+    assert re.search(message, error, re.DOTALL), error
+    assert error.count("\n") == 1
+    assert error.count(". ") <= 2, "more than two or three sentences"
+    assert "Traceback" not in error
+    left = [p for p in (tmp_path / "data").rglob("*") if p.is_file() and p.suffix != ".log" and ".hydra" not in p.parts]
+    assert not left
+
+
+def test_root_that_cannot_be_a_folder(command, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    code, error = command(root=str(tmp_path / "file" / "data"))
+    assert (code, error.count("\n")) == (1, 1)
+    assert "Choose another system.root" in error
+
+
+def test_root_that_cannot_be_written(command):
+    code, error = command(root="/sys/cmbml")  # where not even the superuser makes folders
+    assert (code, error.count("\n")) == (1, 1)
+    assert "/sys/cmbml" in error
+
+
+def test_the_command_itself(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "main_delens.py", "field=X", f"system.root={tmp_path}"],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "Error: field=X is not known; choose one of T, E, B, Q, U.\n"
+    wanted = {**os.environ, "HYDRA_FULL_ERROR": "1"}
+    done = subprocess.run(
+        [sys.executable, "main_delens.py", "field=X", f"system.root={tmp_path}"],
+        cwd=REPO, capture_output=True, text=True, env=wanted,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr

@@ -1,0 +1,74 @@
+"""Who may know whom: the rooms of the package import only what the design allows."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "cmbml"
+# What each room may import of the package beside itself (a room, or one module of it).
+MAY_KNOW = {
+    "core": set(),
+    "sky": set(),
+    "networks": set(),
+    "train": {"sky.patches", "sky.rotation", "core"},
+    "sims": {"core", "sky"},
+    "analysis": {"core", "sky"},
+    "methods": {"core", "sky", "train", "networks"},
+}
+TRANSFORMS = {"ducc0", "lenspyx"}
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names that a module imports, at its top or in a function."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def modules() -> list[Path]:
+    return sorted(p for p in PACKAGE.rglob("*.py") if len(p.relative_to(PACKAGE).parts) > 1)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports(path):
+    room, *rest = path.relative_to(PACKAGE).parts
+    names = imports(path)
+    known = {name.removeprefix("cmbml.") for name in names if name.startswith("cmbml.")}
+    for name in known:
+        own_room = name.split(".")[0] == room
+        allowed = own_room or any(name == a or name.startswith(f"{a}.") for a in MAY_KNOW[room])
+        assert allowed, f"{room} must not know {name}"
+        if room == "methods" and own_room and len(rest) > 1:
+            other = name.split(".")[1]
+            assert other in {rest[0], "base", "lensing_template"}, f"method {rest[0]} must not know method {other}"
+    libraries = {name.split(".")[0] for name in names}
+    if room in ("sky", "sims", "analysis") or (room == "core" and path.name != "launch.py"):
+        assert "torch" not in libraries
+    if room == "networks":
+        assert not libraries & {"numpy", "healpy", "hydra", "omegaconf"}
+    if path != PACKAGE / "sky" / "sht.py":
+        assert not libraries & TRANSFORMS, "only sky/sht.py calls a spherical-harmonic library"
+        used = {n.attr for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)}
+        own = {"map2alm", "alm2map", "anafast", "synfast", "smoothing", "synalm"} & used
+        assert not own, f"{own} belong into sky/sht.py"
+
+
+def test_files_and_functions_stay_small():
+    for path in modules():
+        text = path.read_text()
+        assert text.count("\n") <= 300, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                length = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+                assert length <= 50, f"{path}: {node.name} has {length} lines"
+
+
+def test_mains_are_short():
+    for path in PACKAGE.parent.glob("main_*.py"):
+        assert path.read_text().count("\n") <= 25
