@@ -51,6 +51,7 @@ class Measure(SimStage):
     name, splits = "measure", ("test",)
     inputs, outputs = ("prediction", "obs", "unlensed_alm", "lensed_alm"), ("metrics", "spectra")
     uses = ("method.name", "delens.field", "delens.target", "analysis.fwhm_arcmin", "analysis.lmax", "analysis.band")
+    reads = ("splits", "sky.nside")
 
     def run(
         self,
@@ -100,8 +101,8 @@ class Measure(SimStage):
         }
 
     def cost(self) -> tuple[float, float]:
-        """Twenty spectra on disk."""
-        return 20 * 8 * self.cfg.analysis.lmax, 60.0 * self.cfg.analysis.lmax**2
+        """Twenty spectra on disk, a dozen maps in memory."""
+        return 20 * 8 * self.cfg.analysis.lmax, 12 * 8 * 12 * self.cfg.sky.nside**2
 
 
 class Pictures(SimStage, _Captioned):
@@ -123,6 +124,10 @@ class Pictures(SimStage, _Captioned):
             projections.zoom_panels(*skies, caption=caption, lon_deg=lon, lat_deg=lat, size_deg=size),
             figures.residual_histogram(residuals, caption=caption),
         )
+
+    def cost(self) -> tuple[float, float]:
+        """Three pictures on disk, a dozen maps in memory."""
+        return 1e6, 12 * 8 * 12 * self.cfg.sky.nside**2
 
 
 class Summary(_Captioned):

@@ -69,9 +69,9 @@ def count_devices(devices: int | str, device: str = "auto") -> int:
 def launch(fn: Callable[..., Any], args: Sequence[Any], *, devices: int, run_id: str) -> Any:
     """Call ``fn(*args)`` in every process of a group and return what rank 0 returned.
 
-    A process that torchrun or ``srun`` started joins the group it finds, whatever ``devices`` says; there every rank
-    returns its own value. Otherwise ``devices`` processes are started on this machine, or none when it is 1. Within
-    ``fn``, ``group()`` tells the place; the communication is nccl between GPUs and gloo between CPUs.
+    In a group that torchrun or ``srun`` started, whatever ``devices`` says, rank 0 calls this, and the others wait for
+    it in ``follow``. Otherwise ``devices`` processes are started on this machine, or none when it is 1. Within ``fn``,
+    ``group()`` tells the place; the communication is nccl between GPUs and gloo between CPUs.
 
     Parameters
     ----------
@@ -92,17 +92,48 @@ def launch(fn: Callable[..., Any], args: Sequence[Any], *, devices: int, run_id:
         When a process failed otherwise, with the traceback of the first that did.
     """
     if group().size > 1:
-        return _join(fn, args)
+        _tell((fn, args))
+        return fn(*args)
     if devices <= 1:
         return fn(*args)
     return _elastic(fn, args, devices, run_id)
 
 
-def _join(fn: Callable[..., Any], args: Sequence[Any]) -> Any:
-    """Call ``fn`` as one rank of the group that the environment describes."""
+def follow() -> None:
+    """Take part, as a rank other than 0 of a group that was found, in every launch of rank 0, until it dismisses."""
+    while (call := _tell(None)) is not None:
+        fn, args = call
+        fn(*args)
+    _leave()
+
+
+def dismiss() -> None:
+    """Send the followers home; called by rank 0 at its end. Does nothing in a process that is alone.
+
+    After a failure it is not called: rank 0 ends, and with it its launcher ends the others, wherever they wait.
+    """
+    if group().size > 1:
+        _tell(None)
+        _leave()
+
+
+def _tell(call: tuple | None) -> tuple | None:
+    """Hand what rank 0 says to every rank of the group that the environment describes, which is joined first."""
+    import torch.distributed as dist
+
+    _join()
+    said = [call]
+    dist.broadcast_object_list(said, src=0)
+    return said[0]
+
+
+def _join() -> None:
+    """Become one rank of the group that the environment describes."""
     import torch
     import torch.distributed as dist
 
+    if dist.is_initialized():
+        return
     me, gpus = group(), torch.cuda.device_count()
     if me.local_rank < gpus:
         torch.cuda.set_device(me.local_rank)
@@ -110,9 +141,12 @@ def _join(fn: Callable[..., Any], args: Sequence[Any]) -> Any:
         os.environ.setdefault(name, value)
     backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
     dist.init_process_group(backend, rank=me.rank, world_size=me.size, timeout=PATIENCE)
-    result = fn(*args)
-    dist.destroy_process_group()  # not after a failure: the others may never answer
-    return result
+
+
+def _leave() -> None:
+    import torch.distributed as dist
+
+    dist.destroy_process_group()
 
 
 def slurm_master(environ: Mapping[str, str]) -> dict[str, str]:
@@ -149,7 +183,7 @@ def _elastic(fn: Callable[..., Any], args: Sequence[Any], devices: int, run_id: 
         try:
             return elastic_launch(config, _worker)(fn, tuple(args), folder, threads, queue, level)[0]
         except ChildFailedError as failed:
-            raise _first_error(Path(folder), failed.get_first_failure()[1].message) from None
+            raise first_error(Path(folder), failed.get_first_failure()[1].message) from None
         except SignalException as stopped:
             if stopped.sigval == signal.SIGINT:
                 raise KeyboardInterrupt from None
@@ -165,7 +199,10 @@ def _worker(fn: Callable[..., Any], args: tuple, folder: str, threads: int, queu
     root.setLevel(level)
     torch.set_num_threads(threads)
     try:
-        return _join(fn, args)
+        _join()
+        result = fn(*args)
+        _leave()  # not after a failure: the others may never answer
+        return result
     except Exception as error:
         story = {
             "time": time.time(),
@@ -178,7 +215,7 @@ def _worker(fn: Callable[..., Any], args: tuple, folder: str, threads: int, queu
         raise
 
 
-def _first_error(folder: Path, message: object) -> Exception:
+def first_error(folder: Path, message: object) -> Exception:
     """Make the parent's exception of the earliest failure; the others are its consequences."""
     stories = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("failure*.json")]
     if not stories:

@@ -12,7 +12,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cmbml.core import config
+from cmbml.core import config, launch
 from cmbml.core.asset import Assets
 from cmbml.core.errors import UserError
 from cmbml.core.pipeline import Pipeline
@@ -62,8 +62,12 @@ def run(cfg: DictConfig) -> None:
 def start(config_path: Path, config_name: str) -> None:
     """Entry of a main: Hydra, then `run`; a user's mistake ends with one or two sentences and exit code 1.
 
-    The traceback of such a mistake is shown when the environment has ``HYDRA_FULL_ERROR=1``.
+    The traceback of such a mistake is shown when the environment has ``HYDRA_FULL_ERROR=1``. Of the processes that
+    torchrun or Slurm started, rank 0 does the work and the others train with it.
     """
+    if launch.group().rank:
+        launch.follow()
+        return
     config.register()
     wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands an exception over instead of printing it
@@ -74,6 +78,7 @@ def start(config_path: Path, config_name: str) -> None:
 
     with _sentences(wanted):
         hydra.main(version_base="1.3", config_path=str(config_path), config_name=config_name)(job)()
+    launch.dismiss()
 
 
 @contextmanager

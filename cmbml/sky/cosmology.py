@@ -1,8 +1,8 @@
 """Cosmological parameters, drawn from a description, and the spectra that CAMB computes for them.
 
-The names of the parameters, everywhere: ``H0`` (km/s/Mpc) or ``theta_MC_100`` (100 theta_MC, from which CAMB solves
-for H0), ``ombh2``, ``omch2``, ``mnu`` (the sum of the neutrino masses in eV, not a density), ``omk``, ``tau``, ``As`` or
-``ln10As`` (ln 10^10 A_s), ``ns``, ``r`` and ``nt`` (left out, it follows from r by the inflationary consistency relation).
+The names of the parameters, everywhere: ``H0`` (km/s/Mpc) or ``theta_MC_100`` (100 theta_MC, of which CAMB solves for
+H0), ``ombh2``, ``omch2``, ``mnu`` (the sum of the neutrino masses in eV, not a density), ``omk``, ``tau``, ``As`` or
+``ln10As`` (ln 10^10 A_s), ``ns``, ``r`` and ``nt`` (by default that of r by the inflationary consistency relation).
 Both amplitudes are given at k = 0.05 / Mpc.
 """
 
@@ -19,9 +19,9 @@ _EITHER = (("H0", "theta_MC_100"), ("As", "ln10As"))
 _DEFAULTS = {"mnu": 0.06, "omk": 0.0, "r": 0.0}
 _KNOWN = {*_REQUIRED, *itertools.chain(*_EITHER), *_DEFAULTS, "nt"}
 
-# CAMB runs to one and the same l whatever lmax is asked for (up to 4000), so that lmax changes no bit of a spectrum.
+# CAMB runs to one and the same l whatever lmax is asked for (up to 4100), so that lmax changes no bit of a spectrum.
 # The tensors end where their B is below 3e-5 of the lensing B.
-_LMAX_CAMB, _MARGIN, _LMAX_TENSOR = 4200, 200, 1500
+_LMAX_CAMB, _MARGIN, _LMAX_TENSOR = 4300, 200, 1500
 _DIGITS_LENSED = 6
 
 
@@ -31,9 +31,9 @@ def draw_parameters(spec: Mapping[str, Any], rng: np.random.Generator) -> dict[s
     Parameters
     ----------
     spec : mapping
-        ``base``: fixed parameters; ``grid``: name -> list of values, of whose product one point is drawn, all equally
-        likely; ``gaussian``: ``names``, ``mean``, ``sigma`` and ``correlation`` (``{"ombh2 omch2": -0.5, ...}``, zero for
-        pairs not named) of a multivariate normal distribution. Each may be empty or missing.
+        ``base``: fixed parameters; ``grid``: name -> list of values, of whose product one point is drawn, each as
+        likely; ``gaussian``: ``names``, ``mean``, ``sigma`` and ``correlation`` (``{"ombh2 omch2": -0.5, ...}``, zero
+        for pairs not named) of a multivariate normal distribution. Each may be empty or missing.
     rng : numpy.random.Generator
 
     Returns
@@ -122,8 +122,8 @@ def spectra(params: Mapping[str, float], lmax: int) -> dict[str, np.ndarray]:
     """Compute the CMB spectra of a cosmology with CAMB (Lewis, Challinor & Lasenby 2000, ApJ 538 473).
 
     ``lens_potential_accuracy=3`` and the non-linear matter power leave the lensed BB right to 0.3 % up to l = 2500.
-    The number of threads (OMP_NUM_THREADS) does not change the result: CAMB's sums for the lensed spectra feel it in the
-    15th digit, and are rounded to 6 digits for that reason.
+    The number of threads (OMP_NUM_THREADS) does not change the result: CAMB's sums for the lensed spectra feel it in
+    the 15th digit, and are rounded to 6 digits for that reason.
 
     Parameters
     ----------
@@ -139,16 +139,17 @@ def spectra(params: Mapping[str, float], lmax: int) -> dict[str, np.ndarray]:
         for comparisons only. Monopole and dipole are zero.
     """
     pars = _camb_parameters(params)
-    pars.set_for_lmax(max(_LMAX_CAMB, lmax + _MARGIN), lens_potential_accuracy=3)
+    top = max(_LMAX_CAMB, lmax + _MARGIN)
+    pars.set_for_lmax(top, lens_potential_accuracy=3)
     pars.max_l_tensor, pars.max_eta_k_tensor = _LMAX_TENSOR, 3.0 * _LMAX_TENSOR
     results = camb.get_results(pars)
     unit = {"CMB_unit": "muK", "raw_cl": True}
     columns = {
-        ("tt", "ee", "bb", "te"): results.get_unlensed_total_cls(lmax, **unit),
-        ("pp", "tp", "ep"): results.get_lens_potential_cls(lmax, **unit),
-        ("lensed_tt", "lensed_ee", "lensed_bb", "lensed_te"): _rounded(results.get_total_cls(lmax, **unit)),
+        ("tt", "ee", "bb", "te"): results.get_unlensed_total_cls(top, **unit),
+        ("pp", "tp", "ep"): results.get_lens_potential_cls(top, **unit),
+        ("lensed_tt", "lensed_ee", "lensed_bb", "lensed_te"): _rounded(results.get_total_cls(top, **unit)),
     }
-    cls = {name: table[:, i].copy() for names, table in columns.items() for i, name in enumerate(names)}
+    cls = {name: table[: lmax + 1, i].copy() for names, table in columns.items() for i, name in enumerate(names)}
     for cl in cls.values():
         cl[:2] = 0
     return cls

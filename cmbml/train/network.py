@@ -25,7 +25,7 @@ def build(network: Mapping[str, Any]) -> nn.Module:
         raise UserError(f"network: {error.__cause__ or error}") from None
 
 
-def probe(settings: Mapping[str, Any], channels: tuple[int, int]) -> None:
+def probe(settings: Mapping[str, Any], channels: tuple[int, int]) -> tuple[int, int]:
     """Find out, without computing anything, whether the network maps the patches' inputs to their targets.
 
     Parameters
@@ -34,6 +34,11 @@ def probe(settings: Mapping[str, Any], channels: tuple[int, int]) -> None:
         ``network`` and ``patches``.
     channels
         Numbers of maps of the inputs and of the target.
+
+    Returns
+    -------
+    (int, int)
+        Number of the network's weights, and of the values that its layers give for one patch.
 
     Raises
     ------
@@ -44,7 +49,10 @@ def probe(settings: Mapping[str, Any], channels: tuple[int, int]) -> None:
     try:
         with torch.device("meta"), torch.no_grad():
             given = torch.empty(1, channels[0], size, size)
-            got = build(settings["network"]).eval()(given)
+            net, sizes = build(settings["network"]).eval(), []
+            for layer in (module for module in net.modules() if not list(module.children())):
+                layer.register_forward_hook(lambda module, x, y: sizes.append(y.numel()))
+            got = net(given)
     except (ValueError, RuntimeError) as error:
         raise UserError(
             f"The network cannot take {channels[0]} channels of {size}x{size} pixels (patch and halo): {error}"
@@ -54,6 +62,7 @@ def probe(settings: Mapping[str, Any], channels: tuple[int, int]) -> None:
             f"The network gives {tuple(got.shape[1:])} (channels, pixels, pixels) where the target has "
             f"{(channels[1], size, size)}."
         )
+    return sum(weights.numel() for weights in net.parameters()), sum(sizes)
 
 
 def load(model: Mapping[str, Any], device: torch.device) -> nn.Module:

@@ -170,7 +170,9 @@ class Trainer:
     def finish_epoch(self, train_loss: float, valid_loss: float, speed: float, writer: Any) -> None:
         """Say, record and save what an epoch brought."""
         if not math.isfinite(valid_loss):
-            raise UserError(f"The validation loss became {valid_loss} in epoch {self.epoch + 1}; lower the rate.")
+            raise UserError(
+                f"The validation loss became {valid_loss} in epoch {self.epoch + 1}; lower train.optimizer.lr."
+            )
         self.epoch += 1
         row = {"epoch": self.epoch, "train_loss": train_loss, "valid_loss": valid_loss, "lr": self.lr}
         self.history.append(row)

@@ -76,7 +76,7 @@ class Train(Stage):
         super().__init__(config)
         settings = self.trainer_settings()
         read_train(settings["train"])
-        self.weights = probe(settings, (len(settings["spins_in"]), 1))
+        self.weights, self.values = probe(settings, (len(settings["spins_in"]), 1))
 
     def run(
         self,
@@ -115,10 +115,11 @@ class Train(Stage):
         }
 
     def cost(self) -> tuple[float, float]:
-        """Weights on disk; skies, tables and one batch of feature maps in memory."""
+        """Weights on disk; skies, tables, weights, and one batch of layers with their gradients in memory."""
         cfg, npix = self.cfg, 12 * self.cfg.sky.nside**2
         maps = (cfg.splits.train + cfg.splits.valid) * (len(cfg.delens.inputs) + 1) + len(cfg.rotation.pairs)
-        return 4.0 * self.weights, 4.0 * (npix * (maps + 10) + 4 * self.weights)
+        layers = 2 * cfg.train.batch_size * self.values
+        return 4.0 * self.weights, 4.0 * (npix * (maps + 10) + 4 * self.weights + layers)
 
 
 class Predict(SimStage):
