@@ -10,8 +10,9 @@ from cmbml.sky import lensing, sht
 class Cmb(SimStage):
     """Draw T, E, B and the lensing potential, and lens them; both skies as alms up to `sky.lmax`.
 
-    The draw reaches `sky.lmax` + `sky.margin`, so that the lensed sky is complete up to `sky.lmax`. The primordial B of
-    the tensors is in both skies.
+    The draw reaches `sky.lmax` + `sky.margin`: what lies beyond would lens power into the sky as well. Cut at l = 2524,
+    the lensed BB lacks .07 % at l = 100, .7 % at 1000 and 3 % at 1500; cut at 1500, 2 % at 100 and 17 % at 1000. The
+    primordial B of the tensors is in both skies.
     """
 
     name, inputs, outputs = "cmb", ("cls",), ("unlensed_alm", "lensed_alm")

@@ -188,8 +188,9 @@ def _deflected(phi: np.ndarray, rings: Mapping[str, np.ndarray], nthreads: int) 
     The displacement is grad phi along a great circle; the turn is gamma of Challinor & Chon (2002, PRD 66 127301).
     """
     ell = np.arange(alm_lmax(phi) + 1)
-    gradient = almxfl(phi, np.sqrt(ell * (ell + 1)))[None]
-    field = ducc0.sht.synthesis(alm=gradient, spin=1, lmax=ell[-1], mode="GRAD_ONLY", nthreads=nthreads, **rings)
+    gradient = almxfl(phi, np.sqrt(ell * (ell + 1)))
+    alm = np.stack([gradient, np.zeros_like(gradient)])  # with a curl of zeros ducc0 is faster than without any
+    field = ducc0.sht.synthesis(alm=alm, spin=1, lmax=ell[-1], nthreads=nthreads, **rings)
     angles = ducc0.misc.get_deflected_angles(deflect=field.T, calc_rotation=True, nthreads=nthreads, **rings)
     return angles[:, :2], angles[:, 2].astype(np.float32)
 
