@@ -11,7 +11,7 @@ demo: $(INSTALLED)
 	$(BIN)/python main_delens.py field=B scale=5
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow" --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --durations=10
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow

@@ -96,10 +96,14 @@ class Patches:
         self.y /= self.target_unit.to(self.y)
 
     def turn(self, seed: int, epoch: int) -> None:
-        """Draw the orientation of every sky for this epoch; each sky has a stream of its own."""
+        """Choose the orientation of every sky for this epoch.
+
+        In as many epochs as there are orientations a sky is seen in each of them once, in an order of its own.
+        """
+        cycle, place = divmod(epoch, len(self.pairs))
         for sky, before in enumerate(self.orientation):
-            now = int(rng_for("train/orientation", seed, epoch, sky).integers(len(self.pairs)))
-            self.orientation[sky] = now
+            order = rng_for("train/orientation", seed, cycle, sky).permutation(len(self.pairs))
+            self.orientation[sky] = now = int(order[place])
             if self.kind == "harmonic" and now != before:
                 self._load(sky)
 
