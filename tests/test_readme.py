@@ -54,7 +54,8 @@ def test_pipeline_command(line, root, command):
         assert "Error" not in run(*words)
     else:
         overrides = [word for word in words if "=" in word]
-        code, error = command(*overrides, "run.dry=true", "run.only=[]", "run.start=null", "field=B", "scale=1")
+        first = ["field=E", "scale=1"] if "-m" in words else []  # of a sweep
+        code, error = command(*overrides, "run.dry=true", "run.only=[]", "run.start=null", *first)
         assert code == 0, error  # the line at its full size
         if "run.start" in line or "run.force" in line:
             run(sys.executable, "main_delens.py", f"system.root={root}", *SMALL)  # what it goes on from
