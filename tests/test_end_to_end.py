@@ -21,10 +21,14 @@ STAGES = ["theory", "cmb", "observe", "label", "rotations", "train", "predict", 
           "pictures", "summary"]  # fmt: skip
 
 
+def output_of(root: Path) -> Path:
+    """Where a run's words go: beside its root."""
+    return root.with_name(f"{root.name}.output")
+
+
 def start(root: Path, *overrides: str) -> subprocess.Popen:
     """Start `main_delens.py` on the tiny experiment; what it says goes to a file, which no orphan holds open."""
-    root.mkdir(exist_ok=True)
-    with (root / ".output").open("w") as output:
+    with output_of(root).open("w") as output:
         words = [sys.executable, "main_delens.py", *TINY, f"system.root={root}", *overrides]
         return subprocess.Popen(words, cwd=REPO, stdout=output, stderr=subprocess.STDOUT, text=True)
 
@@ -32,7 +36,7 @@ def start(root: Path, *overrides: str) -> subprocess.Popen:
 def run(root: Path, *overrides: str) -> str:
     """Run to the end and return what it said."""
     code = start(root, *overrides).wait()
-    output = (root / ".output").read_text()
+    output = output_of(root).read_text()
     assert code == 0, output
     return output
 
