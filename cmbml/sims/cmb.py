@@ -19,18 +19,18 @@ class Cmb(SimStage):
     uses = ("sky.seed", "sky.lmax", "sky.margin")
 
     def run(self, item: Item, cls: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Dictionaries of alms: T, E, B (uK_CMB) and phi of the unlensed sky; T, E, B of the lensed one."""
+        """Dictionaries of alms: T, E, B (uK_CMB), phi and kappa of the unlensed sky; T, E, B of the lensed one."""
         sky = self.cfg.sky
         rngs = {x: self.rng(f"cmb/{x}", sky.seed, item["split"], item["sim"]) for x in ("T", "E", "B", "phi")}
         unlensed = lensing.draw_alms(cls, sky.lmax + sky.margin, rngs)
-        phi = unlensed["phi"]
-        lensed = sht.lens({x: unlensed[x] for x in "TEB"}, phi, sky.lmax)
+        lensed = sht.lens({x: unlensed[x] for x in "TEB"}, unlensed["phi"], sky.lmax)
+        unlensed["kappa"] = lensing.kappa_from_phi(unlensed["phi"])
         return (
             {x: sht.truncate(alm, sky.lmax).astype(np.complex64) for x, alm in unlensed.items()},
             {x: alm.astype(np.complex64) for x, alm in lensed.items()},
         )
 
     def cost(self) -> tuple[float, float]:
-        """Seven alms in single precision; the lensing grid in memory."""
+        """Eight alms in single precision; the lensing grid in memory."""
         sky = self.cfg.sky
-        return 7 * 8 * sht.alm_size(sky.lmax), 400 * sht.alm_size(sky.lmax + sky.margin)
+        return 8 * 8 * sht.alm_size(sky.lmax), 400 * sht.alm_size(sky.lmax + sky.margin)
