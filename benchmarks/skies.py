@@ -8,9 +8,9 @@ Two comparisons, of the same unlensed alms (to lmax + margin), each side in a pr
   unlensed sky. Separate: four lenspyx calls (T and P, each with the lensing potential and with a zero one) at the same
   interpolation accuracy. The maps of both are compared pixel by pixel.
 - ``sky``: lensed and unlensed T, Q, U, E, B behind a beam, noise on the lensed ones. Ours: lensing to alms, observation
-  unlensed sky. Separate: four lenspyx calls (T and P, each with the lensing potential and with zero) at the same
-  and E and B by healpy.map2alm and alm2map, all with healpy's settings. (Scalar smoothing of Q and U is a mistake that
-  the replaced system makes; the outputs of this pair differ for that reason.)
+  of them, and synthesis of the unlensed sky. Separate: the four lenspyx calls, healpy.smoothing of T, Q, U as scalars,
+  noise, and E and B by healpy.map2alm and alm2map, all with healpy's settings. (Scalar smoothing of Q and U is a
+  mistake that the replaced system makes; it and what lies beyond lmax make the outputs of this pair differ.)
 
 Prints the ratios of the smallest wall times and of the peak memories, and writes benchmarks/results/skies.csv.
 """

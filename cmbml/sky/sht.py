@@ -140,7 +140,8 @@ def analysis(m: np.ndarray, lmax: int, *, spin: int = 0, niter: int = 1, nthread
     """Return the alms of a HEALPix map, by the plain quadrature and ``niter`` Jacobi iterations.
 
     a <- a + A (m - S a), where S is the synthesis and A = 4 pi / npix S^T; the iteration of healpy's ``iter``
-    (Gorski et al. 2005, ApJ 622 759). One iteration suffices up to lmax of about 2.9 nside.
+    (Gorski et al. 2005, ApJ 622 759). Up to l of about 2.5 nside one iteration errs by less than 1 %
+    in amplitude, at 2.9 nside by 15 to 25 %; more iterations do not help there.
 
     Parameters
     ----------
