@@ -1,4 +1,4 @@
-# make demo   simulate, train, predict, measure: figures and tables under data/
+# make demo   simulate, train, delens, compare with classical delensing: figures, tables and a report under data/
 # make test   the test suite        make test-slow   the full-size science checks       make lint   ruff
 PYTHON ?= python3
 VENV := .venv
@@ -9,6 +9,8 @@ INSTALLED := $(VENV)/.installed
 
 demo: $(INSTALLED)
 	$(BIN)/python main_delens.py field=B scale=5
+	$(BIN)/python main_delens.py -m method=wiener,quadratic field=B
+	$(BIN)/python main_analysis_compare.py field=B
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --durations=10

@@ -67,7 +67,7 @@ def sky_ours(alms: dict[str, np.ndarray], nside: int, lmax: int, threads: int) -
     """Observed lensed and beam-smoothed unlensed T, Q, U, E, B, (2, 5, npix)."""
     lensed = sht.lens(alms, alms["phi"], lmax, nthreads=threads)
     rngs = {field: np.random.default_rng(i) for i, field in enumerate("TP")}
-    seen = observe(lensed, nside=nside, lmax=lmax, rngs=rngs, fields=FIELDS, nthreads=threads, **INSTRUMENT)
+    seen, _ = observe(lensed, nside=nside, lmax=lmax, rngs=rngs, fields=FIELDS, nthreads=threads, **INSTRUMENT)
     beam = gaussian_beam(INSTRUMENT["fwhm_arcmin"], lmax)
     t, e, b = (sht.almxfl(sht.truncate(alms[field], lmax), beam) for field in "TEB")
     scalar = sht.synthesis(np.stack([t, e, b]), nside, nthreads=threads)

@@ -17,8 +17,9 @@ import pytest
 from tests.conftest import REPO
 
 TINY = ("experiment=tiny", "field=B", "scale=5")
-STAGES = ["theory", "cmb", "observe", "label", "rotations", "train", "predict", "export", "curves", "measure",
-          "pictures", "summary"]  # fmt: skip
+STAGES = ["theory", "mask", "cmb", "observe", "label", "filters", "estimate", "mean_field", "features", "rotations",
+          "train", "predict", "template", "export", "curves", "measure", "pictures", "summary"]  # fmt: skip
+MEASURED = ["curves", "measure", "pictures", "summary"]
 
 
 def output_of(root: Path) -> Path:
@@ -71,38 +72,48 @@ def test_finished_run_is_not_redone(done):
 
 def test_dry_run_names_what_an_override_makes_stale(done):
     stale = {
-        "scale=2": (["train", "predict", "curves", "measure", "pictures", "summary"], "train.scale 5.0 -> 2.0"),
+        "scale=2": (["train", "predict", "template", *MEASURED], "train.scale 5.0 -> 2.0"),
+        "field=E": (["predict", "template", *MEASURED], "not made yet"),
         "analysis.fwhm_arcmin=90": (["measure", "summary"], "analysis.fwhm_arcmin 60.0 -> 90.0"),
-        "splits.train=4": (["theory", "cmb", "observe", "label", "train", "predict", "curves", "measure", "pictures",
-                            "summary"], "obs[train]: 3 -> 4 items"),
+        "splits.train=4": (["theory", "cmb", "observe", "label", "estimate", "features", "train", "predict", "template",
+                            *MEASURED], "obs[train]: 3 -> 4 items"),
     }  # fmt: skip
     for override, (stages, why) in stale.items():
         rows = table(run(done, override, "run.dry=true"))
         assert [name for name, row in rows.items() if int(row[1])] == stages
-        assert rows["train" if "train" in stages else "measure"][-1] == why
+        first = next(name for name in ("train", "template", "measure") if name in stages)
+        assert rows[first][-1] == why
 
 
 def test_prediction_is_a_whole_sky_that_other_tools_read(done):
-    folder = done / "delens_tiny" / "delens_unet" / "B_unlensed"
+    folder = done / "delens_tiny" / "delens_unet" / "B"
     prediction, header = hp.read_map(folder / "Test" / "sim0001" / "prediction_map.fits", h=True, dtype=None)
     header = dict(header)
     assert len(prediction) == 12 * 64**2
     assert (header["TUNIT1"], header["TTYPE1"], header["FWHM"], header["LMAX"]) == ("uK_CMB", "B", 30.0, 187)
     exported = np.load(folder / "npy" / "B_pred_epochs_3_0_0.npy")
     assert (exported[1] == prediction).all()
-    label = hp.read_map(done / "delens_tiny" / "Simulations" / "Test" / "sim0001" / "unlensed_B_map.fits", dtype=None)
-    assert (np.load(folder / "npy" / "B_label_epochs_3_0_0.npy")[1] == label).all()
+    assert np.load(folder / "npy" / "B_label_epochs_3_0_0.npy")[1] == pytest.approx(
+        unlensed_map(done, "sim0001"), abs=1e-6
+    )
+
+
+def unlensed_map(root: Path, sim: str) -> np.ndarray:
+    """The truth with the beam of the observation, by healpy."""
+    with np.load(root / "delens_tiny" / "Simulations" / "Test" / sim / "cmb_unlensed_alm.npz") as alms:
+        b = hp.almxfl(alms["B"].astype(complex), hp.gauss_beam(np.deg2rad(0.5), lmax=187))
+    return hp.alm2map(b, 64)
 
 
 def test_table_agrees_with_the_maps(done):
     """RMSE and transfer from the files, with healpy, against the table."""
-    folder = done / "delens_tiny" / "delens_unet" / "B_unlensed"
+    folder = done / "delens_tiny" / "delens_unet" / "B"
     with (folder / "analysis" / "table.csv").open() as f:
         lines = {(row["method"], row["form"]): row for row in csv.DictReader(f)}
     rmse = {"delens_unet": [], "no delensing": []}
     for sim in ("sim0000", "sim0001"):
         sky = done / "delens_tiny" / "Simulations" / "Test" / sim
-        truth = hp.read_map(sky / "unlensed_B_map.fits", dtype=float)
+        truth = unlensed_map(done, sim)
         maps = {
             "no delensing": hp.read_map(sky / "obs_map.fits", field=2, dtype=float),
             "delens_unet": hp.read_map(folder / "Test" / sim / "prediction_map.fits", dtype=float),
@@ -114,10 +125,10 @@ def test_table_agrees_with_the_maps(done):
         assert float(line["RMSE_mean"]) == pytest.approx(np.mean(values), rel=1e-4)
         assert float(line["RMSE_std"]) == pytest.approx(np.std(values, ddof=1), rel=1e-2)
     assert float(lines["no delensing", "native"]["A_res_mean"]) == 1
-    # One observed field is no delensing: the network learns to answer next to nothing, and the transfer shows it.
-    assert float(lines["delens_unet", "native"]["transfer_mean"]) < 0.9
-    assert "lies outside" in lines["delens_unet", "native"]["note"]
-    assert "~~" in (folder / "analysis" / "table.md").read_text()
+    # At lmax 187 there is next to no lensing to be reconstructed: the template may take away little, and keeps most.
+    line = lines["delens_unet", "native"]
+    assert 0.5 < float(line["A_res_mean"]) < 1.01
+    assert 0.8 < float(line["transfer_mean"]) < 1.1
 
 
 def test_sidecar_of_a_sky(done):
@@ -130,7 +141,7 @@ def test_workers_do_not_change_the_bytes_of_skies(done, tmp_path):
     run(tmp_path, "run.only=[theory,cmb,observe,label]", "run.workers=1", "splits.train=1", "splits.test=1")
     one = contents(tmp_path)
     assert one.items() <= contents(done).items()
-    assert len(one) == 6 * 3
+    assert len(one) == 7 * 3
 
 
 @pytest.mark.parametrize("stage", ["observe", "train"])

@@ -17,12 +17,14 @@ COMMANDS = [
     if line.strip()
 ]
 # What makes any line small; a later word on the command line wins over an earlier one.
-SMALL = shlex.split(
-    "nside=32 epochs=1 sky.margin=64 splits.train=1 splits.valid=1 splits.test=1 network.n_filters=2 patches.patch=16"
-    " patches.halo=8 instrument.fwhm_arcmin=60 analysis.fwhm_arcmin=120 analysis.lmax=90 analysis.band=[5,60]"
-    " analysis.delta_l=10 analysis.zoom=[0,60,60]"
+SKY = shlex.split(
+    "nside=32 sky.margin=64 splits.train=1 splits.valid=1 splits.test=1 delens.lmin_b=20 instrument.fwhm_arcmin=60"
+    " analysis.fwhm_arcmin=120 analysis.lmax=90 analysis.band=[5,60] analysis.delta_l=10 analysis.zoom=[0,60,60]"
 )
+SMALL = [*SKY, "epochs=1", "network.n_filters=2", "patches.patch=16", "patches.halo=8"]
+CLASSICAL = ("method=quadratic", "method=wiener")
 BENCHMARKS = {
+    "delensing": [*(w for w in SMALL if "zoom" not in w), "system.root={out}", "--variants", "default", "--seeds", "0"],
     "engine": ["--items", "20", "--kilobytes", "1"],
     "rotation": ["--nside", "16"],
     "skies": ["--nside", "16"],
@@ -47,7 +49,7 @@ def launcher(words: list[str]) -> list[str]:
     return [sys.executable, *words[1:]]
 
 
-@pytest.mark.parametrize("line", [c for c in COMMANDS if "main_" in c])
+@pytest.mark.parametrize("line", [c for c in COMMANDS if "main_delens" in c])
 def test_pipeline_command(line, root, command):
     words = [*launcher(shlex.split(line)), f"system.root={root}"]
     if "run.dry=true" in line or "--cfg" in line:
@@ -56,17 +58,41 @@ def test_pipeline_command(line, root, command):
         overrides = [word.split(",")[0] if "-m" in words else word for word in words if "=" in word]  # a sweep's first
         code, error = command(*overrides, "run.dry=true", "run.only=[]", "run.start=null")
         assert code == 0, error  # the line at its full size
-        if "run.start" in line or "run.force" in line:
-            run(sys.executable, "main_delens.py", f"system.root={root}", *SMALL)  # what it goes on from
-        run(*words, *SMALL)
+        small = SKY if any(word in line for word in CLASSICAL) else SMALL
+        runs = [[f"system.root={root}", *SMALL]] if "run.start" in line or "run.force" in line else []  # to go on from
+        if "-m" in words or "torchrun" in line or "devices" in line:
+            run(*words, *small)
+        else:
+            runs.append([*overrides, *small])
+        for given in runs:
+            code, error = command(*given)
+            assert code == 0, error
+
+
+def test_comparison_commands(root, command):
+    """The comparisons of the README, after the methods that they name."""
+    for words in (
+        "-m method=wiener,quadratic field=B",
+        "field=B scale=5",
+        "experiment=unet_unlensed field=B network.network_depth=2",
+    ):
+        small = SKY if any(word in words for word in CLASSICAL) else SMALL
+        run(sys.executable, "main_delens.py", *words.split(), *small, f"system.root={root}")
+    lines = [c for c in COMMANDS if "main_analysis_compare" in c]
+    assert lines
+    for line in lines:
+        run(*launcher(shlex.split(line)), *SKY, f"system.root={root}")
+        page = (root / "delens" / "Comparison" / "B" / "report.html").read_text()
+        assert all(name in page for name in ("wiener", "quadratic", "delens_unet"))
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "benchmarks/" in c])
 def test_benchmark_command(command, tmp_path):
     name = re.search(r"benchmarks/(\w+)\.py", command)[1]
-    output = run(*launcher(shlex.split(command)), *BENCHMARKS[name], "--out", str(tmp_path))
+    words = [word.format(out=tmp_path) for word in BENCHMARKS[name]]
+    output = run(*launcher(shlex.split(command)), *words, "--out", str(tmp_path))
     assert "ratio" in output
-    assert (tmp_path / f"{name}.csv").read_text().count("\n") >= 2
+    assert next(tmp_path.rglob("*.csv")).read_text().count("\n") >= 2
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make")])
@@ -84,10 +110,9 @@ def test_nothing_else_is_promised():
     kinds = ("make ", "main_", "benchmarks/")
     assert COMMANDS
     assert all(any(kind in c for kind in kinds) for c in COMMANDS)
-    assert (
-        run("make", "--no-print-directory", "-n", "demo").splitlines()[-1]
-        == ".venv/bin/python main_delens.py field=B scale=5"
-    )
+    assert [
+        line.removeprefix(".venv/bin/") for line in run("make", "--no-print-directory", "-n", "demo").splitlines()[-3:]
+    ] == COMMANDS[2:5]
 
 
 def test_groups_and_options_of_the_table_are_those_that_exist():

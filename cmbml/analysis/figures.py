@@ -19,7 +19,7 @@ from cmbml.analysis.spectra import ratio, scatter
 # Okabe and Ito's palette, told apart by colour-blind readers; black is kept for the truth.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 SPECTRA = {"unlensed": "truth", "observed": "observed", "predicted": "predicted", "residual": "residual"}
-_LOOK = {
+LOOK = {
     "unlensed": {"color": "black", "ls": "-", "marker": "", "lw": 2.5},
     "observed": {"color": "#E69F00", "ls": "-", "marker": "s", "ms": 4.5},
     "predicted": {"color": "#0072B2", "ls": "-", "marker": "o"},
@@ -50,16 +50,16 @@ def spectra_figure(
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(2.4, 1))
         for name, label in names.items():
             mean, std = scatter(ell * (ell + 1) / (2 * np.pi) * stacked[name])
-            _line(top, ell, mean, std, label, **_look(name))
+            draw_line(top, ell, mean, std, label, **_look(name))
             if name not in (truth, "residual"):
-                _line(bottom, ell, *scatter(ratio(stacked, name, truth=truth)), label, **_look(name))
+                draw_line(bottom, ell, *scatter(ratio(stacked, name, truth=truth)), label, **_look(name))
         bottom.axhline(1, color="black", lw=0.8)
-        top.set(yscale="log", ylabel=_dl_label(caption))
-        _floor(top)
+        top.set(yscale="log", ylabel=dl_label(caption))
+        limit_floor(top)
         top.legend(ncols=2)
         bottom.set(ylabel=f"ratio to {names[truth]}")
         _ratio_axis(bottom)
-        _multipoles(bottom)
+        multipole_axis(bottom)
     return figure
 
 
@@ -70,6 +70,7 @@ def delensing_figure(
     notes: Mapping[str, str] | None = None,
     band: tuple[int, int] = (20, 200),
     limits: tuple[float, float] = (0.9, 1.1),
+    theory: Mapping[str, np.ndarray] | None = None,
 ) -> Figure:
     """Draw A_res, the transfer of the primordial signal, and rho of one or more methods, one above the other.
 
@@ -86,6 +87,8 @@ def delensing_figure(
         Multipoles of the headline, shaded.
     limits : (float, float), optional
         Transfer within which A_res may stand, shaded.
+    theory : mapping, optional
+        Name -> A_res of shape (lmax + 1,), l from 0, as theory has it; thin grey lines.
     """
     notes = notes or {}
     rows = {"A_res": r"$A_\mathrm{res}$", "transfer": "transfer", "rho": r"$\rho$"}
@@ -99,9 +102,12 @@ def delensing_figure(
             look |= {"ls": ":", "markerfacecolor": "white"} if struck else {"ls": "-"}
             label = fill(f"{method}, struck out: {notes[method]}", 85) if struck else method
             for name, axis in axes.items():
-                _line(axis, stacked["ell"], *scatter(ratios[name]), label, **look)
+                draw_line(axis, stacked["ell"], *scatter(ratios[name]), label, **look)
         means = [scatter(delensing_ratios(stacked)["A_res"])[0] for stacked in methods.values()]
         top = np.fmax.reduce(np.concatenate(means), initial=1)
+        for i, (name, curve) in enumerate((theory or {}).items()):
+            ell = np.arange(2, min(len(curve), int(max(s["ell"][-1] for s in methods.values())) + 1))
+            axes["A_res"].plot(ell, curve[ell], color="0.35", lw=0.7, ls=("-", "--", "-.")[i % 3], label=name)
         axes["A_res"].axhline(1, color="black", lw=0.8)
         axes["A_res"].set_ylim(0, min(1.25 * top, 5))
         axes["transfer"].axhspan(*limits, color="#009E73", alpha=0.2, lw=0)
@@ -110,7 +116,7 @@ def delensing_figure(
         for name, axis in axes.items():
             axis.axvspan(*band, color="0.93", lw=0, zorder=0)
             axis.set_ylabel(rows[name])
-        _multipoles(axes["rho"])
+        multipole_axis(axes["rho"])
         figure.legend(*axes["A_res"].get_legend_handles_labels(), loc="outside lower left")
     return figure
 
@@ -184,7 +190,7 @@ def residual_histogram(
     return figure
 
 
-def _line(axis, x, mean, std, label, **look):
+def draw_line(axis, x, mean, std, label, **look):
     """Draw means with markers, and bars where there is scatter."""
     keys = {"ms": 3, "elinewidth": 0.8, "label": label, **look}
     axis.errorbar(x, mean, yerr=std if np.isfinite(std).any() else None, **keys)
@@ -192,17 +198,17 @@ def _line(axis, x, mean, std, label, **look):
 
 def _look(name: str) -> dict:
     """Return colour and marker of a spectrum."""
-    return _LOOK.get(name, {"color": COLOURS[3], "ls": "-", "marker": "D"})
+    return LOOK.get(name, {"color": COLOURS[3], "ls": "-", "marker": "D"})
 
 
-def _dl_label(caption: Mapping) -> str:
+def dl_label(caption: Mapping) -> str:
     """Return the label of D_l with the field and the squared unit."""
     field = {"kappa": r"\kappa"}.get(caption.get("field"), caption.get("field", ""))
     unit = unit_label(caption, 2)
     return rf"$D_\ell^{{{field}{field}}}$" + (f" [{unit}]" if unit else "")
 
 
-def _multipoles(axis) -> None:
+def multipole_axis(axis) -> None:
     """Make a logarithmic axis of multipoles, labelled with plain numbers."""
     axis.set(xscale="log", xlabel=r"multipole $\ell$")
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -210,7 +216,7 @@ def _multipoles(axis) -> None:
     axis.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _floor(axis) -> None:
+def limit_floor(axis) -> None:
     """Keep a spectrum that is zero but for rounding from stretching a logarithmic axis: eight decades suffice."""
     low, high = axis.get_ylim()
     axis.set_ylim(max(low, 1e-8 * high), high)

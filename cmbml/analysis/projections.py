@@ -3,14 +3,16 @@
 Figures are made without pyplot, so that nothing depends on a display or on figures made before.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from textwrap import fill
 
 import healpy as hp
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Ellipse
 
 from cmbml.analysis.common import describe
@@ -33,8 +35,10 @@ STYLE = {name: value for name, value in matplotlib.rcParamsDefault.items() if na
 }
 # The colours in which the Planck collaboration prints the CMB: blue, through parchment at zero, to dark red.
 _PLANCK = ["#0000ff", "#0070ff", "#00ddff", "#ffedd9", "#ffb400", "#ff4b00", "#640000"]
-COLOURS = [LinearSegmentedColormap.from_list("planck_cmb", _PLANCK, N=512)] * 3 + [matplotlib.colormaps["RdBu_r"]]
-PANELS = ("truth", "observed", "predicted", "predicted − truth")
+COLOURS = {
+    "sky": LinearSegmentedColormap.from_list("planck_cmb", _PLANCK, N=512),
+    "residual": matplotlib.colormaps["RdBu_r"],
+}
 # Of truth, observed and predicted, those within this factor of the largest amplitude share its colour scale.
 _SHARED_SCALE = 4.0
 _GREY = "0.6"
@@ -114,14 +118,7 @@ def sky_panels(
     with matplotlib.rc_context(STYLE):
         figure = new_figure(7.1, 4.6, caption)
         axes = figure.subplots(2, 2)
-        images = _images(axes.flat, (truth, observed, predicted), pixels, mask, extent=(-2, 2, -1, 1))
-        for image in images:
-            axis = image.axes
-            image.set_clip_path(Ellipse((0, 0), 4, 2, transform=axis.transData))
-            axis.add_patch(Ellipse((0, 0), 4, 2, fill=False, lw=0.6, ec="0.2", clip_on=False))
-            axis.set(xlim=(-2.01, 2.01), ylim=(-1.01, 1.01))
-            axis.axis("off")
-            _colour_bar(figure, image, caption, shrink=0.7)
+        draw_images(axes.flat, *_one_method(truth, observed, predicted), pixels, mask, caption=caption)
     return figure
 
 
@@ -142,39 +139,78 @@ def zoom_panels(
     Parameters as in ``sky_panels``; ``size_deg`` is the side of the patch.
     """
     pixels = gnomonic_pixels(hp.npix2nside(len(truth)), lon_deg, lat_deg, size_deg, width)
-    half = size_deg / 2
     with matplotlib.rc_context(STYLE):
         figure = new_figure(7.1, 2.75, {**caption, "centre": f"(l, b) = ({lon_deg:g}°, {lat_deg:g}°)"})
         axes = figure.subplots(1, 4, sharex=True, sharey=True)
-        images = _images(axes, (truth, observed, predicted), pixels, mask, extent=(half, -half, -half, half))
-        for image in images:
-            image.axes.set_xlabel("offset [deg]")
-            _colour_bar(figure, image, caption, shrink=0.95)
+        draw_images(axes, *_one_method(truth, observed, predicted), pixels, mask, caption=caption, half=size_deg / 2)
         axes[0].set_ylabel("offset [deg]")
     return figure
 
 
-def _images(axes, skies, pixels, mask, *, extent):
-    """Show the three skies and the difference of the last from the first; return the four images."""
-    skies = [np.asarray(sky, dtype=np.float64) for sky in skies]
-    skies.append(skies[2] - skies[0])
-    good = np.ones(len(skies[0]), dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
-    *limits, difference = [_limit(sky[good]) for sky in skies]
-    largest = max(limits)
-    limits = [largest if largest <= _SHARED_SCALE * limit else limit for limit in limits] + [difference]
-    images = []
-    for axis, sky, title, limit, colours in zip(axes, skies, PANELS, limits, COLOURS, strict=True):
-        shown = np.ma.masked_array(sky[pixels], mask=~good[pixels])
+def _one_method(truth: np.ndarray, observed: np.ndarray, predicted: np.ndarray) -> tuple[dict, dict]:
+    """Return the skies and the residuals of the four panels, by their titles."""
+    skies = {"truth": truth, "observed": observed, "predicted": predicted}
+    return skies, {"predicted − truth": np.subtract(predicted, truth, dtype=np.float64)}
+
+
+def draw_images(
+    axes: Iterable[Axes],
+    skies: Mapping[str, np.ndarray],
+    residuals: Mapping[str, np.ndarray],
+    pixels: np.ndarray,
+    mask: np.ndarray | None = None,
+    *,
+    caption: Mapping,
+    half: float | None = None,
+) -> None:
+    """Show skies and then residuals, one an axis, under their titles and over a colour bar.
+
+    Skies of like amplitude share a scale; one much fainter than the brightest has its own. Residuals share another.
+
+    Parameters
+    ----------
+    axes : iterable of axes
+        As many as there are skies and residuals.
+    skies, residuals : mapping
+        Title -> map (npix,).
+    pixels : int array
+        Pixel under each point of a picture: ``mollweide_pixels`` or ``gnomonic_pixels``.
+    mask : bool array (npix,), optional
+        True where a pixel is good.
+    caption : mapping
+        Its unit labels the colour bars.
+    half : float, optional
+        Half of the side of a patch in degrees; None for the whole sphere in an ellipse.
+    """
+    maps = {title: np.asarray(m, dtype=np.float64) for title, m in (skies | residuals).items()}
+    good = np.ones(len(next(iter(maps.values()))), dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
+    limits = {title: _limit(m[good]) for title, m in maps.items()}
+    for group in (skies, residuals):
+        largest = max((limits[title] for title in group), default=0)
+        near = _SHARED_SCALE if group is skies else np.inf
+        limits |= {title: largest for title in group if largest <= near * limits[title]}
+    extent = (-2, 2, -1, 1) if half is None else (half, -half, -half, half)
+    for axis, (title, m) in zip(axes, maps.items(), strict=True):
+        colours = COLOURS["sky" if title in skies else "residual"].with_extremes(bad=_GREY)
         axis.set_facecolor(_GREY)
         axis.set_title(title)
-        keys = {
-            "origin": "lower",
-            "extent": extent,
-            "cmap": colours.with_extremes(bad=_GREY),
-            "interpolation": "nearest",
-        }
-        images.append(axis.imshow(shown, vmin=-limit, vmax=limit, **keys))
-    return images
+        shown = np.ma.masked_array(m[pixels], mask=~good[pixels])
+        keys = {"origin": "lower", "extent": extent, "cmap": colours, "interpolation": "nearest"}
+        image = axis.imshow(shown, vmin=-limits[title], vmax=limits[title], **keys)
+        if half is None:
+            _ellipse(image)
+        else:
+            axis.set_xlabel("offset [deg]")
+        _colour_bar(axis.figure, image, caption, shrink=0.7 if half is None else 0.95)
+
+
+def _ellipse(image: AxesImage) -> None:
+    """Cut a Mollweide picture out and draw its border."""
+    axis = image.axes
+    image.set_clip_path(Ellipse((0, 0), 4, 2, transform=axis.transData))
+    axis.add_patch(Ellipse((0, 0), 4, 2, fill=False, lw=0.6, ec="0.2", clip_on=False))
+    axis.set(xlim=(-2.01, 2.01), ylim=(-1.01, 1.01))
+    axis.axis("off")
 
 
 def _limit(values: np.ndarray) -> float:

@@ -3,7 +3,7 @@
 C_l everywhere; D_l = l(l+1) C_l / (2 pi) is made by the figures alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -45,6 +45,18 @@ def scatter(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     values = np.asarray(values, dtype=np.float64)
     mean = values.mean(axis=0)
     return mean, values.std(axis=0, ddof=1) if len(values) > 1 else np.full_like(mean, np.nan)
+
+
+def of_method(skies: Iterable[Mapping[str, np.ndarray]], method: str) -> list[dict[str, np.ndarray]]:
+    """Return the spectra of one method from files that hold ``{method}/{name}`` of several."""
+    return [{k.split("/")[1]: cl for k, cl in sky.items() if k.startswith(f"{method}/")} for sky in skies]
+
+
+def theory_curves(filters: Mapping[str, np.ndarray], field: str, targets: Iterable[str]) -> dict[str, np.ndarray]:
+    """Return name -> A_res(l) that theory promises the estimators of lensing: for B alone, and not for a filter."""
+    if field != "B" or not set(targets) & {"kappa", "lensing"}:
+        return {}
+    return {f"{kind}, theory": filters[f"residual_{kind}"] for kind in ("quadratic", "iterative")}
 
 
 def ratio(stacked: Mapping[str, np.ndarray], name: str, *, truth: str = "unlensed") -> np.ndarray:

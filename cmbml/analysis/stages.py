@@ -1,5 +1,6 @@
 """The stages of the measurement; they read predictions and truth as assets and know no method."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -8,50 +9,83 @@ from matplotlib.figure import Figure
 from cmbml.analysis import figures, metrics, projections, spectra, tables
 from cmbml.analysis.common import common_form, deconvolved_alm
 from cmbml.core.asset import Every, Files, Item
+from cmbml.core.masked import Masked
 from cmbml.core.skymap import SkyMap
 from cmbml.core.stage import SimStage, Stage
 from cmbml.sky.fields import field_map
+from cmbml.sky.masks import f_sky
 from cmbml.sky.spectra import bin_edges
 
 NONE = "no delensing"  # the observed map itself
+_INSIDE = 0.5  # of a masked sky, pixels of more than this weight are compared and drawn
 
 
-class _Captioned(Stage):
+class Captioned(Stage):
     """A stage whose pictures and tables say what they show."""
 
-    caption_keys = ("dataset", "delens.field", "delens.target", "method.name", "instrument", "sky.nside", "sky.lmax")
+    dataset_keys = ("dataset", "delens.field", "instrument", "sky.nside", "sky.lmax")
+    caption_keys = (*dataset_keys, "method.target", "method.name")
 
-    def caption(self, item: Item, **more: Any) -> dict[str, Any]:
-        """Entries of `cmbml.analysis.common.describe`."""
+    def of_dataset(self) -> dict[str, Any]:
+        """Entries of `cmbml.analysis.common.describe` that all methods share."""
         cfg, field = self.cfg, self.cfg.delens.field
         noise = cfg.instrument.noise_t_uk_arcmin if field == "T" else cfg.instrument.noise_p_uk_arcmin
         return {
             "field": field,
             "unit": "uK_CMB",
-            "target": cfg.delens.target,
-            "method": cfg.method.name,
             "dataset": cfg.dataset,
             "nside": cfg.sky.nside,
             "lmax": cfg.sky.lmax,
             "fwhm_arcmin": cfg.instrument.fwhm_arcmin,
             "noise_uk_arcmin": float(f"{noise:.3g}"),
-            **item,
-            **more,
         }
 
+    def caption(self, item: Item, **more: Any) -> dict[str, Any]:
+        """Entries of `cmbml.analysis.common.describe` for one method."""
+        method = self.cfg.method
+        return {**self.of_dataset(), "target": method.target, "method": method.name, **item, **more}
 
-class Measure(SimStage):
+
+def inside(mask: SkyMap | None) -> np.ndarray | None:
+    """Pixels of a masked sky that are compared and drawn, bool (npix,); None for the full sky."""
+    return None if mask is None else mask["mask"] > _INSIDE
+
+
+def seen_part(mask: SkyMap | None) -> dict[str, str]:
+    """Entry of a caption: how much of the sky counts; none for the full sky."""
+    if mask is None:
+        return {}
+    part = f"{f_sky(mask['mask']):.3g}, the mean of the squared mask"
+    return {"f_sky": f"{part} (pixels where it exceeds {_INSIDE:g}; spectra over the mean of its 4th power)"}
+
+
+class Measure(Masked, SimStage):
     """Pixel metrics in native and common form, and the spectra that tell delensing from filtering.
 
     Native: the truth carries the beam of the prediction. Common: both are brought to the beam `analysis.fwhm_arcmin`
     and the band limit `analysis.lmax`. Spectra are beam-deconvolved. Q and U mix under any filter in harmonic space,
     so that a map of one of them alone has no common form; its spectra are those of a scalar map with its beam.
+    sigma(r) is of B alone, for the part `analysis.f_sky` of the sky and the multipoles `analysis.band_r`.
+
+    On a masked sky the observation and the prediction carry the mask once; the truth is given it as well. Pixels count
+    where it exceeds one half. Spectra are of maps that carry it twice, over the mean of mask^4: ratios need no f_sky,
+    and multipoles are mixed over the width of the mask's own spectrum. Three things stay in them. E leaks into B at the
+    mask's border and adds to the *observed* B, and so to the prediction, but not to the lensing B, which is made of
+    truth, nor to a template of it that is made from E: A_res does not know the leakage; sigma(r) does, and has it as
+    noise. A template from masked E and an estimate of kappa times mask^2 fades within the taper as mask^3 where the sky
+    fades as mask: A_res counts the difference as lensing that is left. And `analysis.f_sky` remains the part of the sky
+    that sigma(r) is told for, not that of this mask.
     """
 
     name, splits = "measure", ("test",)
-    inputs, outputs = ("prediction", "obs", "unlensed_alm", "lensed_alm"), ("metrics", "spectra")
-    uses = ("method.name", "delens.field", "delens.target", "analysis.fwhm_arcmin", "analysis.lmax", "analysis.band")
+    inputs, outputs = ("prediction", "obs", "unlensed_alm", "lensed_alm", "filters"), ("metrics", "spectra")
+    masked_inputs = ("mask",)
+    uses = (
+        "method.name", "method.target", "delens.field", "analysis.fwhm_arcmin", "analysis.lmax", "analysis.band",
+        "analysis.delta_l", "analysis.band_r", "analysis.f_sky",
+    )  # fmt: skip
     reads = ("splits", "sky.nside")
+    version = 2
 
     def run(
         self,
@@ -60,21 +94,34 @@ class Measure(SimStage):
         obs: SkyMap,
         unlensed: dict[str, np.ndarray],
         lensed: dict[str, np.ndarray],
+        filters: dict[str, np.ndarray],
+        mask: SkyMap | None = None,
     ) -> tuple[list[dict], dict[str, np.ndarray]]:
         """One row a method and form, and the spectra of `metrics.delensing_spectra` as ``{method}/{name}``."""
         field, name = self.cfg.delens.field, self.cfg.method.name
         maps = {name: prediction[field], NONE: obs[field]}
-        forms = {"native": maps | {"truth": self._truth(unlensed, obs)}}
+        truth = self._truth(unlensed, obs)
+        forms = {"native": maps | {"truth": truth if mask is None else truth * mask["mask"]}}
         if field not in "QU":
             forms["common"] = {key: self._common(m, obs.fwhm_arcmin) for key, m in forms["native"].items()}
-        cls = self._spectra(maps, obs, unlensed, lensed)
-        low, high = self.cfg.analysis.band
+        cls = self._spectra(maps, obs, unlensed, lensed, mask)
+        judged = {method: self._judge(own, filters) for method, own in cls.items()}
+        for values in judged.values():
+            values["sigma_r_ratio"] = values["sigma_r"] / judged[NONE]["sigma_r"]
         rows = []
         for form, skies in forms.items():
             for method in maps:
-                row = {"method": method, "form": form, **item, **metrics.pixel_metrics(skies["truth"], skies[method])}
-                rows.append(row | metrics.headline(cls[method], lmin=low, lmax=min(high, self.cfg.analysis.lmax)))
+                pixels = metrics.pixel_metrics(skies["truth"], skies[method], mask=inside(mask))
+                rows.append({"method": method, "form": form, **item, **pixels, **judged[method]})
         return rows, {f"{method}/{key}": cl for method, own in cls.items() for key, cl in own.items()}
+
+    def _judge(self, cls: dict[str, np.ndarray], filters: dict[str, np.ndarray]) -> dict[str, float]:
+        a = self.cfg.analysis
+        values = metrics.headline(cls, lmin=a.band[0], lmax=min(a.band[1], a.lmax))
+        if self.cfg.delens.field != "B":
+            return values | {"sigma_r": math.nan}
+        edges = bin_edges(a.band_r[0], min(a.band_r[1], a.lmax) + 1, a.delta_l)
+        return values | {"sigma_r": metrics.measured_sigma_r(cls, filters["bb_tensor"], edges, f_sky=a.f_sky)}
 
     def _truth(self, alms: dict[str, np.ndarray], like: SkyMap) -> np.ndarray:
         return field_map(alms, self.cfg.delens.field, nside=like.nside, fwhm_arcmin=like.fwhm_arcmin)
@@ -84,45 +131,67 @@ class Measure(SimStage):
         return common_form(m, fwhm_arcmin=fwhm_arcmin, to_fwhm_arcmin=a.fwhm_arcmin, lmax=a.lmax)
 
     def _spectra(
-        self, maps: dict[str, np.ndarray], obs: SkyMap, unlensed: dict[str, np.ndarray], lensed: dict[str, np.ndarray]
+        self,
+        maps: dict[str, np.ndarray],
+        obs: SkyMap,
+        unlensed: dict[str, np.ndarray],
+        lensed: dict[str, np.ndarray],
+        mask: SkyMap | None,
     ) -> dict[str, dict[str, np.ndarray]]:
         fwhm_arcmin = 0.0 if self.cfg.delens.field in "QU" else obs.fwhm_arcmin
 
-        def alm(m: np.ndarray) -> np.ndarray:
-            return deconvolved_alm(m.astype(float), fwhm_arcmin=fwhm_arcmin, lmax=self.cfg.analysis.lmax)
+        def alm(m: np.ndarray, times: int) -> np.ndarray:
+            m = m.astype(float) if mask is None else m * mask["mask"].astype(float) ** times
+            return deconvolved_alm(m, fwhm_arcmin=fwhm_arcmin, lmax=self.cfg.analysis.lmax)
 
-        u, lens, o = alm(self._truth(unlensed, obs)), alm(self._truth(lensed, obs)), alm(maps[NONE])
-        target, name = self.cfg.delens.target, self.cfg.method.name
-        p = alm(maps[name])
+        u, lens = (alm(self._truth(alms, obs), 2) for alms in (unlensed, lensed))
+        target, name = self.cfg.method.target, self.cfg.method.name
+        o, p = alm(maps[NONE], 1), alm(maps[name], 1)
         estimate = p if target == "unlensed" else o - p
-        return {
+        cls = {
             name: metrics.delensing_spectra(u, lens, o, estimate, target=target),
             NONE: metrics.delensing_spectra(u, lens, o, None, target=target),
         }
+        if mask is None:
+            return cls
+        part = f_sky(mask["mask"], 4)
+        return {method: {key: cl / part for key, cl in own.items()} for method, own in cls.items()}
 
     def cost(self) -> tuple[float, float]:
         """Twenty spectra on disk, a dozen maps in memory."""
         return 20 * 8 * self.cfg.analysis.lmax, 12 * 8 * 12 * self.cfg.sky.nside**2
 
 
-class Pictures(SimStage, _Captioned):
-    """Truth, observed, predicted, difference: the whole sky, one zoomed patch, and the histogram of the residual."""
+class Pictures(Masked, SimStage, Captioned):
+    """Truth, observed, predicted, difference: the whole sky, one zoomed patch, and the histogram of the residual.
+
+    What is masked is grey; the truth has the same taper as the others.
+    """
 
     name, splits = "pictures", ("test",)
     inputs, outputs = ("prediction", "obs", "unlensed_alm"), ("skies_png", "zoom_png", "residual_png")
-    uses = (*_Captioned.caption_keys, "analysis.zoom")
+    masked_inputs = ("mask",)
+    uses = (*Captioned.caption_keys, "analysis.zoom")
 
-    def run(self, item: Item, prediction: SkyMap, obs: SkyMap, unlensed: dict[str, np.ndarray]) -> tuple[Figure, ...]:
+    def run(
+        self,
+        item: Item,
+        prediction: SkyMap,
+        obs: SkyMap,
+        unlensed: dict[str, np.ndarray],
+        mask: SkyMap | None = None,
+    ) -> tuple[Figure, ...]:
         """Three figures."""
-        field, caption = self.cfg.delens.field, self.caption(item)
+        field, caption, good = self.cfg.delens.field, self.caption(item, **seen_part(mask)), inside(mask)
         truth = field_map(unlensed, field, nside=obs.nside, fwhm_arcmin=obs.fwhm_arcmin)
+        truth = truth if mask is None else truth * mask["mask"]
         skies = truth, obs[field], prediction[field]
         lon, lat, size = self.cfg.analysis.zoom
         residuals = {"observed": skies[1] - truth, "predicted": skies[2] - truth}
         return (
-            projections.sky_panels(*skies, caption=caption),
-            projections.zoom_panels(*skies, caption=caption, lon_deg=lon, lat_deg=lat, size_deg=size),
-            figures.residual_histogram(residuals, caption=caption),
+            projections.sky_panels(*skies, caption=caption, mask=good),
+            projections.zoom_panels(*skies, caption=caption, lon_deg=lon, lat_deg=lat, size_deg=size, mask=good),
+            figures.residual_histogram(residuals, caption=caption, mask=good),
         )
 
     def cost(self) -> tuple[float, float]:
@@ -130,26 +199,26 @@ class Pictures(SimStage, _Captioned):
         return 1e6, 12 * 8 * 12 * self.cfg.sky.nside**2
 
 
-class Summary(_Captioned):
+class Summary(Masked, Captioned):
     """The table over all test skies, and the figures of spectra and of what the delensing has removed."""
 
     name = "summary"
-    inputs = (Every("metrics", split="test"), Every("spectra", split="test"))
+    inputs = (Every("metrics", split="test"), Every("spectra", split="test"), "filters")
     outputs = ("table_csv", "table_md", "table_tex", "spectra_png", "delensing_png")
-    uses = (*_Captioned.caption_keys, "analysis.band", "analysis.delta_l", "analysis.lmax")
+    masked_inputs = ("mask",)
+    uses = (*Captioned.caption_keys, "analysis.band", "analysis.delta_l", "analysis.lmax")
 
-    def run(self, item: Item, rows: Files, cls: Files) -> tuple[list[dict], str, str, Figure, Figure]:
+    def run(
+        self, item: Item, rows: Files, cls: Files, filters: dict[str, np.ndarray], mask: SkyMap | None = None
+    ) -> tuple[list[dict], str, str, Figure, Figure]:
         """CSV rows, Markdown, LaTeX and two figures."""
-        a, caption = self.cfg.analysis, self.caption({"split": "test"}, sims=len(rows))
+        a, caption = self.cfg.analysis, self.caption({"split": "test"}, sims=len(rows), **seen_part(mask))
         summary = tables.summarise([row for sky in rows for row in sky])
         edges = bin_edges(2, a.lmax + 1, a.delta_l)
         skies = list(cls)
-        stacked = {
-            method: spectra.stack(
-                [{k.split("/")[1]: v for k, v in sky.items() if k.startswith(f"{method}/")} for sky in skies], edges
-            )
-            for method in (self.cfg.method.name, NONE)
-        }
+        names = (self.cfg.method.name, NONE)
+        stacked = {name: spectra.stack(spectra.of_method(skies, name), edges) for name in names}
+        theory = spectra.theory_curves(filters, self.cfg.delens.field, [self.cfg.method.target])
         notes = {line["method"]: line["note"] for line in summary}
         band = (a.band[0], min(a.band[1], a.lmax))
         return (
@@ -157,15 +226,15 @@ class Summary(_Captioned):
             tables.to_markdown(summary, caption=caption),
             tables.to_latex(summary, caption=caption),
             figures.spectra_figure(stacked[self.cfg.method.name], caption=caption),
-            figures.delensing_figure(stacked, caption=caption, notes=notes, band=band),
+            figures.delensing_figure(stacked, caption=caption, notes=notes, band=band, theory=theory),
         )
 
 
-class Curves(_Captioned):
+class Curves(Captioned):
     """Loss and learning rate against the epoch."""
 
     name, inputs, outputs = "curves", ("history",), ("curves",)
-    uses = _Captioned.caption_keys
+    uses = Captioned.caption_keys
 
     def run(self, item: Item, history: list[dict]) -> Figure:
         """One figure."""

@@ -10,6 +10,8 @@ from cmbml.analysis.metrics import verdict
 
 # A number outside this range is written with a power of ten.
 _PLAIN = (1e-4, 1e6)
+# No mean has more digits than these, however small its scatter.
+_DIGITS = 6
 
 
 def summarise(
@@ -69,11 +71,15 @@ def format_value(mean: float, std: float, *, pm: str = "±", times: str = "e{}")
     power = 0 if size == 0 or _PLAIN[0] <= size < _PLAIN[1] else math.floor(math.log10(size))
     mean, std = mean / 10.0**power, std / 10.0**power
     digits, scale = (2, std) if known and std > 0 else (4, abs(mean))
-    # The exponent is taken after rounding: .0996 has two digits as 0.10.
-    exponent = int(f"{scale:.{digits - 1}e}".split("e")[1]) if scale > 0 else 0
-    decimals = max(0, digits - 1 - exponent)
+    decimals = _decimals(scale, digits) if scale > 0 else digits - 1
+    decimals = min(decimals, _decimals(mean, _DIGITS)) if mean != 0 else decimals
     text = f"{mean:.{decimals}f} {pm} " + (f"{std:.{decimals}f}" if known else "-")
     return f"({text}){times.format(power)}" if power else text
+
+
+def _decimals(value: float, digits: int) -> int:
+    """Return the decimals that show so many digits, counted after rounding: .0996 has two digits as 0.10."""
+    return max(0, digits - 1 - int(f"{value:.{digits - 1}e}".split("e")[1]))
 
 
 def to_rows(summary: Sequence[Mapping]) -> list[dict]:
@@ -139,11 +145,20 @@ def _heading(name: str, caption: Mapping) -> str:
     """Return a column's name with its unit."""
     unit = unit_text(caption)
     units = {"MAE": unit, "RMSE": unit, "MSE": f"{unit}²" if unit else "", "PSNR": "dB"}
-    return f"{name} [{units[name]}]" if units.get(name) else name
+    shown = {"sigma_r": "sigma(r)", "sigma_r_ratio": "sigma(r) ratio"}.get(name, name)
+    return f"{shown} [{units[name]}]" if units.get(name) else shown
 
 
 def _tex(text: str) -> str:
     """Escape what LaTeX would not read as text."""
-    for plain, tex in {"_": r"\_", "%": r"\%", "&": r"\&", "µ": r"$\mu$", "²": "$^2$", "·": r"$\cdot$"}.items():
+    for plain, tex in {
+        "_": r"\_",
+        "%": r"\%",
+        "&": r"\&",
+        "µ": r"$\mu$",
+        "²": "$^2$",
+        "·": r"$\cdot$",
+        "±": r"$\pm$",
+    }.items():
         text = text.replace(plain, tex)
     return text

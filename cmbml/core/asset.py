@@ -16,7 +16,8 @@ class Every:
     """All items of an asset as one input of a stage: ``Every("obs", split="train")``.
 
     Keywords choose among the items of the stage that makes the asset; fields that the reading stage's own item
-    shares with them choose as well.
+    shares with them choose as well. Of an asset that no stage of the pipeline makes, the reading stage lists the items
+    itself (`cmbml.core.stage.Stage.found`).
     """
 
     def __init__(self, asset: str, **where: Any):
@@ -76,8 +77,8 @@ class Assets:
 
     Notes
     -----
-    A path is a pure function of name, item and constants. ``split`` is written with a capital (``Train``) and
-    ``sim`` as ``sim0003``, as users of CMB-ML know them.
+    A path is a pure function of name, item and constants; a field of the item goes before a constant. ``split`` is
+    written with a capital (``Train``) and ``sim`` as ``sim0003``, as users of CMB-ML know them.
     """
 
     def __init__(self, templates: Mapping[str, str], constants: Mapping[str, Any]):
@@ -103,4 +104,4 @@ class Assets:
             fields["split"] = fields["split"].capitalize()
         if "sim" in fields:
             fields["sim"] = f"sim{fields['sim']:04d}"
-        return File(Path(self.templates[name].format(**self.constants, **fields)))
+        return File(Path(self.templates[name].format(**{**self.constants, **fields})))

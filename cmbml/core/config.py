@@ -9,19 +9,23 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from cmbml.core.errors import UserError
-from cmbml.core.schema import Config
+from cmbml.core.schema import CompareConfig, Config
 
 FIELDS = ("T", "E", "B", "Q", "U")
-TARGETS = ("unlensed", "lensing")
+FEATURES = ("E_wf", "B_hp", "kappa_qe")
+TARGETS = ("kappa", "lensing", "unlensed")
+MASKS = ("none", "band", "file")
 ROTATIONS = ("permutation", "harmonic", "none")
 
 
 def register() -> None:
     """Make the schema and the resolvers known to Hydra; called once by every main."""
     ConfigStore.instance().store(name="schema", node=Config)
+    ConfigStore.instance().store(name="schema_compare", node=CompareConfig)
     OmegaConf.register_new_resolver("floor_times", lambda x, n: int(float(x) * int(n)), replace=True)
     OmegaConf.register_new_resolver("margin", lambda lmax: max(1024, 2000 - int(lmax)), replace=True)
     OmegaConf.register_new_resolver("times", lambda x, y: float(x) * float(y), replace=True)
+    OmegaConf.register_new_resolver("label", lambda t, f: t if t == "kappa" else f"{t}_{f}", replace=True)
     OmegaConf.register_new_resolver("count", len, replace=True)
     OmegaConf.register_new_resolver("concat", lambda *lists: [x for one in lists for x in one], replace=True)
 
@@ -40,7 +44,10 @@ def prepare(cfg: DictConfig) -> None:
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except Exception as error:
         raise UserError(f"The configuration does not resolve: {str(error).splitlines()[0]}") from None
-    for check in (_check_numbers, _check_sky, _check_delens, _check_rotation, _check_analysis):
+    checks = (
+        _check_numbers, _check_sky, _check_mask, _check_delens, _check_rotation, _check_analysis, _check_compare,
+    )  # fmt: skip
+    for check in checks:
         check(cfg)
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -63,6 +70,19 @@ def _one_of(key: str, value: str, known: Sequence[str]) -> None:
 
 def _power_of_two(n: int) -> bool:
     return n > 0 and n & (n - 1) == 0
+
+
+def check_patches(nside: int, patch: int, halo: int) -> None:
+    """Refuse patches that do not fit the base faces of the map; for the methods that cut some.
+
+    Raises
+    ------
+    UserError
+        One sentence that names the key.
+    """
+    fits = _power_of_two(patch) and patch <= nside
+    _demand(fits, f"patches.patch={patch} must be a power of two that divides nside={nside}.")
+    _demand(halo <= nside, f"patches.halo={halo} must not be wider than nside={nside}.")
 
 
 def _check_numbers(cfg: DictConfig) -> None:
@@ -90,13 +110,8 @@ def _check_numbers(cfg: DictConfig) -> None:
 
 
 def _check_sky(cfg: DictConfig) -> None:
-    nside, patch, halo = cfg.sky.nside, cfg.patches.patch, cfg.patches.halo
+    nside = cfg.sky.nside
     _demand(_power_of_two(nside) and nside <= 8192, f"nside={nside} must be a power of two up to 8192.")
-    _demand(
-        _power_of_two(patch) and patch <= nside,
-        f"patches.patch={patch} must be a power of two that divides nside={nside}.",
-    )
-    _demand(halo <= nside, f"patches.halo={halo} must not be wider than nside={nside}.")
     _demand(
         2 <= cfg.sky.lmax <= 3 * nside - 1,
         f"sky.lmax={cfg.sky.lmax} must lie between 2 and 3 nside - 1 = {3 * nside - 1}.",
@@ -105,16 +120,37 @@ def _check_sky(cfg: DictConfig) -> None:
         _one_of("sky.fields", name, FIELDS)
 
 
+def _check_mask(cfg: DictConfig) -> None:
+    mask = cfg.mask
+    _one_of("mask.kind", mask.kind, MASKS)
+    _one_of("mask.apodise_kind", mask.apodise_kind, ("C1", "C2"))
+    _demand(0 < mask.b_deg < 90, f"mask.b_deg={mask.b_deg} must lie between 0 and 90 degrees.")
+    _demand(0 <= mask.apodise_deg < 90, f"mask.apodise_deg={mask.apodise_deg} must lie between 0 and 90 degrees.")
+    if mask.kind == "file":
+        _demand(mask.file is not None, "mask=file needs a file; give mask.file=/path/to/mask.fits.")
+        found = Path(mask.file).expanduser().is_file()
+        _demand(found, f"mask.file={mask.file} is missing; give a HEALPix FITS file.")
+
+
 def _check_delens(cfg: DictConfig) -> None:
-    _one_of("field", cfg.delens.field, FIELDS)
-    _one_of("delens.target", cfg.delens.target, TARGETS)
-    _demand(len(cfg.delens.inputs) > 0, "delens.inputs is empty; name at least one field.")
-    for name in (*cfg.delens.inputs, cfg.delens.field):
-        _demand(name in FIELDS, f"delens.inputs: {name} is not known; choose among {', '.join(FIELDS)}.")
+    d = cfg.delens
+    _one_of("field", d.field, FIELDS)
+    _one_of("delens.target", d.target, TARGETS)
+    _one_of("method.target", cfg.method.target, TARGETS)
+    _one_of("quadratic.estimator", cfg.quadratic.estimator, ("mv", "eb"))
+    _one_of("quadratic.template", cfg.quadratic.template, ("gradient", "remap"))
+    _one_of("quadratic.wiener", cfg.quadratic.wiener, ("measured", "theory"))
+    _demand(len(d.inputs) > 0, "delens.inputs is empty; name at least one field.")
+    for name in d.inputs:
+        known = (*FIELDS, *FEATURES)
+        _demand(name in known, f"delens.inputs: {name} is not known; choose among {', '.join(known)}.")
+    for name in (*(x for x in d.inputs if x in FIELDS), d.field, *"EB"):
         _demand(
             name in cfg.sky.fields,
             f"The field {name} is not among sky.fields=[{','.join(cfg.sky.fields)}]; add it there.",
         )
+    _demand(0 <= d.lmin_b < cfg.sky.lmax, f"delens.lmin_b={d.lmin_b} must lie between 0 and sky.lmax={cfg.sky.lmax}.")
+    _demand(d.fiducial.get("r", 0) > 0, "delens.fiducial.r must be larger than 0: sigma(r) takes its tensors from it.")
 
 
 def _check_rotation(cfg: DictConfig) -> None:
@@ -127,11 +163,21 @@ def _check_rotation(cfg: DictConfig) -> None:
     known = [[0, 0], *cfg.rotation.pairs]
     for pair in cfg.rotation.predict:
         _demand(pair in known, f"rotation.predict: {pair} is neither [0,0] nor one of rotation.pairs.")
-    spin2 = [f for f in (*cfg.delens.inputs, cfg.delens.field) if f in "QU"]
-    if cfg.rotation.kind == "none" or not spin2:
+    average = cfg.rotation.average
+    _demand(1 <= average <= 8, f"rotation.average={average} must lie between 1 and 8, the symmetries of a square.")
+    target = [] if cfg.delens.target == "kappa" else [cfg.delens.field]
+    spin2 = [f for f in (*cfg.delens.inputs, *target) if f in ("Q", "U")]
+    if not spin2:
         return
     _demand(
-        cfg.rotation.kind == "harmonic" and cfg.delens.field not in "QU" and {"Q", "U"} <= set(cfg.delens.inputs),
+        not cfg.rotation.symmetries and average == 1,
+        f"rotation={cfg.rotation.kind} with symmetries turns patches, which is not right for {spin2[0]}: set"
+        " rotation.symmetries=false and rotation.average=1.",
+    )
+    if cfg.rotation.kind == "none":
+        return
+    _demand(
+        cfg.rotation.kind == "harmonic" and not set("QU") & set(target) and {"Q", "U"} <= set(cfg.delens.inputs),
         f"rotation={cfg.rotation.kind} cannot turn {spin2[0]}: Q and U mix when the sphere is rotated."
         " Use rotation=none, or rotation=harmonic with both Q and U among delens.inputs and a scalar field.",
     )
@@ -149,5 +195,24 @@ def _check_analysis(cfg: DictConfig) -> None:
         f"analysis.band={a.band} must be two multipoles, the first from 2 and below analysis.lmax={a.lmax}.",
     )
     _demand(
+        len(a.band_r) == 2 and 2 <= a.band_r[0] < min(a.band_r[1], a.lmax),
+        f"analysis.band_r={a.band_r} must be two multipoles, the first from 2 and below analysis.lmax={a.lmax}.",
+    )
+    _demand(0 < a.f_sky <= 1, f"analysis.f_sky={a.f_sky} must lie between 0 and 1.")
+    _demand(
         len(a.zoom) == 3 and a.zoom[2] > 0, f"analysis.zoom={a.zoom} must be longitude, latitude and side in degrees."
     )
+
+
+def _check_compare(cfg: DictConfig) -> None:
+    if "compare" not in cfg:
+        return
+    c = cfg.compare
+    methods = [name for name in c.methods if name != "none"]
+    _demand(len(methods) > 0, "compare.methods names no method; name folders of results, e.g. [none,wiener,quadratic].")
+    _demand(len(set(c.methods)) == len(c.methods), f"compare.methods={c.methods} names a method twice.")
+    _demand(
+        c.reference in methods,
+        f"compare.reference={c.reference} is not among the methods of compare.methods={c.methods}; choose one of them.",
+    )
+    _demand(0 <= c.sim < cfg.splits.test, f"compare.sim={c.sim} is not one of the {cfg.splits.test} test skies.")

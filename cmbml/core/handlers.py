@@ -5,6 +5,7 @@ A package may bring a format of its own with `register`; the networks' ``.pt`` c
 
 import csv
 import io
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -78,6 +79,10 @@ def _write_png(path: Path, figure: Any) -> None:
     figure.savefig(path, format="png", metadata={"Software": None})
 
 
+def _write_pdf(path: Path, figure: Any) -> None:
+    figure.savefig(path, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
+
+
 def _read_text(path: Path) -> str:
     return path.read_text()
 
@@ -97,7 +102,12 @@ _HANDLERS: dict[str, tuple[Reader, Writer]] = {
         lambda path: yaml.safe_load(path.read_text()),
         lambda path, value: _write_text(path, yaml.safe_dump(value, sort_keys=False)),
     ),
+    ".json": (
+        lambda path: json.loads(path.read_bytes()),
+        lambda path, value: _write_text(path, json.dumps(value, indent=1)),
+    ),
     ".png": (Path.read_bytes, _write_png),
+    ".pdf": (Path.read_bytes, _write_pdf),
     ".md": (_read_text, _write_text),
     ".tex": (_read_text, _write_text),
     ".html": (_read_text, _write_text),

@@ -52,7 +52,9 @@ class Pipeline:
                         " put that one first."
                     )
                 if name not in self.producer and self._items[stage.name]:
-                    self.assets.check(name, fields, stage.name)
+                    listed = list(stage.found(name))[:1] if isinstance(source, Every) else [{}]
+                    for item in listed:
+                        self.assets.check(name, [*fields, *item], stage.name)
             for name in stage.outputs:
                 if name in self.producer:
                     raise UserError(
@@ -67,11 +69,7 @@ class Pipeline:
         name = source.asset if isinstance(source, Every) else source
         maker = self.producer.get(name)
         if maker is None:
-            file = self.assets.file(name, item)
-            if not file.exists():
-                raise UserError(f"Stage {stage.name!r} reads {file.path}, which is missing and which no stage makes.")
-            stat = file.path.stat()
-            return file, [1, f"{stat.st_size}:{stat.st_mtime_ns}"]
+            return self._outside(stage, item, source)
         if isinstance(source, Every):
             return self._every(maker, name, source, item)
         fields = self._items[maker.name][0] if self._items[maker.name] else {}
@@ -79,6 +77,19 @@ class Pipeline:
         if len(own) < len(fields):
             raise UserError(f"Stage {stage.name!r} reads one {name!r} for an item that does not say which; use Every.")
         return self.assets.file(name, own), [1, self.fingerprint(maker, own)]
+
+    def _outside(self, stage: Stage, item: Item, source: str | Every) -> tuple[File | Files, list]:
+        """Files that no stage makes, known by size and time: the item's own, or those that the stage has found."""
+        if not isinstance(source, Every):
+            file = self.assets.file(source, item)
+            return file, [1, _state(stage, file, item)]
+        listed = [i for i in stage.found(source.asset) if source.where.items() <= i.items()]
+        items = tuple({**item, **i} for i in listed)
+        files = tuple(self.assets.file(source.asset, i) for i in items)
+        if not files:
+            raise UserError(f"Stage {stage.name!r} reads every {source.asset!r}, and there is none: no stage makes it.")
+        known = [_state(stage, file, i) for file, i in zip(files, items, strict=True)]
+        return Files(files, items), [len(files), digest(known)]
 
     def _every(self, maker: Stage, name: str, source: Every, item: Item) -> tuple[Files, list]:
         fields = self._items[maker.name][0] if self._items[maker.name] else {}
@@ -197,7 +208,8 @@ class Pipeline:
             todo = [work for work in plan[stage.name] if work.why]
             outcomes = list(self._outcomes(stage, todo, workers, stage.name in force))
             seconds = time.perf_counter() - begin
-            failed = [o for o in outcomes if o.error]
+            order = {str(dict(work.item)): i for i, work in enumerate(todo)}
+            failed = sorted((o for o in outcomes if o.error), key=lambda o: order[str(dict(o.item))])
             total = len(plan[stage.name])
             where = log.shown(plan[stage.name][0].outputs[0].path, self.assets.constants.get("root")) if total else "-"
             rows.append(
@@ -241,6 +253,14 @@ class Pipeline:
             f"Dry run: nothing is written. About {log.size(disk)} of disk and {log.size(memory)} of memory at most.",
             ["stage", "items", "to do", "disk", "memory", "why"], rows,
         )  # fmt: skip
+
+
+def _state(stage: Stage, file: File, item: Item) -> str:
+    """Size and time of a file that no stage makes; a user is told when it is missing."""
+    if not file.exists():
+        raise UserError(stage.missing(file, item))
+    stat = file.path.stat()
+    return f"{stat.st_size}:{stat.st_mtime_ns}"
 
 
 @contextmanager

@@ -60,6 +60,17 @@ class Instrument:
 
 
 @dataclass
+class Mask:
+    """Which part of the sky is seen: kind of mask, width and shape of the taper at its border."""
+
+    kind: str = MISSING
+    b_deg: float = MISSING
+    file: str | None = MISSING
+    apodise_deg: float = MISSING
+    apodise_kind: str = MISSING
+
+
+@dataclass
 class Splits:
     """Number of skies of each split."""
 
@@ -75,6 +86,8 @@ class Rotation:
     kind: str = MISSING
     pairs: list[Any] = MISSING
     predict: list[Any] = MISSING
+    symmetries: bool = MISSING
+    average: int = MISSING
 
 
 @dataclass
@@ -91,15 +104,28 @@ class Delens:
 
     field: str = MISSING
     target: str = MISSING
+    label: str = MISSING
     inputs: list[str] = MISSING
+    lmin_b: int = MISSING
+    fiducial: dict[str, float] = MISSING
     export_npy: bool = MISSING
 
 
 @dataclass
+class Quadratic:
+    """The quadratic estimator and the lensing template."""
+
+    estimator: str = MISSING
+    wiener: str = MISSING
+    template: str = MISSING
+
+
+@dataclass
 class Method:
-    """A method and its stages."""
+    """A method, what it estimates, and its stages."""
 
     name: str = MISSING
+    target: str = MISSING
     stages: list[str] = MISSING
 
 
@@ -111,7 +137,19 @@ class Analysis:
     lmax: int = MISSING
     band: list[int] = MISSING
     delta_l: int = MISSING
+    band_r: list[int] = MISSING
+    f_sky: float = MISSING
     zoom: list[float] = MISSING
+    stages: list[str] = MISSING
+
+
+@dataclass
+class Compare:
+    """Which finished methods are compared."""
+
+    methods: list[str] = MISSING
+    reference: str = MISSING
+    sim: int = MISSING
     stages: list[str] = MISSING
 
 
@@ -144,10 +182,12 @@ class Config:
     sky: Sky = dataclasses.field(default_factory=Sky)
     cosmology: Cosmology = dataclasses.field(default_factory=Cosmology)
     instrument: Instrument = dataclasses.field(default_factory=Instrument)
+    mask: Mask = dataclasses.field(default_factory=Mask)
     splits: Splits = dataclasses.field(default_factory=Splits)
     rotation: Rotation = dataclasses.field(default_factory=Rotation)
     patches: Patches = dataclasses.field(default_factory=Patches)
     delens: Delens = dataclasses.field(default_factory=Delens)
+    quadratic: Quadratic = dataclasses.field(default_factory=Quadratic)
     sims: Sims = dataclasses.field(default_factory=Sims)
     method: Method = dataclasses.field(default_factory=Method)
     network: dict[str, Any] = MISSING
@@ -155,3 +195,10 @@ class Config:
     analysis: Analysis = dataclasses.field(default_factory=Analysis)
     assets: Assets = dataclasses.field(default_factory=Assets)
     pipeline: list[str] = MISSING
+
+
+@dataclass
+class CompareConfig(Config):
+    """What `main_analysis_compare.py` knows beside."""
+
+    compare: Compare = dataclasses.field(default_factory=Compare)

@@ -75,6 +75,14 @@ class Stage:
         """Units of work; a stage that runs once has one empty item."""
         return [{}]
 
+    def found(self, asset: str) -> Iterable[Item]:
+        """Items of an asset that this stage reads with `Every` and that no stage of its pipeline makes."""
+        return []
+
+    def missing(self, file: File, item: Item) -> str:
+        """What a user is told of a file that this stage reads, that no stage makes and that is not there."""
+        return f"Stage {self.name!r} reads {file.path}, which is missing and which no stage makes."
+
     def run(self, item: Item, *inputs: Any) -> Any:
         """Compute the outputs of one item from the values of its inputs."""
         raise NotImplementedError

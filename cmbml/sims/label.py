@@ -5,21 +5,28 @@ import numpy as np
 from cmbml.core.asset import Item
 from cmbml.core.skymap import SkyMap
 from cmbml.core.stage import SimStage
+from cmbml.sky import sht
 from cmbml.sky.fields import field_map
 
 
 class Label(SimStage):
-    """Noise-free map of `delens.field`, with the beam of the observation.
+    """Noise-free map of `delens.label`: ``kappa``, or a target and a field, ``unlensed_B``, ``lensing_E`` ...
 
-    ``delens.target=unlensed`` is the unlensed sky, ``lensing`` the lensed minus the unlensed one.
+    The convergence has no beam and no unit; ``unlensed`` is the unlensed sky, ``lensing`` the lensed minus the unlensed
+    one, both with the beam of the observation.
     """
 
     name, inputs, outputs = "label", ("unlensed_alm", "lensed_alm"), ("label",)
-    uses = ("delens.field", "delens.target", "instrument.fwhm_arcmin", "sky.nside", "sky.lmax")
+    uses = ("delens.label", "instrument.fwhm_arcmin", "sky.nside", "sky.lmax")
+    reads = ("splits", "delens.field", "delens.target")  # which make the label
 
     def run(self, item: Item, unlensed: dict[str, np.ndarray], lensed: dict[str, np.ndarray]) -> SkyMap:
-        """Map of one field, uK_CMB, RING."""
-        sky, field, target = self.cfg.sky, self.cfg.delens.field, self.cfg.delens.target
+        """Map of one field, uK_CMB or without unit, RING."""
+        sky, label = self.cfg.sky, self.cfg.delens.label
+        if label == "kappa":
+            data = sht.synthesis(unlensed["kappa"].astype(complex), sky.nside)
+            return SkyMap(data[None], ("kappa",), "1", 0.0, sky.lmax, "lensing convergence")
+        target, field = label.split("_")
         alms = {x: unlensed[x] if target == "unlensed" else lensed[x] - unlensed[x] for x in lensed}
         fwhm_arcmin = self.cfg.instrument.fwhm_arcmin
         data = field_map(alms, field, nside=sky.nside, fwhm_arcmin=fwhm_arcmin)

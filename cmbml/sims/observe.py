@@ -3,21 +3,29 @@
 import numpy as np
 
 from cmbml.core.asset import Item
+from cmbml.core.masked import Masked
 from cmbml.core.skymap import SkyMap
 from cmbml.core.stage import SimStage
+from cmbml.sky import sht
 from cmbml.sky.observe import observe
 
 
-class Observe(SimStage):
-    """Beam, HEALPix sampling, white noise after the beam, analysis to `sky.lmax`; scalar E and B beside T, Q, U."""
+class Observe(Masked, SimStage):
+    """Beam, HEALPix sampling, white noise after the beam, analysis to `sky.lmax`; scalar E and B beside T, Q, U.
 
-    name, inputs, outputs = "observe", ("lensed_alm",), ("obs",)
+    The noisy T, Q and U are multiplied by the mask before the analysis, so that E and B are those of the masked sky.
+    """
+
+    name, inputs, outputs = "observe", ("lensed_alm",), ("obs", "obs_alm")
+    masked_inputs = ("mask",)
     uses = ("instrument", "sky.seed", "sky.nside", "sky.lmax", "sky.fields")
 
-    def run(self, item: Item, lensed: dict[str, np.ndarray]) -> SkyMap:
-        """Observed maps of `sky.fields`, uK_CMB, RING."""
+    def run(
+        self, item: Item, lensed: dict[str, np.ndarray], mask: SkyMap | None = None
+    ) -> tuple[SkyMap, dict[str, np.ndarray]]:
+        """Observed maps of `sky.fields`, uK_CMB, RING, and the alms found in them, with the beam."""
         sky, instrument = self.cfg.sky, self.cfg.instrument
-        maps = observe(
+        maps, alms = observe(
             {x: alm.astype(complex) for x, alm in lensed.items()},
             nside=sky.nside,
             lmax=sky.lmax,
@@ -25,14 +33,15 @@ class Observe(SimStage):
             noise_t_uk_arcmin=instrument.noise_t_uk_arcmin,
             noise_p_uk_arcmin=instrument.noise_p_uk_arcmin,
             fields=tuple(sky.fields),
+            mask=None if mask is None else mask["mask"],
             rngs={x: self.rng(f"noise/{x}", sky.seed, item["split"], item["sim"]) for x in "TP"},
         )
         note = f"lensed CMB, noise T {instrument.noise_t_uk_arcmin:.4g} P {instrument.noise_p_uk_arcmin:.4g} uK arcmin"
-        return SkyMap(
-            np.stack([maps[x] for x in sky.fields]), tuple(sky.fields), "uK_CMB", instrument.fwhm_arcmin, sky.lmax, note
-        )
+        data, fwhm_arcmin = np.stack([maps[x] for x in sky.fields]), instrument.fwhm_arcmin
+        obs = SkyMap(data, tuple(sky.fields), "uK_CMB", fwhm_arcmin, sky.lmax, note)
+        return obs, {x: alm.astype(np.complex64) for x, alm in alms.items()}
 
     def cost(self) -> tuple[float, float]:
-        """One column a field on disk; maps and alms in double precision in memory."""
+        """One column a field and three alms on disk; maps and alms in double precision in memory."""
         npix, n = 12 * self.cfg.sky.nside**2, len(self.cfg.sky.fields)
-        return 4 * n * npix, 8 * npix * (2 * n + 6)
+        return 4 * n * npix + 24 * sht.alm_size(self.cfg.sky.lmax), 8 * npix * (2 * n + 6)

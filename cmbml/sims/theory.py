@@ -9,9 +9,12 @@ from cmbml.sky import cosmology
 
 
 class Theory(SimStage):
-    """Draw the cosmology of a sky and compute its unlensed spectra with CAMB, up to `sky.lmax` + `sky.margin`."""
+    """Draw the cosmology of a sky and compute its unlensed spectra with CAMB, up to `sky.lmax` + `sky.margin`.
 
-    name, outputs = "theory", ("parameters", "cls")
+    Sky after sky, with all cores: skies of one cosmology share a run of CAMB.
+    """
+
+    name, outputs, parallel = "theory", ("parameters", "cls"), False
     uses = ("cosmology", "sky.seed", "sky.lmax", "sky.margin")
 
     def run(self, item: Item) -> tuple[dict[str, float], dict[str, np.ndarray]]:

@@ -9,6 +9,7 @@ Both amplitudes are given at k = 0.05 / Mpc.
 import itertools
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import camb
@@ -138,8 +139,17 @@ def spectra(params: Mapping[str, float], lmax: int) -> dict[str, np.ndarray]:
         ``tp ep``: T-phi and E-phi, uK; ``lensed_tt`` ... ``lensed_te``: CAMB's lensed scalars + unlensed tensors, uK^2,
         for comparisons only. Monopole and dipole are zero.
     """
-    pars = _camb_parameters(params)
-    top = max(_LMAX_CAMB, lmax + _MARGIN)
+    table = _spectra(tuple(sorted(_complete(params).items())), max(_LMAX_CAMB, lmax + _MARGIN))
+    cls = {name: cl[: lmax + 1].copy() for name, cl in table.items()}
+    for cl in cls.values():
+        cl[:2] = 0
+    return cls
+
+
+@lru_cache(maxsize=32)
+def _spectra(params: tuple[tuple[str, float], ...], top: int) -> dict[str, np.ndarray]:
+    """Run CAMB; skies of one cosmology share a run."""
+    pars = _camb_parameters(dict(params))
     pars.set_for_lmax(top, lens_potential_accuracy=3)
     pars.max_l_tensor, pars.max_eta_k_tensor = _LMAX_TENSOR, 3.0 * _LMAX_TENSOR
     results = camb.get_results(pars)
@@ -149,10 +159,7 @@ def spectra(params: Mapping[str, float], lmax: int) -> dict[str, np.ndarray]:
         ("pp", "tp", "ep"): results.get_lens_potential_cls(top, **unit),
         ("lensed_tt", "lensed_ee", "lensed_bb", "lensed_te"): _rounded(results.get_total_cls(top, **unit)),
     }
-    cls = {name: table[: lmax + 1, i].copy() for names, table in columns.items() for i, name in enumerate(names)}
-    for cl in cls.values():
-        cl[:2] = 0
-    return cls
+    return {name: table[:, i] for names, table in columns.items() for i, name in enumerate(names)}
 
 
 def _rounded(x: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""From the alms of a sky to the maps of an instrument: beam, pixels, noise, and scalar T, E and B maps."""
+"""From the alms of a sky to the maps of an instrument: beam, pixels, noise, mask, and scalar T, E and B maps."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,13 +21,15 @@ def observe(
     noise_p_uk_arcmin: float,
     rngs: Mapping[str, np.random.Generator],
     fields: Sequence[str] = ("T", "E", "B"),
+    mask: np.ndarray | None = None,
     niter: int = 1,
     nthreads: int = 0,
-) -> dict[str, np.ndarray]:
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Observe a sky: beam, HEALPix pixels, white noise after the beam, analysis to lmax, scalar maps.
 
     T, E and B maps are scalar (spin-0) maps of what the analysis of the noisy T and (Q, U) finds up to lmax;
-    Q and U are the noisy pixels themselves.
+    Q and U are the noisy pixels themselves. A mask multiplies the noisy pixels before the analysis; what E then shows
+    in B, and beyond the mask's border, is the mask's doing.
 
     Parameters
     ----------
@@ -42,13 +44,17 @@ def observe(
         Generators ``T`` and ``P`` of the noise; a field that is not asked for draws none.
     fields : sequence of str, optional
         Of T, E, B, Q, U.
+    mask : array (npix,), optional
+        Weight of each pixel, 0 to 1, RING.
     niter : int, optional
         Iterations of the analysis.
     nthreads : int, optional
 
     Returns
     -------
-    dict of float64 arrays (npix,), uK, RING
+    maps : dict of float64 arrays (npix,), uK, RING
+    alms : dict of complex128 arrays (nalm,)
+        Of the observed T, E and B, with the beam: what the scalar maps are made of.
 
     Raises
     ------
@@ -62,14 +68,17 @@ def observe(
         )
     beam = gaussian_beam(fwhm_arcmin, lmax)
     seen = {f: sht.almxfl(sht.truncate(alm, lmax), beam) for f, alm in alms.items() if f in ("T", "E", "B")}
+    weight = 1.0 if mask is None else mask
     found, maps = {}, {}
     if "T" in fields:
         sky = sht.synthesis(seen["T"], nside, nthreads=nthreads)
         sky += white_noise(rngs["T"], nside, noise_t_uk_arcmin)[0]
+        sky *= weight
         found["T"] = sht.analysis(sky, lmax, niter=niter, nthreads=nthreads)
     if set(fields) - {"T"}:
         sky = sht.synthesis(np.stack([seen["E"], seen["B"]]), nside, spin=2, nthreads=nthreads)
         sky += white_noise(rngs["P"], nside, noise_p_uk_arcmin, ncomp=2)
+        sky *= weight
         maps |= zip("QU", sky, strict=True)
     if "E" in fields or "B" in fields:
         found |= zip("EB", sht.analysis(sky, lmax, spin=2, niter=niter, nthreads=nthreads), strict=True)
@@ -77,4 +86,4 @@ def observe(
     if scalar:
         alm = np.stack([found[f] for f in scalar])
         maps |= zip(scalar, sht.synthesis(alm, nside, nthreads=nthreads), strict=True)
-    return {f: maps[f] for f in fields}
+    return {f: maps[f] for f in fields}, found

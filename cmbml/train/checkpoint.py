@@ -27,7 +27,7 @@ def fingerprint(settings: Mapping[str, Any], data: Mapping[str, Any]) -> dict[st
     data
         Numbers that tell the training skies from others.
     """
-    rotation = {key: value for key, value in settings["rotation"].items() if key != "predict"}
+    rotation = {key: value for key, value in settings["rotation"].items() if key not in ("predict", "average")}
     return json.loads(json.dumps({**settings, "rotation": rotation, "skies": data}))
 
 

@@ -1,6 +1,7 @@
 """Patches of skies, gathered on the device on which the network runs.
 
-The maps lie there as they are; rotations and patches are index gathers, so nothing is stored twice and no loader runs.
+The maps lie there as they are; rotations, patches and their symmetries are index gathers, so nothing is stored twice
+and no loader runs.
 """
 
 import math
@@ -19,12 +20,58 @@ from cmbml.sky.rotation import rotate_maps
 Pair = Sequence[float]
 Skies = Sequence[tuple[np.ndarray, np.ndarray]]
 SPINS = ("spins_in", "spins_out")
+# Determinants of the symmetries of the square, in the order of `squares`.
+HANDS = (1, 1, -1, -1, 1, 1, -1, -1)
 
 
 def orientations(rotation: dict[str, Any]) -> list[Pair]:
     """Return the orientations of training: the sky as it is, then the other pairs (theta, phi), in degrees."""
     pairs = [] if rotation["kind"] == "none" else rotation["pairs"]
     return [(0, 0), *(pair for pair in pairs if any(pair))]
+
+
+def squares(width: int) -> Tensor:
+    """Return the eight symmetries of a square of pixels, as places of its pixels: ``image.flatten()[squares[g]]``.
+
+    In order: the identity, the half turn, the reflections in the two diagonals, the two quarter turns, the reflections
+    in the two axes. The diagonals of a base face lie along a meridian and across it, so that the symmetries of the
+    HEALPix sphere bring its faces into one another by the first four, a group of their own.
+
+    Returns
+    -------
+    int64 tensor (8, width^2)
+    """
+    image = torch.arange(width**2).view(width, width)
+    half, quarter, back = (image.rot90(turns) for turns in (2, 1, 3))
+    return torch.stack([image, half, image.T, half.T, quarter, back, image.flip(0), image.flip(1)]).flatten(1)
+
+
+def signs(parities: Sequence[int], device: torch.device) -> Tensor:
+    """Return the factors (8, channels) of the symmetries: a reflection turns the sign of what has the parity -1."""
+    hand, parity = torch.tensor(HANDS)[:, None], torch.tensor(parities)
+    return torch.where(hand < 0, parity, 1).to(device, torch.float32)
+
+
+def transformed(pixel: Tensor, places: Tensor) -> Tensor:
+    """Return images of pixel numbers (batch, width, width), each under a symmetry of its own, (batch, width^2)."""
+    return pixel.flatten(1).gather(1, places).view_as(pixel)
+
+
+def check_symmetries(settings: dict[str, Any], average: int) -> None:
+    """Refuse symmetries that a spin forbids, and a number of them that there is not.
+
+    Raises
+    ------
+    UserError
+        Names the key.
+    """
+    if isinstance(average, bool) or average not in range(1, 9):
+        raise UserError(f"rotation.average={average} must be a whole number from 1 to 8.")
+    if (settings["rotation"]["symmetries"] or average > 1) and any(settings["spins_in"] + settings["spins_out"]):
+        raise UserError(
+            "Q and U mix when a patch is turned or reflected: use rotation.symmetries=false and rotation.average=1, "
+            "or scalar maps only."
+        )
 
 
 class Patches:
@@ -37,11 +84,13 @@ class Patches:
     skies
         ``skies[i]`` gives inputs (cin, npix) and target (cout, npix), RING; read once, and again at each harmonic turn.
     settings
-        ``nside``, ``lmax``, ``spins_in``, ``spins_out``, ``patches`` and ``rotation`` of the training.
+        ``nside``, ``lmax``, ``spins_in``, ``spins_out``, ``parity_in``, ``parity_out``, ``patches`` and ``rotation`` of
+        the training.
     tables
         Of a rotation by permutation: one array of pixel numbers (npix,) for each of ``rotation.pairs``.
     turning
-        Whether the skies are turned; those of validation are not.
+        Whether the skies are turned, and their patches seen under the symmetries of the square; those of validation
+        are not.
     device
         Where maps and tables lie: the GPU when they fit, else the memory of the machine.
     """
@@ -63,6 +112,10 @@ class Patches:
         self.orientation = [0] * len(skies)
         self.kind = settings["rotation"]["kind"]
         self.tables = self._read_tables(tables, device) if self.kind == "permutation" and turning else None
+        self.symmetry = torch.zeros(len(skies) * len(index), dtype=torch.int64, device=device)
+        self.symmetries = turning and settings["rotation"]["symmetries"]
+        self.squares = squares(index.shape[-1]).to(device)
+        self.signs = [signs(settings[key], device) for key in ("parity_in", "parity_out")]
         first = skies[0]
         self.x, self.y = (torch.empty((len(skies), m.shape[-1], len(m)), device=device) for m in first)
         self.input_unit, self.target_unit = torch.ones(len(first[0])), torch.ones(len(first[1]))
@@ -96,10 +149,14 @@ class Patches:
         self.y /= self.target_unit.to(self.y)
 
     def turn(self, seed: int, epoch: int) -> None:
-        """Choose the orientation of every sky for this epoch.
+        """Choose the orientation of every sky, and the symmetry of every patch, for this epoch.
 
-        In as many epochs as there are orientations a sky is seen in each of them once, in an order of its own.
+        In as many epochs as there are orientations a sky is seen in each of them once, in an order of its own. The
+        symmetries are drawn anew each time.
         """
+        if self.symmetries:
+            drawn = rng_for("train/symmetry", seed, epoch).integers(8, size=len(self))
+            self.symmetry = torch.from_numpy(drawn).to(self.symmetry.device)
         cycle, place = divmod(epoch, len(self.pairs))
         for sky, before in enumerate(self.orientation):
             order = rng_for("train/orientation", seed, cycle, sky).permutation(len(self.pairs))
@@ -124,10 +181,14 @@ class Patches:
         numbers = numbers.to(self.x.device)
         sky = (numbers // len(self.index))[:, None, None]
         pixel = self.index[numbers % len(self.index)].long()
+        if self.symmetries:
+            pixel = transformed(pixel, self.squares[self.symmetry[numbers]])
         if self.tables is not None:
             pixel = self.tables[torch.tensor(self.orientation, device=sky.device)[sky], pixel].long()
-        inner = crop(pixel, self.halo)
-        return self.x[sky, pixel].permute(0, 3, 1, 2), self.y[sky, inner].permute(0, 3, 1, 2)
+        x, y = self.x[sky, pixel], self.y[sky, crop(pixel, self.halo)]
+        if self.symmetries:
+            x, y = (m * sign[self.symmetry[numbers], None, None] for m, sign in zip((x, y), self.signs, strict=True))
+        return x.permute(0, 3, 1, 2), y.permute(0, 3, 1, 2)
 
     def _load(self, sky: int) -> None:
         """Put the standardised maps of one sky in place, turned when the rotation is harmonic."""

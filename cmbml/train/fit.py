@@ -1,10 +1,17 @@
 """The one call that trains a network.
 
 The settings are plain values, and all that decides the result: ``train``, ``network``, ``patches``, ``rotation``,
-``nside``, ``lmax``, ``spins_in`` and ``spins_out`` (0 or 2 for every channel). Any other key is only compared when a
-training goes on; a hash of the data set is a good one. Skies and tables are lazy and picklable: ``skies[i]`` gives
-inputs (cin, npix) and target (cout, npix), float32, RING; ``tables[k]``, for a rotation by permutation, the pixel
-numbers (npix,) of ``rotation.pairs[k]``, with ``rotated = m[..., tables[k]]``.
+``nside``, ``lmax``, and for every channel its spin, 0 or 2 (``spins_in``, ``spins_out``), and its sign in a mirror, +1
+(T, E, kappa) or -1 (B) (``parity_in``, ``parity_out``). Any other key is only compared when a training goes on; a hash
+of the data set is a good one.
+
+``rotation`` has ``kind`` and ``pairs``, the orientations of the sphere; ``symmetries``, whether each patch is seen each
+epoch under one of the eight symmetries of the square, drawn at random, with the signs of its channels; and ``average``,
+how many of the eight a prediction averages (``predict.predict_sky``).
+
+Skies and tables are lazy and picklable: ``skies[i]`` gives inputs (cin, npix) and target (cout, npix), float32, RING;
+``tables[k]``, for a rotation by permutation, the pixel numbers (npix,) of ``rotation.pairs[k]``, with
+``rotated = m[..., tables[k]]``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +21,7 @@ import numpy as np
 
 from cmbml.core import launch
 from cmbml.train.checkpoint import File
-from cmbml.train.data import Skies
+from cmbml.train.data import Skies, check_symmetries
 from cmbml.train.network import probe
 from cmbml.train.settings import read_train
 from cmbml.train.trainer import Trainer, summary_writer
@@ -63,6 +70,7 @@ def fit(
         When a setting is wrong, differs from that of the training to be continued, or the loss is not finite.
     """
     read_train(settings["train"])
+    check_symmetries(settings, settings["rotation"]["average"])
     probe(settings, tuple(len(maps) for maps in valid_skies[0]))
     if log_dir is not None:
         summary_writer()

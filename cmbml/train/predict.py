@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cmbml.core.errors import UserError
 from cmbml.sky.patches import patch_index
 from cmbml.train import network
-from cmbml.train.data import Pair, crop, turn_maps
+from cmbml.train.data import Pair, check_symmetries, crop, signs, squares, transformed, turn_maps
 
 
 @torch.inference_mode()
@@ -20,6 +20,7 @@ def predict_sky(
     *,
     pairs: Sequence[Pair] = ((0, 0),),
     tables: Sequence[np.ndarray] | None = None,
+    average: int | None = None,
     batch_size: int = 16,
     device: str = "auto",
 ) -> np.ndarray:
@@ -36,6 +37,11 @@ def predict_sky(
         patches lie elsewhere in each, so that they fade in the mean. (0, 0) is the sky as it is.
     tables
         Of a rotation by permutation: ``tables[k]`` (npix,) of ``pairs[k]``; not read where the pair is (0, 0).
+    average
+        How many of the eight symmetries of the square, in the order of ``data.squares``, are averaged in each
+        orientation, at the cost of as many passes; ``rotation.average`` of the model's settings if not given. 1 is the
+        patch as it is; with 4 the prediction commutes with the symmetries of the HEALPix sphere (but for the halos of
+        the eight corners of three faces), with 8 with all symmetries of the patches.
     batch_size
         Patches that the network sees at once.
     device
@@ -48,9 +54,11 @@ def predict_sky(
     Raises
     ------
     UserError
-        When the sky does not have the nside of the training.
+        When the sky does not have the nside of the training, or Q or U shall be reflected.
     """
     settings = model["settings"]
+    average = settings["rotation"]["average"] if average is None else average
+    check_symmetries(settings, average)
     if inputs.shape[-1] != 12 * settings["nside"] ** 2:
         raise UserError(f"The network was trained at nside={settings['nside']}, not on {inputs.shape[-1]} pixels.")
     on_gpu = device != "cpu" and torch.cuda.is_available()
@@ -65,7 +73,8 @@ def predict_sky(
         maps = inputs[:, table]
         if turned and kind == "harmonic":
             maps = turn_maps(maps, pair, settings, "spins_in")
-        found = _predict(net, maps / np.array(model["input_rms"])[:, None], settings, batch_size, place)
+        maps = maps / np.array(model["input_rms"])[:, None]
+        found = _predict(net, maps, settings, average=average, batch_size=batch_size, place=place)
         if turned and kind == "harmonic":
             found = turn_maps(found, pair, settings, "spins_out", inverse=True)
         mean[:, table] += found / len(pairs)
@@ -73,15 +82,24 @@ def predict_sky(
 
 
 def _predict(
-    net: nn.Module, maps: np.ndarray, settings: Mapping[str, Any], batch_size: int, place: torch.device
+    net: nn.Module,
+    maps: np.ndarray,
+    settings: Mapping[str, Any],
+    *,
+    average: int,
+    batch_size: int,
+    place: torch.device,
 ) -> np.ndarray:
     """Return the network's output (cout, npix) for standardised maps (cin, npix), patch by patch."""
     patch, halo = settings["patches"]["patch"], settings["patches"]["halo"]
     index = torch.as_tensor(patch_index(settings["nside"], patch, halo))
     x = torch.as_tensor(np.ascontiguousarray(maps.T, dtype=np.float32))
-    y: Tensor | None = None
-    for pixel in index.split(batch_size):
-        out = crop(net(x[pixel].permute(0, 3, 1, 2).to(place)), halo).float().cpu()
-        y = torch.empty((len(x), out.shape[1])) if y is None else y
-        y[crop(pixel, halo)] = out.permute(0, 2, 3, 1)
+    y = torch.zeros((len(x), len(settings["parity_out"])))
+    factors = [signs(settings[key], place) for key in ("parity_in", "parity_out")]
+    for places, sign_in, sign_out in zip(squares(index.shape[-1])[:average], *factors, strict=False):
+        for pixel in index.split(batch_size):
+            seen = transformed(pixel, places.expand(len(pixel), -1))
+            given = x[seen].permute(0, 3, 1, 2).to(place) * sign_in[:, None, None]
+            out = crop(net(given), halo).float() * sign_out[:, None, None]
+            y[crop(seen, halo)] += out.cpu().permute(0, 2, 3, 1) / average  # every pixel lies in one patch
     return y.T.numpy()

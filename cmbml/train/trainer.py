@@ -1,6 +1,7 @@
 """Train a network on patches of skies: any network, any field, one process or many.
 
-An epoch is one pass over all patches of all training skies, each sky in an orientation that is drawn for the epoch.
+An epoch is one pass over all patches of all training skies, each sky in an orientation and each patch under a symmetry
+that is drawn for the epoch.
 The batch is that of all processes together; sums over it are exact sums over the ranks, so that the number of devices
 changes the speed and not the result. On CPUs a training that is interrupted and continued is bitwise equal to an
 undisturbed one, for the same number of threads.

@@ -100,7 +100,9 @@ def test_a_template_of_half_amplitude(sky):
     np.testing.assert_allclose(ratios["A_res"], 0.25, rtol=1e-10)
     np.testing.assert_allclose(ratios["rho"], 1, rtol=1e-10)
     # The delensed map itself is what was observed less the template, noise and all.
-    np.testing.assert_allclose(cls["predicted"], hp.alm2cl(sky["observed"] - 0.5 * lensing), rtol=1e-10)
+    delensed = sky["observed"] - 0.5 * lensing
+    np.testing.assert_allclose(cls["predicted"], hp.alm2cl(delensed), rtol=1e-10)
+    np.testing.assert_allclose(cls["predicted_x_unlensed"], hp.alm2cl(delensed, sky["unlensed"]), atol=1e-12)
 
 
 @pytest.mark.parametrize("target", ["lensing", "unlensed"])
@@ -170,8 +172,15 @@ def test_bands_and_targets_that_make_no_sense_are_refused(sky):
     for lmin, lmax in [(200, 100), (20, LMAX + 1), (-1, 5)]:
         with pytest.raises(UserError, match="does not lie within"):
             headline(cls, lmin=lmin, lmax=lmax)
-    with pytest.raises(UserError, match="known are unlensed, lensing"):
-        delensing_spectra(**sky, target="kappa")
+    with pytest.raises(UserError, match="known are kappa, lensing, unlensed"):
+        delensing_spectra(**sky, target="phi")
+
+
+def test_kappa_is_judged_as_an_estimate_of_the_lensing(sky):
+    template = 0.7 * (sky["lensed"] - sky["unlensed"])
+    kappa, lensing = (delensing_spectra(**sky, prediction=template, target=x) for x in ("kappa", "lensing"))
+    assert all((kappa[name] == lensing[name]).all() for name in lensing)
+    assert headline(kappa)["A_res"] == pytest.approx(0.09, rel=1e-10)
 
 
 @pytest.mark.parametrize(

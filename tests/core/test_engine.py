@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from cmbml.core import handlers
 from cmbml.core.asset import Assets, Every, File
@@ -200,6 +201,70 @@ def test_every_streams_in_order_and_reads_nothing_before_it_is_asked(tmp_path):
     assert files[1]["x"].shape == (1000,)
     with pytest.raises(UserError, match="sim0002/twice.npz is missing"):
         files[2]
+
+
+class Listing(Stage):
+    """Reads what other runs have left: the `twice` of two sims, wherever the items say."""
+
+    name, inputs, outputs = "listing", (Every("twice"),), ("mean",)
+
+    def found(self, asset):
+        return [{"split": "test", "sim": sim} for sim in (1, 0)]
+
+    def missing(self, file, item):
+        return f"run number {item['sim']} has left no {file.path.name}."
+
+    def run(self, item, twice):
+        return [{"sim": i["sim"], "mean": float(np.mean(v["x"]))} for i, v in zip(twice.items, twice, strict=True)]
+
+
+def listing(root):
+    return Pipeline([Listing(toy_config())], Assets(FILES, {"root": str(root), "sim": "of the constants"}))
+
+
+def test_a_stage_reads_every_file_that_it_has_found_and_again_when_one_changes(tmp_path):
+    toy(tmp_path).run(only=["noise", "twice"])
+    listing(tmp_path).run()
+    means = File(tmp_path / "mean.csv").read()
+    expected = [File(tmp_path / "Test" / f"sim{sim:04d}" / "noise.npy").read().mean() * 2 for sim in (1, 0)]
+    assert [row["sim"] for row in means] == [1, 0]
+    np.testing.assert_allclose([row["mean"] for row in means], expected, rtol=1e-12)
+    assert todo(listing(tmp_path)) == {"listing": []}
+    toy(tmp_path, factor=3.0).run(only=["twice"])
+    assert todo(listing(tmp_path)) == {"listing": [("twice changed",)]}
+
+
+def test_a_found_file_that_is_missing_is_named_by_the_stage(tmp_path):
+    toy(tmp_path).run(only=["noise", "twice"])
+    (tmp_path / "Test" / "sim0000" / "twice.npz").unlink()
+    with pytest.raises(UserError, match=r"^run number 0 has left no twice.npz\.$"):
+        listing(tmp_path).plan()
+
+    class FindsNothing(Listing):
+        def found(self, asset):
+            return []
+
+    empty = Pipeline([FindsNothing(toy_config())], Assets(FILES, {"root": str(tmp_path)}))
+    with pytest.raises(UserError, match="'listing' reads every 'twice', and there is none"):
+        empty.plan()
+
+
+@pytest.mark.parametrize("name", ["record.json", ".record.csv.json"])
+def test_json_comes_back_as_it_was(tmp_path, name):
+    value = {"n": [1, "abc", None], "x": 0.1 + 0.2, "µ": True}
+    File(tmp_path / name).write(value)
+    assert File(tmp_path / name).read() == value
+
+
+def test_pdf_of_one_figure_has_the_same_bytes_each_time(tmp_path):
+    figure = Figure()
+    figure.subplots().plot([1, 2], [3, 1])
+    for name in ("a.pdf", "b.pdf"):
+        File(tmp_path / name).write(figure)
+    first = File(tmp_path / "a.pdf").read()
+    assert first == File(tmp_path / "b.pdf").read()
+    assert first.startswith(b"%PDF")
+    assert b"CreationDate" not in first
 
 
 def test_atomic_write_keeps_the_old_file_when_the_new_one_fails(tmp_path):

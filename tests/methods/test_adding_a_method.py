@@ -25,11 +25,11 @@ class Half(SimStage):
 def test_added_method_is_simulated_for_measured_and_drawn(command, tmp_path):
     code, error = command(
         f"hydra.searchpath=[file://{REPO}/tests/methods/cfg]",
-        "method=half", "experiment=tiny", "delens.target=lensing", "splits.train=1", "run.workers=1",
+        "method=half", "experiment=tiny", "splits.train=1", "run.workers=1",
         "instrument.noise_p_uk_arcmin=0.001",
     )  # fmt: skip
     assert code == 0, error
-    folder = tmp_path / "data" / "delens_tiny" / "half" / "B_lensing" / "analysis"
+    folder = tmp_path / "data" / "delens_tiny" / "half" / "B" / "analysis"
     with (folder / "table.csv").open() as f:
         rows = {(row["method"], row["form"]): row for row in csv.DictReader(f)}
     # Without noise the estimate of the lensing is l / 2, with l = s + u (lensing and primordial B): the delensed l / 2

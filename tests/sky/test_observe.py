@@ -34,7 +34,7 @@ def seen(alms: dict, **changes) -> dict[str, np.ndarray]:
     """Observation with the settings above, noiseless but for ``changes``."""
     settings = {"nside": NSIDE, "lmax": LMAX, "fwhm_arcmin": FWHM, "noise_t_uk_arcmin": 0.0, "noise_p_uk_arcmin": 0.0}
     rngs = {field: np.random.default_rng([7, i]) for i, field in enumerate("TP")}
-    return observe(alms, **(settings | {"rngs": rngs, "fields": ALL} | changes))
+    return observe(alms, **(settings | {"rngs": rngs, "fields": ALL} | changes))[0]
 
 
 def test_noiseless_maps_are_healpys(alms):

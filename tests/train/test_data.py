@@ -8,11 +8,23 @@ import torch
 from cmbml.core.errors import UserError
 from cmbml.sky.patches import to_patches
 from cmbml.sky.rotation import permutation, rotate_maps
-from cmbml.train.data import Patches, crop
+from cmbml.train.data import HANDS, Patches, crop, squares
 from tests.train.toy import NSIDE, Skies, settings
 
 PAIRS = [[60, -30], [0, 0], [120, 30]]
 CPU = torch.device("cpu")
+
+
+SQUARE = [  # the symmetries of the square, by numpy, on the last two axes
+    lambda m: m,
+    lambda m: np.rot90(m, 2, (-2, -1)),
+    lambda m: m.swapaxes(-2, -1),
+    lambda m: m[..., ::-1, ::-1].swapaxes(-2, -1),
+    lambda m: np.rot90(m, 1, (-2, -1)),
+    lambda m: np.rot90(m, 3, (-2, -1)),
+    lambda m: m[..., ::-1, :],
+    lambda m: m[..., ::-1],
+]
 
 
 def tables():
@@ -98,6 +110,78 @@ def test_no_rotation_ignores_pairs():
     patches = Patches(Skies(2), settings(rotation__pairs=PAIRS), turning=True, device=CPU)
     patches.turn(0, 5)
     assert patches.orientation == [0, 0]
+
+
+def test_symmetries_of_the_square():
+    image = np.arange(25).reshape(5, 5)
+    for g, places in enumerate(squares(5).numpy()):
+        assert np.array_equal(image.flatten()[places].reshape(5, 5), SQUARE[g](image))
+        # The hand of the map: the sense in which it leads from one edge at a corner to the other.
+        (x0, y0), (x1, y1), (x2, y2) = (divmod(place, 5) for place in places[[0, 1, 5]])
+        assert HANDS[g] == np.sign((x2 - x0) * (y1 - y0) - (x1 - x0) * (y2 - y0))
+    found = {tuple(places) for places in squares(5).tolist()}
+    assert len(found) == 8
+    first = {tuple(places) for places in squares(5)[:4].tolist()}
+    for group in (found, first):  # closed, each its own group
+        assert {tuple(np.array(a)[list(b)]) for a in group for b in group} == group
+
+
+def symmetric(n: int, kind: str = "none", **changes) -> Patches:
+    """Patches of an even input, an odd input, and an odd target: their product."""
+    rng = np.random.default_rng(2)
+    inputs = rng.normal(size=(n, 2, 12 * NSIDE**2)).astype(np.float32)
+    skies = [(x, x[:1] * x[1:]) for x in inputs]
+    changes |= {"parity_in": [1, -1], "parity_out": [-1], "rotation__kind": kind, "rotation__pairs": PAIRS}
+    job = settings(**{"rotation__symmetries": True} | changes)
+    return Patches(skies, job, tables=tables(), turning=True, device=CPU)
+
+
+def under(g: int, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Patches under a symmetry: what is odd changes its sign in a mirror."""
+    sign = -1 if g in (2, 3, 6, 7) else 1
+    return SQUARE[g](x) * np.reshape([1, sign], (2, 1, 1)), SQUARE[g](y) * sign
+
+
+@pytest.mark.parametrize("kind", ["none", "permutation"])
+def test_patches_are_seen_under_all_symmetries(kind):
+    plain, patches = symmetric(1, kind, rotation__symmetries=False), symmetric(1, kind)
+    numbers = torch.arange(48)
+    seen = np.zeros((8, 48), dtype=int)
+    for epoch in range(100):
+        plain.turn(5, epoch)
+        patches.turn(5, epoch)
+        (x0, y0), (x, y) = ((m.numpy() for m in some.gather(numbers)) for some in (plain, patches))
+        variants = [under(g, x0, y0) for g in range(8)]
+        match = np.array([(u == x).all((1, 2, 3)) & (v == y).all((1, 2, 3)) for u, v in variants])
+        assert (match.sum(0) == 1).all()
+        assert np.array_equal(crop(torch.tensor(x[:, :1] * x[:, 1:]), 2), y)  # the target is odd, as it should be
+        seen += match
+    assert (seen > 0).all()
+    assert np.abs(seen.sum(1) - 600).max() < 5 * np.sqrt(4800 * 7 / 64)
+
+
+def test_symmetry_of_a_patch_depends_on_seed_and_epoch_alone():
+    patches, again = symmetric(2), symmetric(2)
+    patches.turn(1, 0)
+    again.turn(1, 7)
+    again.turn(1, 0)
+    order = torch.randperm(96, generator=torch.Generator().manual_seed(0))
+    together = patches.gather(order)
+    assert together[0].is_contiguous(memory_format=torch.channels_last)
+    pieces = [again.gather(part) for part in order.split(7)]
+    for whole, parts in zip(together, zip(*pieces, strict=True), strict=True):
+        assert torch.equal(whole, torch.cat(parts))
+    for seed, epoch in ((1, 1), (2, 0)):
+        again.turn(seed, epoch)
+        same = (again.gather(order)[0] == together[0]).all((1, 2, 3)).sum()
+        assert same < 12 + 5 * np.sqrt(96 * 7 / 64)  # one in eight, by chance
+
+
+def test_validation_is_seen_as_it_is():
+    job = settings(rotation__symmetries=True)
+    plain, valid = Patches(Skies(1), settings(), device=CPU), Patches(Skies(1), job, device=CPU)
+    valid.turn(0, 3)
+    assert torch.equal(valid.gather(torch.arange(48))[0], plain.gather(torch.arange(48))[0])
 
 
 def test_rms_is_that_of_all_skies():

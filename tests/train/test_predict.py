@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from cmbml.core.errors import UserError
+from cmbml.sky.patches import from_patches, to_patches
 from cmbml.sky.rotation import permutation
 from cmbml.train.predict import predict_sky
+from tests.train.test_data import SQUARE, under
 from tests.train.toy import NSIDE, Skies, settings
 
 PAIRS = [[60, -30], [0, 0], [120, 30]]
@@ -24,8 +26,15 @@ class Blur(nn.Conv2d):
             self.weight[0], self.weight[1] = 1 / 9, 2 / 9
 
 
+class Twisted(nn.Sequential):
+    """A network that commutes with no symmetry; both its inputs and its outputs are an even and an odd one."""
+
+    def __init__(self):
+        super().__init__(nn.Conv2d(2, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 2, 3, padding=1))
+
+
 def model(target: str = "torch.nn.Identity", state: dict | None = None, **changes) -> dict:
-    made = settings(network={"_target_": target}, spins_out=[0, 0], **changes)
+    made = settings(network={"_target_": target}, spins_out=[0, 0], parity_out=[1, -1], **changes)
     return {"settings": made, "state_dict": state or {}, "input_rms": [7.0, 0.1], "target_rms": [3.0, 5.0]}
 
 
@@ -76,6 +85,86 @@ def test_halo_makes_the_prediction_independent_of_the_patches(monkeypatch):
     m = inputs.astype(float)
     mean = (m[:, ~near] + m[:, around].sum(1)) / 9
     assert np.allclose(small[:, ~near], expected(mean) * [[1], [2]], rtol=1e-4, atol=1e-4)
+
+
+INVERSE = [0, 1, 2, 3, 5, 4, 6, 7]  # the quarter turns undo each other
+
+
+def twisted(**changes) -> tuple[dict, Twisted]:
+    torch.manual_seed(0)
+    net = Twisted()
+    return model("tests.train.test_predict.Twisted", net.state_dict(), **changes), net
+
+
+def odd(g: int) -> np.ndarray:
+    """Signs of an even and an odd map under a symmetry."""
+    return under(g, np.ones((2, 1, 1)), np.ones((1, 1, 1)))[0]
+
+
+@pytest.mark.parametrize("average", [1, 2, 5, 8])
+def test_average_is_the_mean_of_the_predictions_of_turned_and_mirrored_patches(average):
+    inputs, _ = Skies(1)[0]
+    made, net = twisted(rotation__kind="permutation")
+    table = permutation(NSIDE, *PAIRS[0])[0]
+    turned = inputs[:, table] / np.array([[7.0], [0.1]])
+    patches = np.moveaxis(to_patches(turned.astype(np.float32), 8, halo=2), 0, 1)
+    mean = 0
+    for g in range(average):
+        seen = np.ascontiguousarray(SQUARE[g](patches) * odd(g), dtype=np.float32)
+        out = net(torch.from_numpy(seen)).detach().numpy()
+        mean = mean + SQUARE[INVERSE[g]](out) * odd(g) / average
+    expected = np.empty_like(inputs)
+    expected[:, table] = from_patches(np.moveaxis(mean, 1, 0), halo=2) * np.array([[1.5], [2.5]])
+    turns = {"pairs": PAIRS[:1], "tables": [table], "batch_size": 7}
+    out = predict_sky(made, inputs, average=average, **turns)
+    assert np.allclose(out, expected, rtol=0, atol=1e-5)  # float32
+    made["settings"]["rotation"]["average"] = average
+    assert np.array_equal(predict_sky(made, inputs, **turns), out)
+
+
+@pytest.mark.parametrize(("average", "commuting"), [(1, {0}), (2, {0, 1}), (4, {0, 1, 2, 3}), (8, set(range(8)))])
+def test_prediction_commutes_with_the_symmetries_of_the_patches(average, commuting):
+    made, _ = twisted(patches={"patch": 8, "halo": 0})
+    inputs, _ = Skies(1)[0]
+    out = predict_sky(made, inputs, average=average)
+
+    def moved(maps: np.ndarray, g: int) -> np.ndarray:
+        return from_patches(np.moveaxis(SQUARE[g](np.moveaxis(to_patches(maps, 8), 0, 1)) * odd(g), 1, 0))
+
+    found = [np.abs(predict_sky(made, moved(inputs, g), average=average) - moved(out, g)).max() for g in range(8)]
+    assert {g for g, error in enumerate(found) if error < 1e-5} == commuting  # float32
+    assert min([0.1, *(error for g, error in enumerate(found) if g not in commuting)]) == 0.1
+
+
+@pytest.mark.parametrize("mirror", [(1, -1, 1), (1, 1, -1), (1, -1, -1), (-1, 1, 1)])
+def test_mean_over_four_commutes_with_the_symmetries_of_the_sphere(mirror):
+    made, _ = twisted(patches={"patch": 8, "halo": 0})
+    inputs, _ = Skies(1)[0]
+    pixel = hp.vec2pix(NSIDE, *(np.array(hp.pix2vec(NSIDE, np.arange(12 * NSIDE**2))) * np.array(mirror)[:, None]))
+    sign = np.array([[1], [np.prod(mirror)]])
+
+    def error(average: int) -> float:
+        moved = predict_sky(made, inputs[:, pixel] * sign, average=average)
+        return np.abs(moved - predict_sky(made, inputs, average=average)[:, pixel] * sign).max()
+
+    assert error(4) < 1e-5  # float32
+    assert error(8) < 1e-5
+    assert error(1) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "average", "said"),
+    [
+        ({"spins_in": [2, 2]}, 2, "Q and U mix"),
+        ({"spins_in": [2, 2], "rotation__symmetries": True}, None, r"rotation\.symmetries=false"),
+        ({}, 9, r"rotation\.average=9 must be a whole number from 1 to 8"),
+        ({"rotation__average": 0}, None, r"rotation\.average=0"),
+        ({}, True, r"rotation\.average=True"),
+    ],
+)
+def test_symmetries_that_there_are_not_are_refused(changes, average, said):
+    with pytest.raises(UserError, match=said):
+        predict_sky(model(**changes), Skies(1)[0][0], average=average)
 
 
 def test_other_nside_is_refused():

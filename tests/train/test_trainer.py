@@ -18,7 +18,7 @@ from cmbml.train.predict import predict_sky
 from cmbml.train.trainer import Trainer
 from tests.train.toy import NSIDE, Skies, scratch, settings, train
 
-PLAIN = {"network__batchnorm": False, "network__dropout": 0.0}
+PLAIN = {"network__norm": "none", "network__dropout": 0.0}
 
 
 def train_until(step: int, monkeypatch, *args, **job) -> None:
@@ -37,12 +37,14 @@ def train_until(step: int, monkeypatch, *args, **job) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "stops", "every", "kept"), [("none", (13, 30), 1, [1, 3]), ("permutation", (35,), 2, [2])]
+    ("kind", "symmetries", "stops", "every", "kept"),
+    [("none", False, (13, 30), 1, [1, 3]), ("permutation", True, (35,), 2, [2])],
 )
-def test_interrupted_training_goes_on_bit_for_bit(tmp_path, monkeypatch, kind, stops, every, kept):
+def test_interrupted_training_goes_on_bit_for_bit(tmp_path, monkeypatch, kind, symmetries, stops, every, kept):
     pairs = [[60, -30], [120, 30]]
     tables = [permutation(NSIDE, *pair)[0] for pair in pairs]
-    job = {"rotation__kind": kind, "rotation__pairs": pairs, "tables": tables, "options": {"checkpoint_every": every}}
+    job = {"rotation__kind": kind, "rotation__pairs": pairs, "rotation__symmetries": symmetries}
+    job |= {"tables": tables, "options": {"checkpoint_every": every}}
     _, history = train(tmp_path / "whole", **job)  # 4 epochs of 10 steps, with dropout
     last = scratch(tmp_path / "pieces")["last"]
     for stop, epoch in zip(stops, kept, strict=True):
@@ -250,6 +252,8 @@ def test_tensorboard(tmp_path, monkeypatch):
         ({"train__optimizer__betas": [0.9]}, "train.optimizer.betas"),
         ({"train__optimizer__weight_decay": -1}, "train.optimizer.weight_decay"),
         ({"train__compile": "yes"}, "train.compile=yes must be true or false"),
+        ({"rotation__average": 9}, "rotation.average=9 must be a whole number from 1 to 8"),
+        ({"rotation__symmetries": True, "spins_in": [2, 2]}, "Q and U mix .* rotation.symmetries=false"),
         ({"network___target_": "cmbml.networks.none.Net"}, "network: "),
         ({"network__filters": 3}, "network: .*filters"),
         ({"network__n_filters": 0}, "network: n_filters must be a whole number of at least 1"),

@@ -34,15 +34,17 @@ SETTINGS = {
         "network_depth": 2,
         "growth_factor": 2,
         "dropout": 0.3,
-        "batchnorm": True,
+        "norm": "batch",
         "activation": "relu",
     },
     "patches": {"patch": 8, "halo": 2},
-    "rotation": {"kind": "none", "pairs": [], "predict": [[0, 0]]},
+    "rotation": {"kind": "none", "pairs": [], "predict": [[0, 0]], "symmetries": False, "average": 1},
     "nside": NSIDE,
     "lmax": 2 * NSIDE,
     "spins_in": [0, 0],
     "spins_out": [0],
+    "parity_in": [1, -1],
+    "parity_out": [1],
 }
 
 

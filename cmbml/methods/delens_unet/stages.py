@@ -8,16 +8,20 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from cmbml.core.asset import Every, File, Files, Item
+from cmbml.core.config import check_patches
 from cmbml.core.skymap import SkyMap
 from cmbml.core.stage import SimStage, Stage
+from cmbml.methods.filters import FEATURES
 from cmbml.sky import rotation
+from cmbml.sky.fields import field_map
 from cmbml.train.fit import fit
 from cmbml.train.network import probe
 from cmbml.train.predict import predict_sky
 from cmbml.train.settings import read_train
 
 # What the network is shown and how; training and prediction both depend on it.
-GEOMETRY = ("delens.field", "delens.target", "delens.inputs", "patches", "rotation.kind", "sky.nside", "sky.lmax")
+GEOMETRY = ("delens.label", "delens.inputs", "patches", "rotation.kind", "sky.nside", "sky.lmax")
+ODD = ("B", "B_hp")  # fields that change sign in a mirror
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class Pairs(Sequence):
     """Skies as the trainer wants them: (inputs, target), each (channels, npix) float32 RING, read when asked for."""
 
     obs: Files
+    features: Files
     label: Files
     fields: tuple[str, ...]
 
@@ -32,7 +37,17 @@ class Pairs(Sequence):
         return len(self.obs)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        return self.obs[i].select(self.fields), self.label[i].data
+        return channels(self.fields, self.obs, self.features, i), self.label[i].data
+
+
+def channels(fields: Sequence[str], obs: Files, features: Files, i: int) -> np.ndarray:
+    """Maps of a sky that the network sees, (channels, npix): of the observation and of the filtered sky."""
+    skies = {source: files[i] for source, files in ((False, obs), (True, features)) if _any_of(fields, source)}
+    return np.stack([skies[field in FEATURES][field] for field in fields])
+
+
+def _any_of(fields: Sequence[str], filtered: bool) -> bool:
+    return any((field in FEATURES) == filtered for field in fields)
 
 
 class Rotations(Stage):
@@ -62,39 +77,33 @@ class Train(Stage):
 
     name, outputs, scratch, parallel = "train", ("model", "history"), ("last", "best"), False
     inputs = (
-        Every("obs", split="train"),
-        Every("label", split="train"),
-        Every("obs", split="valid"),
-        Every("label", split="valid"),
+        *(Every(asset, split=split) for split in ("train", "valid") for asset in ("obs", "features", "label")),
         Every("rotation"),
     )
-    uses = (*GEOMETRY, "network", "train", "rotation.pairs")
-    reads = ("system", "splits")
+    uses = (*GEOMETRY, "network", "train", "rotation.pairs", "rotation.symmetries")
+    reads = ("system", "splits", "rotation.average")
 
     def __init__(self, config: DictConfig):
-        """Check the training's settings and the network before anything runs."""
+        """Check the patches, the training's settings and the network before anything runs."""
         super().__init__(config)
         settings = self.trainer_settings()
+        check_patches(settings["nside"], **settings["patches"])
         read_train(settings["train"])
         self.weights, self.values = probe(settings, (len(settings["spins_in"]), 1))
 
     def run(
         self,
         item: Item,
-        obs: Files,
-        label: Files,
-        valid_obs: Files,
-        valid_label: Files,
-        tables: Files,
+        *skies: Files,
         scratch: Mapping[str, File],
     ) -> tuple[dict[str, Any], list[dict[str, float]]]:
         """The trained network as a plain dictionary, and one row an epoch."""
         fields, system = tuple(self.cfg.delens.inputs), self.cfg.system
         return fit(
             self.trainer_settings(),
-            Pairs(obs, label, fields),
-            Pairs(valid_obs, valid_label, fields),
-            tables,
+            Pairs(*skies[:3], fields),
+            Pairs(*skies[3:6], fields),
+            skies[6],
             scratch,
             devices=system.devices,
             device=system.device,
@@ -105,13 +114,13 @@ class Train(Stage):
     def trainer_settings(self) -> dict[str, Any]:
         """Plain settings of `cmbml.train.fit.fit`: those of the configuration, nside, lmax and the channels' spins."""
         cfg = OmegaConf.to_container(self.cfg)
-        spins = {field: 2 if field in "QU" else 0 for field in (*cfg["delens"]["inputs"], cfg["delens"]["field"])}
+        fields = {"in": cfg["delens"]["inputs"], "out": [shown(cfg["delens"]["label"])]}
         return {
             **{group: cfg[group] for group in ("train", "network", "patches", "rotation", "delens")},
             "nside": cfg["sky"]["nside"],
             "lmax": cfg["sky"]["lmax"],
-            "spins_in": [spins[field] for field in cfg["delens"]["inputs"]],
-            "spins_out": [spins[cfg["delens"]["field"]]],
+            **{f"spins_{side}": [2 if x in ("Q", "U") else 0 for x in names] for side, names in fields.items()},
+            **{f"parity_{side}": [-1 if x in ODD else 1 for x in names] for side, names in fields.items()},
         }
 
     def cost(self) -> tuple[float, float]:
@@ -123,32 +132,30 @@ class Train(Stage):
 
 
 class Predict(SimStage):
-    """Full-sky predictions for the test skies, averaged over orientations and turned back.
+    """What the network finds in the test skies, over the full sky, averaged over orientations and turned back."""
 
-    With ``delens.target=lensing`` the network's estimate of the lensing is subtracted from the observed map: the
-    prediction is the delensed field for every target.
-    """
-
-    name, outputs, splits, parallel = "predict", ("prediction",), ("test",), False
-    inputs = ("model", "obs", Every("rotation"))
-    uses = (*GEOMETRY, "rotation.predict")
+    name, outputs, splits, parallel = "predict", ("estimate",), ("test",), False
+    inputs = ("model", Every("obs"), Every("features"), Every("rotation"))
+    uses = (*GEOMETRY, "rotation.predict", "rotation.average", "instrument.fwhm_arcmin")
     reads = ("splits", "rotation.pairs", "train.batch_size", "system.device")
 
-    def run(self, item: Item, model: dict[str, Any], obs: SkyMap, tables: Files) -> SkyMap:
-        """Delensed map with the beam of the observation."""
-        field, target = self.cfg.delens.field, self.cfg.delens.target
-        known = [list(pair) for pair in self.cfg.rotation.pairs]
-        pairs = [list(pair) for pair in self.cfg.rotation.predict]
+    def run(self, item: Item, model: dict[str, Any], obs: Files, features: Files, tables: Files) -> SkyMap:
+        """Map of `delens.label`: kappa without unit, or a field in uK_CMB with the beam of the observation."""
+        label, rotated = self.cfg.delens.label, self.cfg.rotation
+        known = [list(pair) for pair in rotated.pairs]
+        pairs = [list(pair) for pair in rotated.predict]
         estimate = predict_sky(
             model,
-            obs.select(self.cfg.delens.inputs),
+            channels(self.cfg.delens.inputs, obs, features, 0),
             pairs=pairs,
             tables=[tables[known.index(pair)] if any(pair) and len(tables) else None for pair in pairs],
+            average=rotated.average,
             batch_size=self.cfg.train.batch_size,
             device=self.cfg.system.device,
         )
-        data = estimate if target == "unlensed" else obs.select([field]) - estimate
-        return SkyMap(data, (field,), "uK_CMB", obs.fwhm_arcmin, obs.lmax, f"delensed by a network, target {target}")
+        is_kappa = label == "kappa"
+        unit, fwhm_arcmin = ("1", 0.0) if is_kappa else ("uK_CMB", self.cfg.instrument.fwhm_arcmin)
+        return SkyMap(estimate, (shown(label),), unit, fwhm_arcmin, self.cfg.sky.lmax, f"{label} by a network")
 
     def cost(self) -> tuple[float, float]:
         """One map on disk; maps and network in memory."""
@@ -156,12 +163,17 @@ class Predict(SimStage):
         return 4 * npix, 60 * npix
 
 
+def shown(label: str) -> str:
+    """Return the field that the map of a label shows: ``kappa``, or what follows the target."""
+    return label.split("_")[-1]
+
+
 class Export(Stage):
-    """Predictions, inputs and labels as arrays under the names of the earlier TensorFlow code."""
+    """Delensed, observed and unlensed maps as arrays under the names of the earlier TensorFlow code."""
 
     name = "export"
     outputs = ("npy_pred", "npy_test", "npy_label", "npy_loss_train", "npy_loss_val")
-    inputs = (Every("prediction", split="test"), Every("obs", split="test"), Every("label", split="test"), "history")
+    inputs = (*(Every(asset, split="test") for asset in ("prediction", "obs", "unlensed_alm")), "history")
     uses, reads = ("delens.field",), ("delens.export_npy", "rotation.predict")
 
     def items(self) -> list[Item]:
@@ -169,9 +181,11 @@ class Export(Stage):
         theta, phi = self.cfg.rotation.predict[0]
         return [{"theta": theta, "phi": phi}] if self.cfg.delens.export_npy else []
 
-    def run(self, item: Item, predictions: Files, obs: Files, labels: Files, history: list[dict]) -> tuple:
+    def run(self, item: Item, predictions: Files, obs: Files, unlensed: Files, history: list[dict]) -> tuple:
         """Arrays (sims, npix), RING, original orientation; losses (epochs,)."""
         field = self.cfg.delens.field
-        skies = [np.stack([sky[field] for sky in maps]) for maps in (predictions, obs, labels)]
+        skies = [np.stack([sky[field] for sky in maps]) for maps in (predictions, obs)]
+        form = {"nside": obs[0].nside, "fwhm_arcmin": obs[0].fwhm_arcmin}
+        skies.append(np.stack([field_map(alms, field, **form).astype(np.float32) for alms in unlensed]))
         losses = [np.array([row[key] for row in history]) for key in ("train_loss", "valid_loss")]
         return (*skies, *losses)

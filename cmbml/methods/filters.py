@@ -1,0 +1,90 @@
+"""Filtered skies: what the quadratic estimator works with, and what networks may be shown beside the observed maps."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from cmbml.core.asset import Item
+from cmbml.core.masked import Masked
+from cmbml.core.skymap import SkyMap
+from cmbml.core.stage import SimStage
+from cmbml.sky import sht
+from cmbml.sky.beams import gaussian_beam
+
+FEATURES = ("E_wf", "B_hp", "kappa_qe")
+
+
+def filtered(obs_alm: Mapping[str, np.ndarray], field: str, fl: np.ndarray, fwhm_arcmin: float) -> np.ndarray:
+    """Observed alms (nalm,) of a field, times f_l / b_l."""
+    alm = obs_alm[field].astype(np.complex128)
+    return sht.almxfl(alm, fl / gaussian_beam(fwhm_arcmin, sht.alm_lmax(alm)))
+
+
+def without_mean_field(
+    kappa: Mapping[str, np.ndarray], mean_field: Mapping[str, np.ndarray] | None, *, averaged: bool
+) -> np.ndarray:
+    """Estimate of the convergence less the mean field; as it is without one.
+
+    The mean m over N skies holds 1/N of each of them: subtracted from one of its own skies, it would take 1/N of the
+    signal away. Such a sky is given the mean of the others instead, x - (N m - x) / (N - 1) = (x - m) N / (N - 1), so
+    that the signal has the same amplitude in all skies. What the mean field has of scatter stays in the estimate:
+    1/N of the power of a sky's own signal and noise, for averaged skies 1/(N - 1).
+
+    Parameters
+    ----------
+    kappa, mean_field : mapping
+        Alms ``kappa`` (nalm,); of the mean field also ``n``, the number of skies N.
+    averaged : bool
+        Whether this sky is one of those N.
+
+    Returns
+    -------
+    complex128 array (nalm,)
+    """
+    alm = kappa["kappa"].astype(np.complex128)
+    if mean_field is None:
+        return alm
+    n = int(mean_field["n"])
+    return (alm - mean_field["kappa"]) * (n / (n - 1) if averaged else 1)
+
+
+class Features(Masked, SimStage):
+    """Maps of the filtered sky for the network, made when `delens.inputs` names one of them.
+
+    ``E_wf``: Wiener-filtered E; ``B_hp``: inverse-variance filtered B without l < `delens.lmin_b`; ``kappa_qe``:
+    Wiener-filtered quadratic estimate of the convergence, on a masked sky less its mean field. There all three carry
+    the mask, E and B once and the estimate twice.
+    """
+
+    name, inputs, outputs = "features", ("obs_alm", "kappa_qe", "filters"), ("features",)
+    masked_inputs = ("mean_field",)
+    uses = ("instrument.fwhm_arcmin", "sky.nside", "sky.lmax")
+    reads = ("splits", "delens.inputs")
+
+    def items(self) -> list[Item]:
+        """Every sky, if the network sees a filtered map."""
+        return list(super().items()) if set(FEATURES) & set(self.cfg.delens.inputs) else []
+
+    def run(
+        self,
+        item: Item,
+        obs_alm: dict[str, np.ndarray],
+        kappa: dict[str, np.ndarray],
+        filters: dict[str, np.ndarray],
+        mean_field: dict[str, np.ndarray] | None = None,
+    ) -> SkyMap:
+        """Three maps, RING."""
+        sky, fwhm_arcmin = self.cfg.sky, self.cfg.instrument.fwhm_arcmin
+        estimate = without_mean_field(kappa, mean_field, averaged=item["split"] == "train")
+        alms = [
+            filtered(obs_alm, "E", filters["wiener_e"], fwhm_arcmin),
+            filtered(obs_alm, "B", filters["inverse_b"], fwhm_arcmin),
+            sht.almxfl(estimate, filters["wiener_phi"]),
+        ]
+        data = sht.synthesis(np.stack(alms), sky.nside)
+        return SkyMap(data, FEATURES, "1", 0.0, sky.lmax, "E_wf in uK_CMB, B_hp in 1/uK_CMB, kappa_qe without unit")
+
+    def cost(self) -> tuple[float, float]:
+        """Three maps."""
+        npix = 12 * self.cfg.sky.nside**2
+        return 12 * npix, 8 * npix * 10

@@ -1,0 +1,1 @@
+"""The quadratic estimator of the lensing potential."""

@@ -1,0 +1,163 @@
+"""The stages of the quadratic estimator: the estimate, its mean field and Wiener weights, the filtered convergence."""
+
+import numpy as np
+from omegaconf import DictConfig
+
+from cmbml.core.asset import Every, Files, Item
+from cmbml.core.errors import UserError
+from cmbml.core.masked import Masked
+from cmbml.core.skymap import SkyMap
+from cmbml.core.stage import SimStage, Stage
+from cmbml.methods.filters import FEATURES, filtered, without_mean_field
+from cmbml.sky import sht
+from cmbml.sky.lensing import kappa_from_phi
+from cmbml.sky.quadratic import phi_gradient
+from cmbml.sky.spectra import bin_spectrum
+
+
+def needed(cfg: DictConfig) -> bool:
+    """Whether the method estimates the convergence, or its network sees a filtered map."""
+    return cfg.method.target == "kappa" or bool(set(FEATURES) & set(cfg.delens.inputs))
+
+
+class Estimate(SimStage):
+    """Unbiased quadratic estimate of the convergence, from EE and EB or, with `quadratic.estimator=eb`, EB alone.
+
+    On a masked sky it is the convergence times mask^2, one factor from each leg, plus what the mask alone makes: the
+    mean field (`MeanField`).
+    """
+
+    name, inputs, outputs = "estimate", ("obs_alm", "filters"), ("kappa_qe",)
+    uses = ("quadratic.estimator", "instrument.fwhm_arcmin")
+    reads = ("splits", "sky.lmax", "method.target", "delens.inputs", "quadratic")
+
+    def items(self) -> list[Item]:
+        """Every sky, if the method or its network needs it."""
+        return list(super().items()) if needed(self.cfg) else []
+
+    def run(self, item: Item, obs_alm: dict[str, np.ndarray], filters: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Alms ``kappa`` (nalm,)."""
+        fwhm_arcmin = self.cfg.instrument.fwhm_arcmin
+        with_ee = self.cfg.quadratic.estimator == "mv"
+        e_inverse = filtered(obs_alm, "E", filters["inverse_e"], fwhm_arcmin) if with_ee else None
+        b_inverse = filtered(obs_alm, "B", filters["inverse_b"], fwhm_arcmin)
+        e_wiener = filtered(obs_alm, "E", filters["wiener_e"], fwhm_arcmin)
+        phi = sht.almxfl(phi_gradient(e_inverse, b_inverse, e_wiener), _finite(filters["n0"]))
+        return {"kappa": kappa_from_phi(phi).astype(np.complex64)}
+
+    def cost(self) -> tuple[float, float]:
+        """One alm on disk; three fields on the Gauss-Legendre grid in memory."""
+        lmax = self.cfg.sky.lmax
+        return 8 * sht.alm_size(lmax), 8 * 3 * 9 * lmax**2
+
+
+class MeanField(Stage):
+    """What the mask makes of a sky without lensing: the mean of the estimate over the N training skies.
+
+    A mask couples multipoles as lensing does, alike on every sky; the lensing itself differs from sky to sky and
+    averages out. The mean keeps 1/N of the power of signal and noise of one sky, which subtracting it then adds to the
+    estimate: at high L, where the mean field is small, it does more harm than good with few skies.
+    """
+
+    name, inputs, outputs = "mean_field", (Every("kappa_qe", split="train"),), ("mean_field",)
+    reads = ("mask.kind", "splits.train", "sky.lmax", "method.target", "delens.inputs")
+
+    def items(self) -> list[Item]:
+        """One item if the sky is masked and its convergence estimated."""
+        if self.cfg.mask.kind == "none" or not needed(self.cfg):
+            return []
+        if self.cfg.splits.train < 2:
+            raise UserError("The mean field of a masked sky needs at least two training skies; raise splits.train.")
+        return [{}]
+
+    def run(self, item: Item, estimates: Files) -> dict[str, np.ndarray]:
+        """Alms ``kappa`` (nalm,), and ``n``, the number of skies."""
+        total = sum(estimate["kappa"].astype(np.complex128) for estimate in estimates)
+        return {"kappa": total / len(estimates), "n": np.array(len(estimates))}
+
+    def cost(self) -> tuple[float, float]:
+        """One alm on disk, three in memory."""
+        return 16 * sht.alm_size(self.cfg.sky.lmax), 48 * sht.alm_size(self.cfg.sky.lmax)
+
+
+class Weights(Masked):
+    """Wiener weights of the estimate, measured on the training skies: W_L = C^{kappa kappa_qe} / C^{kappa_qe kappa_qe}.
+
+    They hold what theory leaves out: the part of the response and the noise (N1) that is of higher order. On a masked
+    sky kappa is the true convergence times mask^2, as the estimate has it, and the estimate is taken without its mean
+    field. Both spectra then are mixed by the same mask^2, and their ratio needs no f_sky; with the convergence of the
+    full sky it would be <mask^2> / <mask^4> too large. The scatter of the mean field, 1 / (N - 1) of the power, stands
+    in the denominator, close to the 1/N of other skies.
+    """
+
+    name, outputs = "weights", ("weights",)
+    inputs = (Every("kappa_qe", split="train"), Every("unlensed_alm", split="train"), "filters")
+    masked_inputs = ("mean_field", "mask")
+    uses = ("sky.lmax",)
+
+    def run(
+        self,
+        item: Item,
+        estimates: Files,
+        truths: Files,
+        filters: dict[str, np.ndarray],
+        mean_field: dict[str, np.ndarray] | None = None,
+        mask: SkyMap | None = None,
+    ) -> dict[str, np.ndarray]:
+        """``wiener`` (lmax + 1,): the theory's times the measured correction in bins, W_measured / W_theory."""
+        lmax = self.cfg.sky.lmax
+        cross, auto = np.zeros(lmax + 1), np.zeros(lmax + 1)
+        for estimate, truth in zip(estimates, truths, strict=True):
+            kappa = estimate["kappa"] if mean_field is None else without_mean_field(estimate, mean_field, averaged=True)
+            cross += sht.alm2cl(kappa, truth["kappa"] if mask is None else _seen(truth["kappa"], mask, lmax))
+            auto += sht.alm2cl(kappa)
+        edges = np.unique(np.geomspace(2, lmax + 1, 1 + max(1, int(6 * np.log(lmax)))).astype(int))
+        theory = filters["wiener_phi"]
+        correction = bin_ratio(theory * cross, theory**2 * auto, edges)
+        return {"wiener": theory * np.clip(correction, 0, 2)}
+
+
+def bin_ratio(above: np.ndarray, below: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Ratio of two spectra (lmax + 1,) averaged in bins, as a step function of l; 1 below the first bin."""
+    values = bin_spectrum(above, edges) / bin_spectrum(below, edges)
+    return np.concatenate([np.ones(edges[0]), np.repeat(values, np.diff(edges))])
+
+
+class Kappa(Masked, SimStage):
+    """Wiener-filtered convergence of the test skies: the quadratic estimator's answer.
+
+    On a masked sky it is an estimate of the convergence times mask^2, less the mean field.
+    """
+
+    name, inputs, outputs, splits = "kappa", ("kappa_qe", "weights", "filters"), ("estimate",), ("test",)
+    masked_inputs = ("mean_field",)
+    uses = ("quadratic.wiener", "sky.nside", "sky.lmax")
+
+    def run(
+        self,
+        item: Item,
+        kappa: dict[str, np.ndarray],
+        weights: dict[str, np.ndarray],
+        filters: dict[str, np.ndarray],
+        mean_field: dict[str, np.ndarray] | None = None,
+    ) -> SkyMap:
+        """Map of the convergence, RING."""
+        sky = self.cfg.sky
+        wiener = weights["wiener"] if self.cfg.quadratic.wiener == "measured" else filters["wiener_phi"]
+        data = sht.synthesis(sht.almxfl(without_mean_field(kappa, mean_field, averaged=False), wiener), sky.nside)
+        return SkyMap(data[None], ("kappa",), "1", 0.0, sky.lmax, "quadratic estimate, Wiener-filtered")
+
+    def cost(self) -> tuple[float, float]:
+        """One map."""
+        npix = 12 * self.cfg.sky.nside**2
+        return 4 * npix, 8 * npix * 4
+
+
+def _seen(kappa: np.ndarray, mask: SkyMap, lmax: int) -> np.ndarray:
+    """Alms of the convergence times mask^2."""
+    seen = sht.synthesis(kappa.astype(np.complex128), mask.nside) * mask["mask"] ** 2
+    return sht.analysis(seen, lmax)
+
+
+def _finite(n0: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(n0), n0, 0)

@@ -1,0 +1,35 @@
+"""The stage of the Wiener filter."""
+
+import numpy as np
+
+from cmbml.core.asset import Item
+from cmbml.core.errors import UserError
+from cmbml.core.skymap import SkyMap
+from cmbml.core.stage import SimStage
+from cmbml.methods.filters import filtered
+from cmbml.sky import sht
+from cmbml.sky.beams import gaussian_beam
+
+
+class WienerTemplate(SimStage):
+    """The observed B times C^lensing / (C^lensing + N): right in power, and blind to what is lensing and what is not.
+
+    It takes the primordial B away with the lensing; nobody should use it, and every table should show it.
+    """
+
+    name, inputs, outputs, splits = "wiener", ("obs_alm", "filters"), ("estimate",), ("test",)
+    uses = ("delens.field", "instrument.fwhm_arcmin", "sky.nside", "sky.lmax")
+
+    def items(self) -> list[Item]:
+        """The test skies; only B has a lensing that is (nearly) all of its power."""
+        if self.cfg.delens.field != "B":
+            raise UserError(f"method=wiener filters the lensing out of B, not out of {self.cfg.delens.field}; field=B.")
+        return list(super().items())
+
+    def run(self, item: Item, obs_alm: dict[str, np.ndarray], filters: dict[str, np.ndarray]) -> SkyMap:
+        """Map of the filtered B, uK_CMB, with the beam of the observation."""
+        sky, fwhm_arcmin = self.cfg.sky, self.cfg.instrument.fwhm_arcmin
+        lensing, noise = filters["bb_lensing"], filters["noise_p"]
+        b = filtered(obs_alm, "B", lensing / (lensing + noise), fwhm_arcmin)
+        data = sht.synthesis(sht.almxfl(b, gaussian_beam(fwhm_arcmin, sky.lmax)), sky.nside)
+        return SkyMap(data[None], ("B",), "uK_CMB", fwhm_arcmin, sky.lmax, "Wiener-filtered B")

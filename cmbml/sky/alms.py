@@ -1,0 +1,77 @@
+"""Arrays of spherical-harmonic coefficients: sizes, filters, spectra. Their order is healpy's (see ``sht``)."""
+
+import numpy as np
+
+
+def alm_size(lmax: int) -> int:
+    """Return the number of coefficients with 0 <= m <= l <= lmax."""
+    return (lmax + 1) * (lmax + 2) // 2
+
+
+def alm_lmax(alm: np.ndarray) -> int:
+    """Return the band limit of an alm array of shape (..., nalm).
+
+    Raises
+    ------
+    ValueError
+        If the last axis is no (lmax + 1)(lmax + 2) / 2.
+    """
+    nalm = alm.shape[-1]
+    lmax = round((np.sqrt(8 * nalm + 1) - 3) / 2)
+    if alm_size(lmax) != nalm:
+        raise ValueError(f"an alm array of {nalm} coefficients has no lmax (mmax = lmax is assumed)")
+    return lmax
+
+
+def _start(lmax: int, m: int) -> int:
+    """Return the index of a_{l=m, m} in an array of band limit lmax."""
+    return m * (2 * lmax + 1 - m) // 2 + m
+
+
+def truncate(alm: np.ndarray, lmax: int) -> np.ndarray:
+    """Keep the coefficients with l <= lmax of an alm array (..., nalm).
+
+    Raises
+    ------
+    ValueError
+        If the array ends below lmax.
+    """
+    full = alm_lmax(alm)
+    if lmax > full:
+        raise ValueError(f"alms that end at l = {full} cannot be cut at lmax = {lmax}")
+    out = np.empty((*alm.shape[:-1], alm_size(lmax)), dtype=alm.dtype)
+    for m in range(lmax + 1):
+        a, b, n = _start(full, m), _start(lmax, m), lmax + 1 - m
+        out[..., b : b + n] = alm[..., a : a + n]
+    return out
+
+
+def almxfl(alm: np.ndarray, fl: np.ndarray) -> np.ndarray:
+    """Return a_lm f_l for alms of shape (..., nalm) and real f_l of shape (>= lmax + 1,)."""
+    lmax = alm_lmax(alm)
+    fl = np.asarray(fl, dtype=np.float64)
+    if fl.shape[-1] <= lmax:
+        raise ValueError(f"f_l ends at l = {fl.shape[-1] - 1}, below the alms' lmax = {lmax}")
+    out = np.empty_like(alm)
+    for m in range(lmax + 1):
+        a, n = _start(lmax, m), lmax + 1 - m
+        np.multiply(alm[..., a : a + n], fl[m : lmax + 1], out=out[..., a : a + n], casting="same_kind")
+    return out
+
+
+def alm2cl(a: np.ndarray, b: np.ndarray | None = None) -> np.ndarray:
+    """Return the auto or cross spectrum of alms of shape (..., nalm).
+
+    C_l = 1/(2l+1) [ a_l0 b_l0 + 2 sum_{m>0} Re(a_lm b*_lm) ], shape (..., lmax + 1), from l = 0.
+    """
+    b = a if b is None else b
+    lmax = alm_lmax(a)
+    if alm_lmax(b) != lmax:
+        raise ValueError(f"a cross spectrum of alms with lmax {lmax} and {alm_lmax(b)}: truncate one of them first")
+    shape = np.broadcast_shapes(a.shape[:-1], b.shape[:-1])
+    cl = np.zeros((*shape, lmax + 1))
+    for m in range(lmax + 1):
+        part = slice(_start(lmax, m), _start(lmax, m) + lmax + 1 - m)
+        am, bm = a[..., part], b[..., part]
+        cl[..., m:] += (1 if m == 0 else 2) * (am.real * bm.real + am.imag * bm.imag)
+    return cl / (2 * np.arange(lmax + 1) + 1)

@@ -1,0 +1,12 @@
+"""Comparison of finished delensing methods on the same skies: tables, figures and one page.
+
+python main_analysis_compare.py compare.methods=[none,wiener,quadratic,delens_unet]
+python main_analysis_compare.py --help          # the groups and keys that can be overridden
+"""
+
+from pathlib import Path
+
+from cmbml.core import start
+
+if __name__ == "__main__":
+    start(Path(__file__).parent / "cfg", "compare")

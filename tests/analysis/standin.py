@@ -1,0 +1,78 @@
+"""Results of methods that nobody ran: Gaussian skies of one field, and maps whose measured numbers are closed forms.
+
+The skies are flat in C_l: primordial CU, lensing CS and noise CN, independent. The real `Measure` stage measures them.
+"""
+
+import healpy as hp
+import numpy as np
+from omegaconf import DictConfig
+
+from cmbml.analysis.stages import Measure
+from cmbml.core.asset import Assets
+from cmbml.core.pipeline import Pipeline
+from cmbml.core.skymap import SkyMap
+from cmbml.sky import sht
+from cmbml.sky.beams import gaussian_beam
+
+NSIDE, LMAX, FWHM_ARCMIN = 16, 40, 200.0
+CU, CS, CN = 1.0, 4.0, 0.4
+W = CS / (CS + CN)
+# What a method estimates, and what it subtracts from the observed map o: made from the lensing s, an independent error
+# m of the same power, and o.
+TEMPLATES = {
+    "good": ("kappa", lambda s, m, o: 0.8 * s + 0.2 * m),
+    "half": ("lensing", lambda s, m, o: 0.5 * s),
+    "trap": ("lensing", lambda s, m, o: W * o),
+    "smooth": ("unlensed", lambda s, m, o: (1 - CU / (CU + CS + CN)) * o),
+}
+A_RES = {"good": 0.08, "half": 0.25}
+WORDS = (
+    "dataset=standin", f"nside={NSIDE}", f"sky.lmax={LMAX}", "patches.patch=8", "patches.halo=4", "delens.lmin_b=5",
+    f"instrument.fwhm_arcmin={FWHM_ARCMIN}", f"analysis.lmax={LMAX}", "analysis.band=[2,40]", "analysis.band_r=[2,40]",
+    "analysis.delta_l=13", "analysis.zoom=[0,60,80]", "train.batch_size=2",
+)  # fmt: skip
+
+
+def draw(rng: np.random.Generator, cl: float) -> np.ndarray:
+    """Alms (nalm,) of a flat spectrum from l = 2."""
+    ell, m = hp.Alm.getlm(LMAX)
+    pair = rng.standard_normal((2, len(ell)))
+    alm = np.where(m == 0, pair[0], (pair[0] + 1j * pair[1]) / np.sqrt(2))
+    return np.where(ell >= 2, np.sqrt(cl) * alm, 0)
+
+
+def make(cfg: DictConfig, *, seed: int = 0) -> None:
+    """Write the dataset, and the results of the method `method.name`, which is one of ``TEMPLATES``."""
+    assets = Assets(cfg.assets.files, cfg.assets.constants)
+    beam = gaussian_beam(FWHM_ARCMIN, LMAX)
+    field, (_, template) = cfg.delens.field, TEMPLATES[cfg.method.name]
+
+    def sky(alm: np.ndarray) -> SkyMap:
+        data = sht.synthesis(sht.almxfl(alm, beam), NSIDE)
+        return SkyMap(data[None], (field,), "uK_CMB", FWHM_ARCMIN, LMAX)
+
+    curve = np.linspace(0.2, 0.4, LMAX + 1)
+    truth = {"bb_tensor": np.full(LMAX + 1, CU), "residual_quadratic": curve, "residual_iterative": curve / 2}
+    values = {"filters": truth}
+    write(assets, {}, values)
+    for sim in range(cfg.splits.test):
+        rng = np.random.default_rng([seed, sim])
+        u, s, n, m = (draw(rng, cl) for cl in (CU, CS, CN, CS))
+        observed = u + s + n
+        nothing = dict.fromkeys("TEB", np.zeros_like(u))
+        values = {
+            "unlensed_alm": nothing | {field: u},
+            "lensed_alm": nothing | {field: u + s},
+            "obs": sky(observed),
+            "prediction": sky(observed - template(s, m, observed)),
+        }
+        write(assets, {"split": "test", "sim": sim}, values)
+    Pipeline([Measure(cfg)], assets).run()
+
+
+def write(assets: Assets, item: dict, values: dict) -> None:
+    """Write what is not there; the files of the dataset stay as they are for the next method."""
+    for name, value in values.items():
+        file = assets.file(name, item)
+        if not file.exists():
+            file.write(value)

@@ -1,0 +1,73 @@
+"""Figures of several methods hold the numbers they were given."""
+
+import numpy as np
+import pytest
+
+from cmbml.analysis.compare_figures import compared_patches, compared_skies, compared_spectra, sigma_figure
+from cmbml.analysis.projections import gnomonic_pixels, mollweide_pixels
+
+CAPTION = {"field": "B", "unit": "uK_CMB", "nside": 16}
+NOTES = {"network": "", "filter": "transfer 0.03"}
+
+
+@pytest.fixture(scope="module")
+def skies():
+    rng = np.random.default_rng(0)
+    truth, lensing = rng.standard_normal((2, 12 * 16**2))
+    return truth, truth + lensing, {"network": truth + 0.3 * lensing, "filter": 0.05 * (truth + lensing)}
+
+
+def draw(kind, skies):
+    if kind == "patch":
+        figure = compared_patches(*skies, caption=CAPTION, zoom=(10, 20, 30), width=40)
+        return figure, gnomonic_pixels(16, 10, 20, 30, 40)
+    return compared_skies(*skies, caption=CAPTION, width=60), mollweide_pixels(16, 60)
+
+
+@pytest.mark.parametrize("kind", ["sky", "patch"])
+def test_every_map_and_its_error_on_one_scale_for_all_errors(kind, skies):
+    figure, pixels = draw(kind, skies)
+    truth, observed, predictions = skies
+    images = {axis.get_title(): axis.images[0] for axis in figure.axes if axis.images}
+    maps = {"truth": truth, "observed": observed, **predictions}
+    maps |= {f"{name} − truth": m - truth for name, m in maps.items() if name != "truth"}
+    assert images.keys() == maps.keys()
+    for name, image in images.items():
+        np.testing.assert_array_equal(image.get_array(), maps[name][pixels])
+    (scale,) = {image.norm.vmax for name, image in images.items() if "−" in name}
+    assert scale == pytest.approx(np.percentile(np.abs(observed - truth), 99.5), rel=0.05)
+    # A map twenty times fainter would vanish on the others' scale.
+    assert images["filter"].norm.vmax < 0.1 * images["observed"].norm.vmax
+
+
+def test_spectra_before_and_after():
+    ell = np.array([5.0, 20.0, 80.0])
+    rng = np.random.default_rng(1)
+    shared = {"ell": ell, "unlensed": rng.uniform(1, 2, (4, 3)), "observed": rng.uniform(5, 6, (4, 3))}
+    methods = {name: shared | {"predicted": rng.uniform(2, 3, (4, 3))} for name in NOTES}
+    top, bottom = compared_spectra(methods, caption=CAPTION, notes=NOTES).axes
+    drawn = {c.get_label(): c.lines[0] for c in top.containers}
+    after = methods["network"]["predicted"]
+    np.testing.assert_allclose(drawn["network"].get_ydata(), ell * (ell + 1) * after.mean(0) / (2 * np.pi))
+    np.testing.assert_allclose(drawn["truth (unlensed)"].get_ydata(), ell * (ell + 1) * shared["unlensed"].mean(0)
+                               / (2 * np.pi))  # fmt: skip
+    left = {c.get_label(): c.lines[0].get_ydata() for c in bottom.containers}
+    np.testing.assert_allclose(left["network"], (after / shared["observed"]).mean(0))
+    assert [drawn[name].get_linestyle() for name in NOTES] == ["-", ":"]
+
+
+def test_sigma_of_every_sky_and_its_mean():
+    values = {"network": np.array([1e-3, 3e-3]), "filter": np.array([4e-3, 6e-3])}
+    axis = sigma_figure(values, caption=CAPTION, notes=NOTES, baseline="filter").axes[0]
+    means = {c.get_label(): c.lines[0].get_xydata()[0].tolist() for c in axis.containers}
+    assert means == {"network": pytest.approx([20, 0]), "filter": pytest.approx([50, 1])}
+    assert any(list(line.get_xdata()) == [50, 50] for line in axis.lines)
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["network", "filter"]
+    faces = [c.lines[0].get_markerfacecolor() for c in axis.containers]
+    assert (faces[0] == "white", faces[1] == "white") == (False, True)
+
+
+def test_sigma_that_is_not_known_is_said():
+    values = {"network": np.full(2, np.nan), "filter": np.full(2, np.nan)}
+    axis = sigma_figure(values, caption=CAPTION, notes=NOTES, baseline="filter").axes[0]
+    assert "not known" in axis.texts[0].get_text()

@@ -1,0 +1,95 @@
+"""Gathering and pairing of results on hand-made numbers."""
+
+import math
+
+import numpy as np
+import pytest
+
+from cmbml.analysis.comparison import PAIRED, gather, paired, paired_rows, rows_of, same_settings, same_skies
+from cmbml.core.errors import UserError
+
+AGAIN = "`make {method}`"
+SETTINGS = {"analysis.band": [20, 200], "analysis.lmax": 400, "dataset": "d"}
+
+
+def record(sim, *, target="kappa", obs="o", version=2, **settings):
+    return {
+        "item": {"split": "test", "sim": sim},
+        "version": version,
+        "settings": {"method.target": target, "analysis.band": [20, 200], "analysis.lmax": 400, **settings},
+        "inputs": {"obs": [1, f"{obs}{sim}"], "unlensed_alm": [1, f"u{sim}"], "lensed_alm": [1, f"l{sim}"]},
+    }
+
+
+def row(method, sim, value, form="native"):
+    return {"method": method, "form": form, "sim": sim} | dict.fromkeys(PAIRED, value)
+
+
+def results(**records):
+    items = [{"method": name, "sim": sim} for name in records for sim in (0, 1)]
+    rows = [[row(i["method"], i["sim"], 1.0), row("none", i["sim"], f"none of {i['method']}")] for i in items]
+    return gather(list(records), items, rows, [r for own in records.values() for r in own])
+
+
+def both(**changes):
+    return [record(sim, **changes) for sim in (0, 1)]
+
+
+def test_results_of_the_same_skies_pass_and_others_are_named():
+    same_skies(results(one=both(), two=both()), "two", AGAIN)
+    other = results(one=[record(0), record(1, obs="x")], two=both(), three=both(obs="y"))
+    said = r"^Methods one, three were measured on other skies than two \(obs of test sim 1 differs\); repeat `make one`"
+    with pytest.raises(UserError, match=said + r" and the same for two\.$"):
+        same_skies(other, "two", AGAIN)
+
+
+def test_other_settings_of_the_measurement_are_named():
+    same_settings(results(one=both(), two=both()), SETTINGS, 2, AGAIN)
+    with pytest.raises(
+        UserError, match=r"^Method two was measured with .*\(analysis.lmax 300 -> 400\); repeat `make two`"
+    ):
+        same_settings(results(one=both(), two=both(**{"analysis.lmax": 300})), SETTINGS, 2, AGAIN)
+    with pytest.raises(UserError, match=r"^Methods one, two were measured with .*\(version 1 -> 2\)"):
+        same_settings(results(one=both(version=1), two=both(version=1)), SETTINGS, 2, AGAIN)
+
+
+def test_no_delensing_is_that_of_an_estimate_of_the_lensing():
+    found = results(net=both(target="unlensed"), one=both(), two=both())
+    assert {r["A_res"] for r in rows_of(found, "none", first="two")["none"]} == {"none of two"}
+    assert {r["A_res"] for r in rows_of(found, "none", first="net")["none"]} == {"none of one"}
+    alone = results(net=both(target="unlensed"))
+    assert {r["A_res"] for r in rows_of(alone, "none", first="net")["none"]} == {"none of net"}
+    assert [r["sim"] for r in rows_of(found, "none", first="two")["net"]] == [0, 1]
+
+
+def test_paired_differences_are_taken_sky_by_sky():
+    # The skies differ by 10 and the methods by 1, 2, 3: only the pairing by sim shows it; rows come in any order.
+    reference = [row("ref", sim, 10.0 * sim) for sim in (0, 1, 2)]
+    own = [row("new", sim, 10.0 * sim + 1 + sim) for sim in (2, 0, 1)]
+    own += [row("new", 0, 1e6, form="common")]
+    (line,) = paired({"ref": reference, "new": own}, "ref", rng=np.random.default_rng(0), notes={"ref": "", "new": ""})
+    assert line["method"] == "new"
+    assert line["n"] == 3
+    assert line["A_res"] == pytest.approx((2, 1 / np.sqrt(3)))
+    assert np.isnan(line["A_res_interval"]).all()
+
+
+def test_interval_of_many_skies_agrees_with_the_normal_distribution():
+    d = np.random.default_rng(1).normal(3, 2, 100)
+    rows = {"ref": [row("ref", i, 0.0) for i in range(100)], "new": [row("new", i, x) for i, x in enumerate(d)]}
+    (line,) = paired(rows, "ref", rng=np.random.default_rng(0), notes={"ref": "", "new": ""})
+    half = 1.96 * d.std() / 10
+    # The ends of 10 000 resamples are known to some per cent of the width.
+    np.testing.assert_allclose(line["rho_interval"], [d.mean() - half, d.mean() + half], atol=0.08 * half)
+
+
+def test_a_struck_out_method_takes_its_difference_with_it():
+    rows = {name: [row(name, 0, 1.0)] for name in ("ref", "bad", "fine")}
+    keys = {"rng": np.random.default_rng(0)}
+    lines = paired(rows, "ref", notes={"ref": "", "bad": "transfer 0.1", "fine": ""}, **keys)
+    assert [line["note"] for line in lines] == ["transfer 0.1", ""]
+    lines = paired(rows, "bad", notes={"ref": "", "bad": "transfer 0.1", "fine": ""}, **keys)
+    assert [line["note"] for line in lines] == ["transfer 0.1"] * 2
+    flat = paired_rows(lines, "bad")[0]
+    assert (flat["minus"], flat["A_res_mean"]) == ("bad", 0)
+    assert math.isnan(flat["A_res_error"])
