@@ -28,15 +28,15 @@ def composed(tmp_path):
 
 @pytest.fixture
 def command(tmp_path, monkeypatch, capsys):
-    """Function that runs `main_delens.py` in this process; returns (exit code, standard error)."""
+    """Function that runs `main_delens.py`, or another main, in this process; returns (exit code, standard error)."""
     from cmbml.core import start
 
-    def run(*overrides: str, root: str | None = None) -> tuple[int, str]:
+    def run(*overrides: str, root: str | None = None, config_name: str = "delens") -> tuple[int, str]:
         GlobalHydra.instance().clear()
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # put back afterwards, whatever the run makes of it
         monkeypatch.setattr("sys.argv", ["main_delens.py", f"system.root={root or tmp_path / 'data'}", *overrides])
         try:
-            start(REPO / "cfg", "delens")
+            start(REPO / "cfg", config_name)
         except SystemExit as end:
             return end.code, capsys.readouterr().err
         return 0, capsys.readouterr().err

@@ -70,7 +70,7 @@ def test_finished_run_is_not_redone(done):
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
-def test_dry_run_names_what_an_override_makes_stale(done):
+def test_dry_run_names_what_an_override_makes_stale(done, command):
     stale = {
         "scale=2": (["train", "predict", "template", *MEASURED], "train.scale 5.0 -> 2.0"),
         "field=E": (["predict", "template", *MEASURED], "not made yet"),
@@ -79,7 +79,10 @@ def test_dry_run_names_what_an_override_makes_stale(done):
                             *MEASURED], "obs[train]: 3 -> 4 items"),
     }  # fmt: skip
     for override, (stages, why) in stale.items():
-        rows = table(run(done, override, "run.dry=true"))
+        assert command(*TINY, override, "run.dry=true", f"hydra.run.dir={done}/Logs/dry", root=str(done))[0] == 0
+        log = done / "Logs" / "dry" / "delens.log"
+        rows = table(log.read_text())
+        log.unlink()
         assert [name for name, row in rows.items() if int(row[1])] == stages
         first = next(name for name in ("train", "template", "measure") if name in stages)
         assert rows[first][-1] == why

@@ -24,8 +24,9 @@ SKY = shlex.split(
 SMALL = [*SKY, "epochs=1", "network.n_filters=2", "patches.patch=16", "patches.halo=8"]
 CLASSICAL = ("method=quadratic", "method=wiener")
 BENCHMARKS = {
-    "delensing": [*(w for w in SMALL if "zoom" not in w), "system.root={out}", "--variants", "default", "--seeds", "0"],
+    "delensing": [*(w for w in SMALL if "zoom" not in w), "system.root={out}", "--variants", "no_halo", "--seeds", "0"],
     "engine": ["--items", "20", "--kilobytes", "1"],
+    "reconstruct": ["--nside", "32", "--lmax", "80"],
     "rotation": ["--nside", "16"],
     "skies": ["--nside", "16"],
 }
@@ -52,36 +53,36 @@ def launcher(words: list[str]) -> list[str]:
 @pytest.mark.parametrize("line", [c for c in COMMANDS if "main_delens" in c])
 def test_pipeline_command(line, root, command):
     words = [*launcher(shlex.split(line)), f"system.root={root}"]
-    if "run.dry=true" in line or "--cfg" in line:
+    if "--cfg" in line:
         assert "Error" not in run(*words)
-    else:
-        overrides = [word.split(",")[0] if "-m" in words else word for word in words if "=" in word]  # a sweep's first
-        code, error = command(*overrides, "run.dry=true", "run.only=[]", "run.start=null")
-        assert code == 0, error  # the line at its full size
-        small = SKY if any(word in line for word in CLASSICAL) else SMALL
-        runs = [[f"system.root={root}", *SMALL]] if "run.start" in line or "run.force" in line else []  # to go on from
-        if "-m" in words or "torchrun" in line or "devices" in line:
-            run(*words, *small)
-        else:
-            runs.append([*overrides, *small])
-        for given in runs:
-            code, error = command(*given)
-            assert code == 0, error
+        return
+    overrides = [word.split(",")[0] if "-m" in words else word for word in words if "=" in word]  # a sweep's first
+
+    def here(*given: str) -> None:
+        code, error = command(*given)
+        assert code == 0, error
+
+    here(*overrides, "run.dry=true", "run.only=[]", "run.start=null")  # the line at its full size
+    small = SKY if any(word in line for word in CLASSICAL) else SMALL
+    if "run.start" in line or "run.force" in line:
+        here(f"system.root={root}", *SMALL)  # what it goes on from
+    if "-m" in words or "torchrun" in line or "devices" in line:
+        run(*words, *small)
+    elif "run.dry" not in line:
+        here(*overrides, *small)
 
 
 def test_comparison_commands(root, command):
     """The comparisons of the README, after the methods that they name."""
-    for words in (
-        "-m method=wiener,quadratic field=B",
-        "field=B scale=5",
-        "experiment=unet_unlensed field=B network.network_depth=2",
-    ):
+    for words in ("method=wiener", "method=quadratic", "scale=5", "experiment=unet_unlensed network.network_depth=2"):
         small = SKY if any(word in words for word in CLASSICAL) else SMALL
-        run(sys.executable, "main_delens.py", *words.split(), *small, f"system.root={root}")
+        code, error = command("field=B", *words.split(), *small, f"system.root={root}")
+        assert code == 0, error
     lines = [c for c in COMMANDS if "main_analysis_compare" in c]
     assert lines
     for line in lines:
-        run(*launcher(shlex.split(line)), *SKY, f"system.root={root}")
+        code, error = command(*shlex.split(line)[2:], *SKY, f"system.root={root}", config_name="compare")
+        assert code == 0, error
         page = (root / "delens" / "Comparison" / "B" / "report.html").read_text()
         assert all(name in page for name in ("wiener", "quadratic", "delens_unet"))
 
