@@ -4,7 +4,7 @@
 
 Every variant is the default of ``main_delens.py`` but for the overrides of its line in ``VARIANTS``; each is trained
 with every seed, predicts the test skies, and is measured as the command itself does it. What only changes a prediction
-is made from the same trained network. Further words are overrides of all runs, e.g. ``epochs=4``.
+is made from the same trained network. Further words are overrides of all runs, e.g. ``scale=5 epochs=4``.
 
 Written to benchmarks/results/delensing/variants.csv: A_res, rho and transfer over ``analysis.band`` for every variant,
 seed and test sky, and A_res over that of the quadratic estimator on the same sky (``ratio``).
@@ -27,7 +27,7 @@ from record import parser, save
 REPO = Path(__file__).parents[1]
 # Name of a training: its overrides, and the predictions made from it: name -> overrides.
 VARIANTS = {
-    "default": ((), {"": (), "average_4": ("rotation.average=4",), "average_8": ("rotation.average=8",)}),
+    "default": ((), {"": (), "average_1": ("rotation.average=1",), "average_8": ("rotation.average=8",)}),
     "no_rotation": (("rotation=none",), {"": ()}),
     "permutation": (
         ("rotation=permutation",),
