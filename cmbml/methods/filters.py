@@ -5,13 +5,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from cmbml.core.asset import Item
+from cmbml.core.config import FEATURES
 from cmbml.core.masked import Masked
 from cmbml.core.skymap import SkyMap
 from cmbml.core.stage import SimStage
 from cmbml.sky import sht
 from cmbml.sky.beams import gaussian_beam
-
-FEATURES = ("E_wf", "B_hp", "kappa_qe")
 
 
 def filtered(obs_alm: Mapping[str, np.ndarray], field: str, fl: np.ndarray, fwhm_arcmin: float) -> np.ndarray:

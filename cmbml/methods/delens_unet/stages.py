@@ -8,10 +8,9 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from cmbml.core.asset import Every, File, Files, Item
-from cmbml.core.config import check_patches
+from cmbml.core.config import FEATURES, check_patches
 from cmbml.core.skymap import SkyMap
 from cmbml.core.stage import SimStage, Stage
-from cmbml.methods.filters import FEATURES
 from cmbml.sky import rotation
 from cmbml.sky.fields import field_map
 from cmbml.train.fit import fit
