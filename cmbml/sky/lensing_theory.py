@@ -118,7 +118,7 @@ def reconstruction(
         raise ValueError(f"a lensing reconstruction is one of {', '.join(ESTIMATORS)}, not {estimator}")
     if len(cls["pp"]) <= lmax:
         raise ValueError(f"the spectra end below lmax = {lmax}")
-    coupling, ell = _coupling(lmax), np.arange(lmax + 1)
+    coupling, ell = Coupling(lmax), np.arange(lmax + 1)
     ee, pp, tensor = (cls[name][: lmax + 1] for name in ("lensed_ee", "pp", "bb"))
     lensing = cls["lensed_bb"][: lmax + 1] - tensor
     noise = noise_cl(noise_uk_arcmin, lmax) / gaussian_beam(fwhm_arcmin, lmax) ** 2
@@ -138,11 +138,6 @@ def reconstruction(
             break
     names = ("wiener_e", "inverse_e", "inverse_b", "response", "n0", "wiener_phi", "residual")
     return dict(zip(names, (wiener_e, inverse_e, inverse_b, response, n0, wiener_phi, residual), strict=True))
-
-
-@lru_cache(maxsize=2)
-def _coupling(lmax: int) -> "Coupling":
-    return Coupling(lmax)
 
 
 class Coupling:
