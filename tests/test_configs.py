@@ -13,7 +13,12 @@ from tests.conftest import REPO
 
 CFG = REPO / "cfg"
 ROOTS = [p.stem for p in CFG.glob("*.yaml")]
-OPTIONS = sorted(f"{p.parent.name}={p.stem}" for p in CFG.glob("*/*.yaml"))
+# The options of the two jobs: those that only a dataset of many bands has, and the others.
+FILES = sorted(CFG.glob("*/*.yaml"))
+BANDS = {f"{p.parent.name}={p.stem}" for p in FILES if p.parent.name in ("foregrounds", "noise") or "table:" in
+         p.read_text()} | {"mask=galactic", "sims=bands", "assets=sims", "experiment=cmbml_512",
+                           "experiment=cmbml_128", "sims=external"}  # fmt: skip
+OPTIONS = sorted({f"{p.parent.name}={p.stem}" for p in FILES} - BANDS)
 CLASSICAL = ("method=quadratic", "method=wiener")  # they do not read what those that learn do
 LEARNING = {"network", "train", "patches", "rotation", "delens", "quadratic"}
 SCALAR_ROOT_KEYS = ("field", "scale", "nside", "epochs")
@@ -34,6 +39,26 @@ def test_option_composes_builds_and_is_read(composed, option, tmp_path):
     assert idle <= (LEARNING if option in CLASSICAL else set()), "a key that no stage reads"
     network = instantiate({**OmegaConf.to_container(cfg.network), "in_channels": 1, "out_channels": 1})
     assert sum(p.numel() for p in network.parameters()) > 0
+
+
+@pytest.mark.parametrize(
+    "option", sorted({*BANDS, "system=dask", "experiment=tiny", "cosmology=wmap9_chain"} - {"sims=external"})
+)
+def test_option_of_many_bands_composes_builds_and_is_read(composed, option):
+    cfg = composed(option, name="sims")
+    stages = build(cfg).stages
+    assert unread(list(flatten(OmegaConf.to_container(cfg))), stages) == []
+
+
+def test_cmbml_is_the_published_setting(composed):
+    cfg = composed("experiment=cmbml_512", name="sims")
+    assert (cfg.sky.nside, cfg.sky.lmax, cfg.foregrounds.nside_sky, cfg.dataset) == (512, 1535, 2048, "CMB_ML_512_1450")
+    assert tuple(cfg.splits.values()) == (1000, 250, 200)
+    assert " ".join(cfg.foregrounds.presets) == "d9 s4 f1 a1 co1 cib1 ksz1 tsz1 rg1"
+    observe = next(s for s in build(cfg).stages if s.name == "observe")
+    assert {b.name: b.fwhm_arcmin for b in observe.instrument.bands} == {
+        "30": 75, "44": 65, "70": 55, "100": 43, "143": 32.4, "217": 22.3, "353": 22.0, "545": 21.5, "857": 20.6,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("key", SCALAR_ROOT_KEYS)

@@ -1,12 +1,16 @@
 """Every command of the README runs: as it stands when it is short, else in a reduced form made from the same line."""
 
+import itertools
 import re
 import shlex
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+from cmbml.core import handlers
+from cmbml.core.skymap import SkyMap
 from tests.conftest import REPO
 
 README = (REPO / "README.md").read_text()
@@ -22,6 +26,10 @@ SKY = shlex.split(
     " analysis.fwhm_arcmin=120 analysis.lmax=90 analysis.band=[5,60] analysis.delta_l=10 analysis.zoom=[0,60,60]"
 )
 SMALL = [*SKY, "epochs=1", "network.n_filters=2", "patches.patch=16", "patches.halo=8"]
+BANDS = shlex.split(
+    "nside=16 sky.lmax=40 sky.margin=20 splits.train=1 splits.valid=1 splits.test=1 cosmology=fiducial"
+    " instrument.bands=[100,143] instrument.table=instruments/toy.ecsv foregrounds.components=false"
+)
 CLASSICAL = ("method=quadratic", "method=wiener")
 BENCHMARKS = {
     "delensing": [*(w for w in SMALL if "zoom" not in w), "system.root={out}", "--variants", "no_halo", "--seeds", "0"],
@@ -56,6 +64,8 @@ def test_pipeline_command(line, root, command):
     if "--cfg" in line:
         assert "Error" not in run(*words)
         return
+    if "submitit" in line:  # for want of a Slurm, what would be handed to it
+        assert "SlurmLauncher" in run(*(word for word in words if word != "-m"), "--cfg", "hydra")
     overrides = [word.split(",")[0] if "-m" in words else word for word in words if "=" in word]  # a sweep's first
 
     def here(*given: str) -> None:
@@ -66,10 +76,39 @@ def test_pipeline_command(line, root, command):
     small = SKY if any(word in line for word in CLASSICAL) else SMALL
     if "run.start" in line or "run.force" in line:
         here(f"system.root={root}", *SMALL)  # what it goes on from
+    if "launcher" in line:
+        assert "submitit" in line or "Dry run" in run(*words, *small, "run.dry=true")
+        return
     if "-m" in words or "torchrun" in line or "devices" in line:
         run(*words, *small)
     elif "run.dry" not in line:
         here(*overrides, *small)
+
+
+@pytest.mark.parametrize("line", [c for c in COMMANDS if "main_sims" in c])
+def test_bands_command(line, tmp_path, command):
+    words = [word.replace("maps/", f"{tmp_path}/maps/") for word in shlex.split(line)[2:]]
+
+    def here(*given: str) -> None:
+        code, error = command(*words, *given, config_name="sims")
+        assert code == 0, error
+
+    if "external" in line:  # maps that exist already
+        for band, sim in itertools.product((100, 143), range(2)):
+            sky = SkyMap(np.ones((3, 12 * 16**2)), ("T", "Q", "U"), "uK_CMB", 9.0, 40)
+            handlers.write(tmp_path / "maps" / f"sky{sim}_{band}_map.fits", sky)
+        here("nside=16", "sky.lmax=40")
+        assert len(list(tmp_path.rglob("Test/sim000?/obs_*_map.fits"))) == 4
+        return
+    here("run.dry=true")  # the line at its full size
+    if "run.dry" not in line:
+        here(*BANDS)
+        assert len(list(tmp_path.rglob("obs_143_map.fits"))) == 3
+
+
+@pytest.mark.parametrize("line", [c for c in COMMANDS if "get_data" in c])
+def test_fetch_command(line, tmp_path):
+    assert "files to bring" in run(*launcher(shlex.split(line)), "--root", str(tmp_path))
 
 
 def test_comparison_commands(root, command):
@@ -108,7 +147,7 @@ def test_make_command(command):
 
 
 def test_nothing_else_is_promised():
-    kinds = ("make ", "main_", "benchmarks/")
+    kinds = ("make ", "main_", "benchmarks/", "get_data/")
     assert COMMANDS
     assert all(any(kind in c for kind in kinds) for c in COMMANDS)
     assert [

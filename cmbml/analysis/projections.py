@@ -10,7 +10,7 @@ import healpy as hp
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import AsinhNorm, LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Ellipse
@@ -162,6 +162,7 @@ def draw_images(
     *,
     caption: Mapping,
     half: float | None = None,
+    asinh: bool = False,
 ) -> None:
     """Show skies and then residuals, one an axis, under their titles and over a colour bar.
 
@@ -181,6 +182,8 @@ def draw_images(
         Its unit labels the colour bars.
     half : float, optional
         Half of the side of a patch in degrees; None for the whole sphere in an ellipse.
+    asinh : bool, optional
+        Whether the colours grow like asinh: linear where most of the sky lies, logarithmic in the Galactic plane.
     """
     maps = {title: np.asarray(m, dtype=np.float64) for title, m in (skies | residuals).items()}
     good = np.ones(len(next(iter(maps.values()))), dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
@@ -196,7 +199,10 @@ def draw_images(
         axis.set_title(title)
         shown = np.ma.masked_array(m[pixels], mask=~good[pixels])
         keys = {"origin": "lower", "extent": extent, "cmap": colours, "interpolation": "nearest"}
-        image = axis.imshow(shown, vmin=-limits[title], vmax=limits[title], **keys)
+        limit = limits[title]
+        width = 2 * float(np.median(np.abs(m[good]))) if asinh else 0.0
+        norm = AsinhNorm(width, -limit, limit) if width else Normalize(-limit, limit)
+        image = axis.imshow(shown, norm=norm, **keys)
         if half is None:
             _ellipse(image)
         else:

@@ -1,33 +1,77 @@
-"""The resolvers of the yaml files, and the checks of a configuration that types cannot express."""
+"""The resolvers of the yaml files, and what is done to a configuration before it is used."""
 
-import numbers
+import glob
+import hashlib
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from cmbml.core import checks
 from cmbml.core.errors import UserError
-from cmbml.core.schema import CompareConfig, Config
+from cmbml.core.schema import CompareConfig, Config, SimsConfig
 
-FIELDS = ("T", "E", "B", "Q", "U")
-FEATURES = ("E_wf", "B_hp", "kappa_qe")
-TARGETS = ("kappa", "lensing", "unlensed")
-MASKS = ("none", "band", "file")
-ROTATIONS = ("permutation", "harmonic", "none")
+SHIPPED = Path(__file__).parents[2] / "assets"
 
 
 def register() -> None:
     """Make the schema and the resolvers known to Hydra; called once by every main."""
     ConfigStore.instance().store(name="schema", node=Config)
     ConfigStore.instance().store(name="schema_compare", node=CompareConfig)
+    ConfigStore.instance().store(name="schema_sims", node=SimsConfig)
     OmegaConf.register_new_resolver("floor_times", lambda x, n: int(float(x) * int(n)), replace=True)
     OmegaConf.register_new_resolver("margin", lambda lmax: max(1024, 2000 - int(lmax)), replace=True)
     OmegaConf.register_new_resolver("times", lambda x, y: float(x) * float(y), replace=True)
     OmegaConf.register_new_resolver("label", lambda t, f: t if t == "kappa" else f"{t}_{f}", replace=True)
     OmegaConf.register_new_resolver("count", len, replace=True)
+    OmegaConf.register_new_resolver("contents", contents, replace=True)
+    OmegaConf.register_new_resolver("listing", listing, replace=True, use_cache=True)
+    OmegaConf.register_new_resolver("folder_of_a_sky", _folder_of_a_sky, replace=True)
     OmegaConf.register_new_resolver("concat", lambda *lists: [x for one in lists for x in one], replace=True)
+
+
+def shipped(path: str) -> Path:
+    """Path of a table: as it is given, or else below `assets/`.
+
+    Raises
+    ------
+    UserError
+        When it is at neither place.
+    """
+    for place in (Path(path).expanduser(), SHIPPED / path):
+        if place.is_file():
+            return place.absolute()
+    raise UserError(f"The table {path} is neither there nor in {SHIPPED}; give the path of an existing one.")
+
+
+def contents(table: str) -> str:
+    """Hash of a table and of the files in the folder of its name beside it, which it may name.
+
+    It stands in the configuration, so that a change of them is a change of a setting, wherever they lie.
+    """
+    path = shipped(table)
+    files = [path, *sorted(p for p in path.with_suffix("").glob("*") if p.is_file())]
+    return hashlib.sha256(b"".join(p.name.encode() + p.read_bytes() for p in files)).hexdigest()[:12]
+
+
+def matching(pattern: str, **fields: str) -> list[Path]:
+    """Files of a glob pattern in the order of their paths, after its ``{fields}`` are filled in."""
+    for name, value in fields.items():
+        pattern = pattern.replace(f"{{{name}}}", value)
+    found = glob.glob(str(Path(pattern).expanduser().absolute()), recursive=True)
+    return sorted(path for path in map(Path, found) if path.is_file())
+
+
+def listing(pattern: str | None) -> str:
+    """Hash of the paths, sizes and times of the files of a pattern, of any ``{band}``; empty without a pattern.
+
+    It stands in the configuration, so that a change of the files is a change of a setting.
+    """
+    if not pattern:
+        return ""
+    known = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in matching(pattern, band="*")]
+    return hashlib.sha256(repr(known).encode()).hexdigest()[:12]
 
 
 def prepare(cfg: DictConfig) -> None:
@@ -43,12 +87,9 @@ def prepare(cfg: DictConfig) -> None:
     try:
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except Exception as error:
-        raise UserError(f"The configuration does not resolve: {str(error).splitlines()[0]}") from None
-    checks = (
-        _check_numbers, _check_sky, _check_mask, _check_delens, _check_rotation, _check_analysis, _check_compare,
-    )  # fmt: skip
-    for check in checks:
-        check(cfg)
+        cause = error.__cause__ if isinstance(error.__cause__, UserError) else error
+        raise UserError(f"The configuration does not resolve: {str(cause).splitlines()[0]}") from None
+    checks.check(cfg)
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -59,160 +100,6 @@ def prepare(cfg: DictConfig) -> None:
         raise UserError(f"system.root={root} cannot be written; choose another folder.")
 
 
-def _demand(ok: bool, message: str) -> None:
-    if not ok:
-        raise UserError(message)
-
-
-def _one_of(key: str, value: str, known: Sequence[str]) -> None:
-    _demand(value in known, f"{key}={value} is not known; choose one of {', '.join(known)}.")
-
-
-def _power_of_two(n: int) -> bool:
-    return n > 0 and n & (n - 1) == 0
-
-
-def check_patches(nside: int, patch: int, halo: int) -> None:
-    """Refuse patches that do not fit the base faces of the map; for the methods that cut some.
-
-    Raises
-    ------
-    UserError
-        One sentence that names the key.
-    """
-    fits = _power_of_two(patch) and patch <= nside
-    _demand(fits, f"patches.patch={patch} must be a power of two that divides nside={nside}.")
-    _demand(halo <= nside, f"patches.halo={halo} must not be wider than nside={nside}.")
-
-
-def _check_numbers(cfg: DictConfig) -> None:
-    positive = (
-        "scale",
-        "epochs",
-        "run.workers",
-        "system.checkpoint_every",
-        "instrument.fwhm_arcmin",
-        "analysis.delta_l",
-        "splits.train",
-        "splits.valid",
-        "splits.test",
-    )
-    for key in positive:
-        value = OmegaConf.select(cfg, key)
-        _demand(value > 0, f"{key}={value} must be larger than 0.")
-    for key in ("sky.margin", "patches.halo", "instrument.noise_t_uk_arcmin", "instrument.noise_p_uk_arcmin"):
-        value = OmegaConf.select(cfg, key)
-        _demand(value >= 0, f"{key}={value} must not be negative.")
-    devices = cfg.system.devices
-    good = devices == "auto" or (isinstance(devices, int) and devices > 0)
-    _demand(good, f"system.devices={devices} must be auto or a positive number.")
-    _one_of("system.device", cfg.system.device, ("auto", "cpu", "cuda"))
-
-
-def _check_sky(cfg: DictConfig) -> None:
-    nside = cfg.sky.nside
-    _demand(_power_of_two(nside) and nside <= 8192, f"nside={nside} must be a power of two up to 8192.")
-    _demand(
-        2 <= cfg.sky.lmax <= 3 * nside - 1,
-        f"sky.lmax={cfg.sky.lmax} must lie between 2 and 3 nside - 1 = {3 * nside - 1}.",
-    )
-    for name in cfg.sky.fields:
-        _one_of("sky.fields", name, FIELDS)
-
-
-def _check_mask(cfg: DictConfig) -> None:
-    mask = cfg.mask
-    _one_of("mask.kind", mask.kind, MASKS)
-    _one_of("mask.apodise_kind", mask.apodise_kind, ("C1", "C2"))
-    _demand(0 < mask.b_deg < 90, f"mask.b_deg={mask.b_deg} must lie between 0 and 90 degrees.")
-    _demand(0 <= mask.apodise_deg < 90, f"mask.apodise_deg={mask.apodise_deg} must lie between 0 and 90 degrees.")
-    if mask.kind == "file":
-        _demand(mask.file is not None, "mask=file needs a file; give mask.file=/path/to/mask.fits.")
-        found = Path(mask.file).expanduser().is_file()
-        _demand(found, f"mask.file={mask.file} is missing; give a HEALPix FITS file.")
-
-
-def _check_delens(cfg: DictConfig) -> None:
-    d = cfg.delens
-    _one_of("field", d.field, FIELDS)
-    _one_of("delens.target", d.target, TARGETS)
-    _one_of("method.target", cfg.method.target, TARGETS)
-    _one_of("quadratic.estimator", cfg.quadratic.estimator, ("mv", "eb"))
-    _one_of("quadratic.template", cfg.quadratic.template, ("gradient", "remap"))
-    _one_of("quadratic.wiener", cfg.quadratic.wiener, ("measured", "theory"))
-    _demand(len(d.inputs) > 0, "delens.inputs is empty; name at least one field.")
-    for name in d.inputs:
-        known = (*FIELDS, *FEATURES)
-        _demand(name in known, f"delens.inputs: {name} is not known; choose among {', '.join(known)}.")
-    for name in (*(x for x in d.inputs if x in FIELDS), d.field, *"EB"):
-        _demand(
-            name in cfg.sky.fields,
-            f"The field {name} is not among sky.fields=[{','.join(cfg.sky.fields)}]; add it there.",
-        )
-    _demand(0 <= d.lmin_b < cfg.sky.lmax, f"delens.lmin_b={d.lmin_b} must lie between 0 and sky.lmax={cfg.sky.lmax}.")
-    _demand(d.fiducial.get("r", 0) > 0, "delens.fiducial.r must be larger than 0: sigma(r) takes its tensors from it.")
-
-
-def _check_rotation(cfg: DictConfig) -> None:
-    _one_of("rotation.kind", cfg.rotation.kind, ROTATIONS)
-    for key in ("pairs", "predict"):
-        for pair in cfg.rotation[key]:
-            good = OmegaConf.is_list(pair) and len(pair) == 2 and all(isinstance(x, numbers.Real) for x in pair)
-            _demand(good, f"rotation.{key}: {pair} is not a pair of angles (theta, phi) in degrees.")
-    _demand(len(cfg.rotation.predict) > 0, "rotation.predict is empty; [[0,0]] predicts on the sky as it is.")
-    known = [[0, 0], *cfg.rotation.pairs]
-    for pair in cfg.rotation.predict:
-        _demand(pair in known, f"rotation.predict: {pair} is neither [0,0] nor one of rotation.pairs.")
-    average = cfg.rotation.average
-    _demand(1 <= average <= 8, f"rotation.average={average} must lie between 1 and 8, the symmetries of a square.")
-    target = [] if cfg.delens.target == "kappa" else [cfg.delens.field]
-    spin2 = [f for f in (*cfg.delens.inputs, *target) if f in ("Q", "U")]
-    if not spin2:
-        return
-    _demand(
-        not cfg.rotation.symmetries and average == 1,
-        f"rotation={cfg.rotation.kind} with symmetries turns patches, which is not right for {spin2[0]}: set"
-        " rotation.symmetries=false and rotation.average=1.",
-    )
-    if cfg.rotation.kind == "none":
-        return
-    _demand(
-        cfg.rotation.kind == "harmonic" and not set("QU") & set(target) and {"Q", "U"} <= set(cfg.delens.inputs),
-        f"rotation={cfg.rotation.kind} cannot turn {spin2[0]}: Q and U mix when the sphere is rotated."
-        " Use rotation=none, or rotation=harmonic with both Q and U among delens.inputs and a scalar field.",
-    )
-
-
-def _check_analysis(cfg: DictConfig) -> None:
-    a = cfg.analysis
-    _demand(a.lmax <= cfg.sky.lmax, f"analysis.lmax={a.lmax} is beyond sky.lmax={cfg.sky.lmax}.")
-    _demand(
-        a.fwhm_arcmin >= cfg.instrument.fwhm_arcmin,
-        f"analysis.fwhm_arcmin={a.fwhm_arcmin} is finer than the maps' {cfg.instrument.fwhm_arcmin}; widen it.",
-    )
-    _demand(
-        len(a.band) == 2 and 2 <= a.band[0] < min(a.band[1], a.lmax),
-        f"analysis.band={a.band} must be two multipoles, the first from 2 and below analysis.lmax={a.lmax}.",
-    )
-    _demand(
-        len(a.band_r) == 2 and 2 <= a.band_r[0] < min(a.band_r[1], a.lmax),
-        f"analysis.band_r={a.band_r} must be two multipoles, the first from 2 and below analysis.lmax={a.lmax}.",
-    )
-    _demand(0 < a.f_sky <= 1, f"analysis.f_sky={a.f_sky} must lie between 0 and 1.")
-    _demand(
-        len(a.zoom) == 3 and a.zoom[2] > 0, f"analysis.zoom={a.zoom} must be longitude, latitude and side in degrees."
-    )
-
-
-def _check_compare(cfg: DictConfig) -> None:
-    if "compare" not in cfg:
-        return
-    c = cfg.compare
-    methods = [name for name in c.methods if name != "none"]
-    _demand(len(methods) > 0, "compare.methods names no method; name folders of results, e.g. [none,wiener,quadratic].")
-    _demand(len(set(c.methods)) == len(c.methods), f"compare.methods={c.methods} names a method twice.")
-    _demand(
-        c.reference in methods,
-        f"compare.reference={c.reference} is not among the methods of compare.methods={c.methods}; choose one of them.",
-    )
-    _demand(0 <= c.sim < cfg.splits.test, f"compare.sim={c.sim} is not one of the {cfg.splits.test} test skies.")
+def _folder_of_a_sky(vary: DictConfig) -> str:
+    """Folder of what differs from sky to sky when any of the scatters does not vanish; else none."""
+    return "{split}/{sim}/" if any(vary.values()) else ""

@@ -2,14 +2,15 @@
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm import tqdm
 
-from cmbml.core import log
+from cmbml.core import cluster, log
 from cmbml.core.asset import Assets, Every, File, Files, Item
 from cmbml.core.errors import UserError
 from cmbml.core.provenance import Sidecar, changes, damage, digest, environment
@@ -26,9 +27,9 @@ class Pipeline:
         that nobody fills, or two stages have one name.
     """
 
-    def __init__(self, stages: Sequence[Stage], assets: Assets):
-        self.stages = list(stages)
-        self.assets = assets
+    def __init__(self, stages: Sequence[Stage], assets: Assets, place: Mapping[str, Any] = cluster.NONE):
+        self.stages, self.assets, self.cluster = list(stages), assets, place
+        self._on_cluster = place["kind"] != "none"
         self.producer: dict[str, Stage] = {}
         self._items = {stage.name: list(stage.items()) for stage in self.stages}
         self._fingerprints: dict[tuple, str] = {}
@@ -201,40 +202,47 @@ class Pipeline:
         if dry:
             self._report_dry(stages, plan, workers)
             return
-        rows = []
         environment()
-        for stage in stages:
-            begin = time.perf_counter()
-            todo = [work for work in plan[stage.name] if work.why]
-            outcomes = list(self._outcomes(stage, todo, workers, stage.name in force))
-            seconds = time.perf_counter() - begin
-            order = {str(dict(work.item)): i for i, work in enumerate(todo)}
-            failed = sorted((o for o in outcomes if o.error), key=lambda o: order[str(dict(o.item))])
-            total = len(plan[stage.name])
-            where = log.shown(plan[stage.name][0].outputs[0].path, self.assets.constants.get("root")) if total else "-"
-            rows.append(
-                [stage.name, f"{total - len(failed)} / {total}", len(todo) - len(failed), f"{seconds:.1f}", where]
-            )
-            log.log.info("%s: %d of %d made in %.1f s (%s)", stage.name, len(todo) - len(failed), total, seconds,
-                         todo[0].why if todo else "nothing to do")  # fmt: skip
-            if failed:
-                _report_failure(stage, failed, total)
+        needed = any(work.why for stage in stages if stage.parallel for work in plan[stage.name])
+        with cluster.backend(self.cluster if needed else cluster.NONE, workers):
+            rows = [self._do(stage, plan[stage.name], workers, stage.name in force) for stage in stages]
         log.table("Done", ["stage", "done / total", "made now", "seconds", "first output"], rows)
 
+    def _do(self, stage: Stage, works: Sequence[Work], workers: int, fresh: bool) -> list:
+        """Do what is to do of a stage; its row of the table.
+
+        Raises
+        ------
+        UserError
+            When an item has failed, after all others.
+        """
+        begin = time.perf_counter()
+        todo, total = [work for work in works if work.why], len(works)
+        outcomes = list(self._outcomes(stage, todo, workers, fresh))
+        seconds = time.perf_counter() - begin
+        order = {str(dict(work.item)): i for i, work in enumerate(todo)}
+        failed = sorted((o for o in outcomes if o.error), key=lambda o: order[str(dict(o.item))])
+        log.log.info("%s: %d of %d made in %.1f s (%s)", stage.name, len(todo) - len(failed), total, seconds,
+                     todo[0].why if todo else "nothing to do")  # fmt: skip
+        if failed:
+            _report_failure(stage, failed, total)
+        where = log.shown(works[0].outputs[0].path, self.assets.constants.get("root")) if works else "-"
+        return [stage.name, f"{total} / {total}", len(todo), f"{seconds:.1f}", where]
+
     def _outcomes(self, stage: Stage, todo: Sequence[Work], workers: int, fresh: bool) -> Iterator[Outcome]:
-        """Run items side by side in worker processes, or one after another with all threads."""
-        side_by_side = stage.parallel and workers > 1 and len(todo) > 1
+        """Run items side by side, in worker processes or on a cluster, or one after another with all threads."""
+        side_by_side = stage.parallel and (self._on_cluster or (workers > 1 and len(todo) > 1))
         bar = {"total": len(todo), "desc": stage.name, "unit": "item", "disable": True if not todo else None}
-        if not side_by_side:
+        if not side_by_side or not todo:
             yield from tqdm((execute(stage, work, fresh=fresh) for work in todo), **bar)
             return
-        workers = min(workers, len(todo))
-        threads = max(1, len(os.sched_getaffinity(0)) // workers)
+        workers = -1 if self._on_cluster else min(workers, len(todo))  # -1: all that the cluster has
+        threads = self.cluster["threads"] if self._on_cluster else max(1, len(os.sched_getaffinity(0)) // workers)
         with _environment({name: str(threads) for name in THREAD_VARIABLES}):
             jobs = (delayed(execute)(stage, work, fresh=fresh, threads=threads) for work in todo)
             try:
                 yield from tqdm(Parallel(n_jobs=workers, return_as="generator_unordered")(jobs), **bar)
-            except TerminatedWorkerError:
+            except (TerminatedWorkerError, cluster.killed()):
                 raise UserError(
                     f"A worker process of stage {stage.name!r} was killed, perhaps for want of memory; finished items"
                     " are kept. Repeat the command, with a smaller run.workers if it happens again."

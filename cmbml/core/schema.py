@@ -16,6 +16,7 @@ class System:
     devices: Any = MISSING
     tensorboard: bool = MISSING
     checkpoint_every: int = MISSING
+    cluster: dict[str, Any] = MISSING
 
 
 @dataclass
@@ -42,11 +43,12 @@ class Sky:
 
 @dataclass
 class Cosmology:
-    """Parameters of the cosmologies: fixed, on a grid, or drawn from a Gaussian."""
+    """Parameters of the cosmologies: fixed, on a grid, drawn from a Gaussian or from a chain."""
 
     base: dict[str, Any] = MISSING
     grid: dict[str, Any] = MISSING
     gaussian: dict[str, Any] = MISSING
+    chain: dict[str, Any] = MISSING
 
 
 @dataclass
@@ -60,11 +62,48 @@ class Instrument:
 
 
 @dataclass
+class Survey:
+    """An instrument of many bands: its table, and which of its bands are observed."""
+
+    name: str = MISSING
+    table: str = MISSING
+    contents: str = MISSING
+    min_fwhm_pixels: float = MISSING
+    pixel_window: bool = MISSING
+    bands: Any = MISSING
+
+
+@dataclass
+class Foregrounds:
+    """Where the foregrounds come from, and how they differ from sky to sky."""
+
+    kind: str = MISSING
+    presets: list[str] = MISSING
+    folder: str = MISSING
+    nside_sky: int = MISSING
+    seed: int = MISSING
+    vary: dict[str, float] = MISSING
+    components: bool = MISSING
+
+
+@dataclass
+class Noise:
+    """Noise of the bands: how it is spread over the sky, how strong, and its long-range part."""
+
+    kind: str = MISSING
+    factor: float = MISSING
+    knee: bool = MISSING
+    folder: str = MISSING
+    files: dict[str, str] = MISSING
+
+
+@dataclass
 class Mask:
     """Which part of the sky is seen: kind of mask, width and shape of the taper at its border."""
 
     kind: str = MISSING
     b_deg: float = MISSING
+    f_sky: float = MISSING
     file: str | None = MISSING
     apodise_deg: float = MISSING
     apodise_kind: str = MISSING
@@ -163,38 +202,54 @@ class Assets:
 
 @dataclass
 class Sims:
-    """The stages that make a dataset."""
+    """The stages that make a dataset, and where its files are if they exist already."""
 
     stages: list[str] = MISSING
+    external: dict[str, Any] = MISSING
 
 
 @dataclass
-class Config:
-    """Everything that `main_delens.py` knows."""
+class Root:
+    """What every job has."""
 
-    field: str = MISSING
-    scale: float = MISSING
     nside: int = MISSING
-    epochs: int = MISSING
     dataset: str = MISSING
     system: System = dataclasses.field(default_factory=System)
     run: Run = dataclasses.field(default_factory=Run)
     sky: Sky = dataclasses.field(default_factory=Sky)
     cosmology: Cosmology = dataclasses.field(default_factory=Cosmology)
-    instrument: Instrument = dataclasses.field(default_factory=Instrument)
     mask: Mask = dataclasses.field(default_factory=Mask)
     splits: Splits = dataclasses.field(default_factory=Splits)
+    sims: Sims = dataclasses.field(default_factory=Sims)
+    assets: Assets = dataclasses.field(default_factory=Assets)
+    pipeline: list[str] = MISSING
+
+
+@dataclass
+class Config(Root):
+    """Everything that `main_delens.py` knows."""
+
+    field: str = MISSING
+    scale: float = MISSING
+    epochs: int = MISSING
+    instrument: Instrument = dataclasses.field(default_factory=Instrument)
     rotation: Rotation = dataclasses.field(default_factory=Rotation)
     patches: Patches = dataclasses.field(default_factory=Patches)
     delens: Delens = dataclasses.field(default_factory=Delens)
     quadratic: Quadratic = dataclasses.field(default_factory=Quadratic)
-    sims: Sims = dataclasses.field(default_factory=Sims)
     method: Method = dataclasses.field(default_factory=Method)
     network: dict[str, Any] = MISSING
     train: dict[str, Any] = MISSING
     analysis: Analysis = dataclasses.field(default_factory=Analysis)
-    assets: Assets = dataclasses.field(default_factory=Assets)
-    pipeline: list[str] = MISSING
+
+
+@dataclass
+class SimsConfig(Root):
+    """Everything that `main_sims.py` knows."""
+
+    instrument: Survey = dataclasses.field(default_factory=Survey)
+    foregrounds: Foregrounds = dataclasses.field(default_factory=Foregrounds)
+    noise: Noise = dataclasses.field(default_factory=Noise)
 
 
 @dataclass

@@ -31,8 +31,10 @@ def build(cfg: DictConfig, overridden: Sequence[str] = ()) -> Pipeline:
     """
     stages = [_stage_class(path)(cfg) for path in cfg.pipeline]
     for key in unread(overridden, stages):
-        raise UserError(f"{key} is read by no stage of this pipeline, whose method is {cfg.method.name}; leave it out.")
-    return Pipeline(stages, Assets(cfg.assets.files, cfg.assets.constants))
+        method = f", whose method is {cfg.method.name}" if "method" in cfg else ""
+        raise UserError(f"{key} is read by no stage of this pipeline{method}; leave it out.")
+    assets = Assets(cfg.assets.files, cfg.assets.constants)
+    return Pipeline(stages, assets, OmegaConf.to_container(cfg.system.cluster))
 
 
 def unread(keys: Sequence[str], stages: Sequence[Stage]) -> list[str]:

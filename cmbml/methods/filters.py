@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from cmbml.core.asset import Item
-from cmbml.core.config import FEATURES
+from cmbml.core.checks import FEATURES
 from cmbml.core.masked import Masked
 from cmbml.core.skymap import SkyMap
 from cmbml.core.stage import SimStage

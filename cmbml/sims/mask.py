@@ -33,6 +33,11 @@ class Mask(Stage):
             weights, note = masks.band_mask(sky.nside, mask.b_deg), f"latitude beyond {mask.b_deg:g} deg"
         else:
             weights, note = read_mask(Path(mask.file).expanduser(), sky.nside), Path(mask.file).name
+        return self.tapered(weights, note)
+
+    def tapered(self, weights: np.ndarray, note: str) -> SkyMap:
+        """Map of the weights with the taper of the configuration."""
+        mask, sky = self.cfg.mask, self.cfg.sky
         weights = masks.apodise(weights, mask.apodise_deg, mask.apodise_kind)
         if not weights.any():
             raise UserError(f"mask.kind={mask.kind} leaves nothing of the sky; choose another mask.")

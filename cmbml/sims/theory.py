@@ -1,10 +1,13 @@
 """Cosmological parameters of each sky, and their spectra."""
 
+from pathlib import Path
+
 import numpy as np
 from omegaconf import OmegaConf
 
 from cmbml.core.asset import Item
 from cmbml.core.stage import SimStage
+from cmbml.sims.chains import with_chain
 from cmbml.sky import cosmology
 
 
@@ -15,13 +18,15 @@ class Theory(SimStage):
     """
 
     name, outputs, parallel = "theory", ("parameters", "cls"), False
+    reads = ("splits", "system.root")
     uses = ("cosmology", "sky.seed", "sky.lmax", "sky.margin")
 
     def run(self, item: Item) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Parameters, and spectra of `cmbml.sky.cosmology.spectra`."""
         sky = self.cfg.sky
         rng = self.rng("cosmology", sky.seed, item["split"], item["sim"])
-        parameters = cosmology.draw_parameters(OmegaConf.to_container(self.cfg.cosmology), rng)
+        spec = with_chain(OmegaConf.to_container(self.cfg.cosmology), Path(self.cfg.system.root))
+        parameters = cosmology.draw_parameters(spec, rng)
         return parameters, cosmology.spectra(parameters, sky.lmax + sky.margin)
 
     def cost(self) -> tuple[float, float]:

@@ -1,6 +1,10 @@
 """Instrument beams in harmonic space."""
 
+import os
+from pathlib import Path
+
 import numpy as np
+from astropy.io import fits
 
 
 def gaussian_beam(fwhm_arcmin: float, lmax: int) -> np.ndarray:
@@ -11,3 +15,48 @@ def gaussian_beam(fwhm_arcmin: float, lmax: int) -> np.ndarray:
     sigma = np.deg2rad(fwhm_arcmin / 60) / np.sqrt(8 * np.log(2))
     ell = np.arange(lmax + 1)
     return np.exp(-ell * (ell + 1) * sigma**2 / 2)
+
+
+def beam_table(path: str | os.PathLike, lmax: int) -> np.ndarray:
+    """Read b_l (the amplitude, not its square) from a file, shape (lmax + 1,).
+
+    FITS: the first column of the first table, from l = 0 on (the form of Planck's beam windows and of healpy), or the
+    second if the first is named ``ELL`` or ``L``. Text: one column of b_l from l = 0 on, or two, l and b_l; lines that
+    begin with # are comments. One b_l serves T, E and B: further columns of a file are not used.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read as such a table, does not begin at l = 0 with b_0 = 1 to 1 %, or ends below lmax.
+    """
+    path = Path(path)
+    try:
+        ell, beam = _fits_columns(path) if ".fits" in path.suffixes else _text_columns(path)
+    except (OSError, ValueError, IndexError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read as a table of a beam, b_l: {error}") from error
+    if ell is not None and not np.array_equal(ell, np.arange(len(ell))):
+        raise ValueError(f"the beam {path} does not list l = 0, 1, 2, ...")
+    if len(beam) <= lmax:
+        raise ValueError(f"the beam {path} ends at l = {len(beam) - 1}, below lmax = {lmax}")
+    if not np.all(np.isfinite(beam[: lmax + 1])):
+        raise ValueError(f"the beam {path} has values that are not finite below lmax = {lmax}")
+    if abs(beam[0] - 1) > 0.01:
+        raise ValueError(f"the beam {path} is not normalised: b_0 = {beam[0]:.4g}, and it must be 1")
+    return beam[: lmax + 1]
+
+
+def _fits_columns(path: Path) -> tuple[np.ndarray | None, np.ndarray]:
+    """Return l, if it is there, and b_l of the first table of a FITS file."""
+    with fits.open(path) as hdus:
+        table = next((hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)), None)
+        if table is None:
+            raise ValueError("there is no table in it")
+        columns = [np.asarray(table.data[name], dtype=np.float64).ravel() for name in table.columns.names[:2]]
+        has_ell = table.columns.names[0].upper() in ("ELL", "L")
+    return (columns[0], columns[1]) if has_ell else (None, columns[0])
+
+
+def _text_columns(path: Path) -> tuple[np.ndarray | None, np.ndarray]:
+    """Return l, if it is there, and b_l of a text file."""
+    columns = np.loadtxt(path, ndmin=2).T
+    return (columns[0], columns[1]) if len(columns) > 1 else (None, columns[0])

@@ -34,7 +34,8 @@ def draw_parameters(spec: Mapping[str, Any], rng: np.random.Generator) -> dict[s
     spec : mapping
         ``base``: fixed parameters; ``grid``: name -> list of values, of whose product one point is drawn, each as
         likely; ``gaussian``: ``names``, ``mean``, ``sigma`` and ``correlation`` (``{"ombh2 omch2": -0.5, ...}``, zero
-        for pairs not named) of a multivariate normal distribution. Each may be empty or missing.
+        for pairs not named) of a multivariate normal distribution; ``chain``: name -> values (nrow,), of which one row
+        is drawn, each as likely. Each may be empty or missing.
     rng : numpy.random.Generator
 
     Returns
@@ -44,14 +45,15 @@ def draw_parameters(spec: Mapping[str, Any], rng: np.random.Generator) -> dict[s
     Raises
     ------
     ValueError
-        If a name is unknown, missing or given twice, or the covariance is not positive definite.
+        If a name is unknown, missing or given twice, the covariance is not positive definite, or the columns of the
+        chain differ in length.
     """
-    base, grid, gaussian = (spec.get(key) or {} for key in ("base", "grid", "gaussian"))
-    names = [*base, *grid, *gaussian.get("names", [])]
+    base, grid, gaussian, chain = (spec.get(key) or {} for key in ("base", "grid", "gaussian", "chain"))
+    names = [*base, *grid, *gaussian.get("names", []), *chain]
     repeated = {name for name in names if names.count(name) > 1}
     if repeated:
         raise ValueError(
-            f"the cosmology gives {', '.join(sorted(repeated))} more than once among base, grid and gaussian"
+            f"the cosmology gives {', '.join(sorted(repeated))} more than once among base, grid, gaussian and chain"
         )
     params = {name: float(value) for name, value in base.items()}
     if grid:
@@ -62,6 +64,12 @@ def draw_parameters(spec: Mapping[str, Any], rng: np.random.Generator) -> dict[s
         root = np.linalg.cholesky(_covariance(gaussian))
         values = mean + root @ rng.standard_normal(len(mean))
         params |= zip(gaussian["names"], values.tolist(), strict=True)
+    if chain:
+        lengths = {len(column) for column in chain.values()}
+        if len(lengths) > 1:
+            raise ValueError("the columns of the cosmology's chain differ in length")
+        row = rng.integers(lengths.pop())
+        params |= {name: float(column[row]) for name, column in chain.items()}
     _complete(params)
     return params
 

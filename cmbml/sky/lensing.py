@@ -47,17 +47,17 @@ def draw_alms(
         root[..., 2:] = np.moveaxis(np.linalg.cholesky(np.moveaxis(covariance, -1, 0)), 0, -1)
     except np.linalg.LinAlgError:
         raise ValueError("the spectra of phi, T and E are not positive definite together") from None
-    unit = [_unit_alm(rngs[field], lmax) for field in ("phi", "T", "E")]
+    unit = [unit_alm(rngs[field], lmax) for field in ("phi", "T", "E")]
     alms = {}
     for i, field in reversed(list(enumerate(("phi", "T", "E")))):
         alms[field] = sum(sht.almxfl(unit[j], root[i, j]) for j in range(i + 1))
         del unit[i]
     bb = np.concatenate([np.zeros(2), cls["bb"][2 : lmax + 1]])
-    alms["B"] = sht.almxfl(_unit_alm(rngs["B"], lmax), np.sqrt(bb))
+    alms["B"] = sht.almxfl(unit_alm(rngs["B"], lmax), np.sqrt(bb))
     return alms
 
 
-def _unit_alm(rng: np.random.Generator, lmax: int) -> np.ndarray:
+def unit_alm(rng: np.random.Generator, lmax: int) -> np.ndarray:
     """Draw alms of C_l = 1: 2l + 1 normal deviates for each l, l after l."""
     white = rng.standard_normal((lmax + 1) ** 2)
     alm = np.empty(sht.alm_size(lmax), dtype=np.complex128)

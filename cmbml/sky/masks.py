@@ -4,6 +4,9 @@ import healpy as hp
 import numpy as np
 from scipy.spatial import cKDTree
 
+from cmbml.sky import sht
+from cmbml.sky.beams import gaussian_beam
+
 KINDS = ("C1", "C2")
 
 
@@ -14,6 +17,42 @@ def band_mask(nside: int, b_deg: float) -> np.ndarray:
     """
     z = hp.pix2vec(nside, np.arange(hp.nside2npix(nside)))[2]
     return (np.abs(z) > np.sin(np.deg2rad(b_deg))).astype(np.float64)
+
+
+def galactic_mask(intensity: np.ndarray, f_sky: float, nside: int, *, fwhm_deg: float = 5.0) -> np.ndarray:
+    """Return the mask that is 1 on the faintest part of a sky and 0 elsewhere, float64 (12 nside^2,).
+
+    The intensity is smoothed, averaged or repeated to nside, and its round(f_sky npix) lowest pixels are kept. A part
+    that is smaller lies within one that is larger.
+
+    Parameters
+    ----------
+    intensity : array (npix,)
+        Of the dust, say, RING; any unit and any nside.
+    f_sky : float
+        Part of the sky that is kept, above 0 and at most 1.
+    nside : int
+    fwhm_deg : float, optional
+        Of the Gaussian that smooths the border; 0 for none.
+
+    Raises
+    ------
+    ValueError
+        If f_sky is out of its range, or the map is not finite.
+    """
+    if not 0 < f_sky <= 1:
+        raise ValueError(f"a mask keeps a part of the sky above 0 and at most 1, not {f_sky}")
+    if not np.isfinite(intensity).all():
+        raise ValueError("the map that a Galactic mask is made of has pixels that are not finite")
+    sky = np.asarray(intensity, dtype=np.float64)
+    if fwhm_deg > 0:
+        own = hp.npix2nside(len(sky))
+        lmax = min(2 * own, int(np.ceil(820 / fwhm_deg)))  # where the Gaussian is 1e-8: the map does not ring
+        sky = sht.synthesis(sht.almxfl(sht.analysis(sky, lmax), gaussian_beam(60 * fwhm_deg, lmax)), own)
+    sky = hp.ud_grade(sky, nside)
+    mask = np.zeros(len(sky))
+    mask[np.argsort(sky, kind="stable")[: round(f_sky * len(sky))]] = 1
+    return mask
 
 
 def apodise(mask: np.ndarray, width_deg: float, kind: str = "C2") -> np.ndarray:

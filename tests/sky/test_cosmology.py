@@ -38,8 +38,8 @@ def fiducial() -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_files_hold_the_three_keys(name):
-    assert set(described(name)) == {"base", "grid", "gaussian"}
+def test_files_hold_the_four_keys(name):
+    assert set(described(name)) == {"base", "grid", "gaussian", "chain"}
     params = draws(name, 1)[0]
     assert params["mnu"] == 0.06  # eV; as a density it would be 5.6 eV
     assert params["r"] > 0

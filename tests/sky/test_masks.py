@@ -1,11 +1,13 @@
 """Masks beside closed forms, distances of all pairs of pixels, and the spectrum of a masked sky."""
 
+import itertools
+
 import healpy as hp
 import numpy as np
 import pytest
 
 from cmbml.sky import sht
-from cmbml.sky.masks import apodise, band_mask, f_sky
+from cmbml.sky.masks import apodise, band_mask, f_sky, galactic_mask
 
 NSIDE = 32
 
@@ -71,3 +73,60 @@ def test_spectrum_of_a_masked_sky_over_f_sky():
         total += modes @ sht.alm2cl(sht.analysis(mask**2 * sky, 79, niter=0))[20:] / modes.sum() / 10
     expected = f_sky(mask, 4) * 4 * np.pi / (12 * NSIDE**2)
     assert total == pytest.approx(expected, rel=4 * np.sqrt(2 / (10 * modes.sum() * f_sky(mask))))
+
+
+def _cloudy(seed: int = 2) -> np.ndarray:
+    """A bright plane times log-normal clouds of ten degrees."""
+    noise = np.random.default_rng(seed).standard_normal(12 * NSIDE**2)
+    clouds = sht.synthesis(sht.analysis(noise, 18, niter=0), NSIDE)
+    z = hp.pix2vec(NSIDE, np.arange(len(noise)))[2]
+    return np.exp(clouds / clouds.std()) / np.hypot(z, 0.05)
+
+
+@pytest.mark.parametrize("fwhm_deg", [0.0, 5.0])
+def test_galactic_mask_keeps_the_part_asked_for(fwhm_deg):
+    """To the pixel; a smaller part lies within a larger one; the unit does not matter."""
+    sky = _cloudy()
+    masks = [galactic_mask(sky, part, NSIDE, fwhm_deg=fwhm_deg) for part in (0.123, 0.4, 0.8, 1.0)]
+    for mask, part in zip(masks, (0.123, 0.4, 0.8, 1.0), strict=True):
+        assert mask.sum() == round(part * len(sky))
+        np.testing.assert_array_equal(mask, mask**2)
+    assert all((inner <= outer).all() for inner, outer in itertools.pairwise(masks))
+    np.testing.assert_array_equal(galactic_mask(4096 * sky, 0.4, NSIDE, fwhm_deg=fwhm_deg), masks[1])
+
+
+def test_galactic_mask_keeps_what_is_faint():
+    """Nothing outside is fainter than what is inside, whatever rising function of the sky is given."""
+    sky = _cloudy()
+    mask = galactic_mask(sky, 0.6, NSIDE, fwhm_deg=0.0)
+    assert sky[mask == 1].max() <= sky[mask == 0].min()
+    np.testing.assert_array_equal(galactic_mask(np.log(sky), 0.6, NSIDE, fwhm_deg=0.0), mask)
+
+
+def test_galactic_mask_turns_with_the_sky():
+    """A quarter turn about the pole takes pixels to pixels, and so it takes the mask of a sky to that of the turned."""
+    sky = _cloudy()
+    theta, phi = hp.pix2ang(NSIDE, np.arange(len(sky)))
+    turn = hp.ang2pix(NSIDE, theta, phi + np.pi / 2)
+    assert len(np.unique(turn)) == len(sky)
+    mask = galactic_mask(sky, 0.6, NSIDE)
+    np.testing.assert_array_equal(galactic_mask(sky[turn], 0.6, NSIDE), mask[turn])
+
+
+@pytest.mark.parametrize("nside", [NSIDE // 2, NSIDE, 2 * NSIDE])
+def test_galactic_mask_of_a_plain_disc_is_a_band(nside):
+    """At the resolution of the sky or another one: f_sky = 1 - sin b, to one ring on either side."""
+    z = hp.pix2vec(NSIDE, np.arange(12 * NSIDE**2))[2]
+    mask = galactic_mask(1 / np.hypot(z, 0.2), 0.6, nside)
+    band = band_mask(nside, np.rad2deg(np.arcsin(0.4)))
+    assert np.mean(mask != band) <= 2 / (3 * min(nside, NSIDE))
+
+
+def test_galactic_mask_refuses():
+    sky = _cloudy()
+    for part in (0.0, 1.2, -0.1):
+        with pytest.raises(ValueError, match=f"not {part}"):
+            galactic_mask(sky, part, NSIDE)
+    sky[7] = np.nan
+    with pytest.raises(ValueError, match="not finite"):
+        galactic_mask(sky, 0.5, NSIDE)

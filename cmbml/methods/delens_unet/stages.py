@@ -8,7 +8,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from cmbml.core.asset import Every, File, Files, Item
-from cmbml.core.config import FEATURES, check_patches
+from cmbml.core.checks import FEATURES, check_patches
 from cmbml.core.skymap import SkyMap
 from cmbml.core.stage import SimStage, Stage
 from cmbml.sky import rotation

@@ -4,7 +4,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from cmbml.core.asset import Every, Files, Item
-from cmbml.core.config import FEATURES
+from cmbml.core.checks import FEATURES
 from cmbml.core.errors import UserError
 from cmbml.core.masked import Masked
 from cmbml.core.skymap import SkyMap

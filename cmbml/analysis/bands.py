@@ -1,0 +1,155 @@
+"""Pictures of a many-band dataset: every band and the CMB of one sky, and the spectra of what each band sees."""
+
+from collections.abc import Iterable, Mapping
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from omegaconf import DictConfig
+
+from cmbml.analysis.figures import COLOURS, dl_label, limit_floor, multipole_axis
+from cmbml.analysis.projections import STYLE, draw_images, mollweide_pixels, new_figure
+from cmbml.core.asset import Every, Files, Item
+from cmbml.core.skymap import SkyMap
+from cmbml.core.stage import Stage
+from cmbml.sky import sht
+from cmbml.sky.beams import gaussian_beam
+from cmbml.sky.masks import f_sky
+from cmbml.sky.spectra import bin_spectrum, cl_to_dl
+
+_COLUMNS = 3
+_GOOD = 2.5  # multipoles of a HEALPix map, in units of nside, up to which the analysis errs by less than a percent
+
+
+class BandPictures(Stage):
+    """The bands of the first test sky, and the spectra of the CMB, the foregrounds and the noise in each of them.
+
+    On a masked sky spectra are those of the maps times the mask over <mask^2>: mixed by it, of the right height.
+    """
+
+    name, inputs, outputs = "pictures", (Every("obs"),), ("bands_png", "components_png")
+    uses = ("sky.nside", "sky.lmax", "sky.fields", "dataset", "instrument.name", "foregrounds.kind",
+            "foregrounds.presets", "sims.external")  # fmt: skip
+    reads = ("splits",)
+
+    def __init__(self, config: DictConfig):
+        """Read beside the observations what is there of CMB, foregrounds and mask."""
+        super().__init__(config)
+        self.external = self.cfg.sims.external
+        kinds = {
+            "cmb_map": not self.external or self.external.truth is not None,
+            "foreground": config.foregrounds.kind != "none",
+            "component": config.foregrounds.kind != "none" and config.foregrounds.components,
+            "noise": config.noise.kind != "none" and config.foregrounds.components,
+            "mask": config.mask.kind != "none",
+        }
+        self.more = [name for name, there in kinds.items() if there]
+        self.inputs = (*self.inputs, *(name if name in ("cmb_map", "mask") else Every(name) for name in self.more))
+
+    def items(self) -> Iterable[Item]:
+        """The first test sky, or the first of what is brought from elsewhere, if there is one."""
+        split = self.external.split if self.external else "test"
+        return [{"split": split, "sim": 0}][: self.cfg.splits[split]]
+
+    def run(self, item: Item, obs: Files, *more: Files | SkyMap) -> tuple[Figure, Figure]:
+        """Two figures."""
+        given = dict(zip(self.more, more, strict=True))
+        cmb = given.get("cmb_map")
+        mask = given["mask"]["mask"].astype(np.float64) if "mask" in given else np.ones(12 * self.cfg.sky.nside**2)
+        bands = {known["band"]: observed for known, observed in zip(obs.items, obs, strict=True)}
+        pictures = sky_figure(cmb, bands, self.caption(item))
+        return pictures, spectra_figure(cmb, bands, given, mask, self.caption(item))
+
+    def caption(self, item: Item) -> dict:
+        """What stands above the figures."""
+        cfg, kind = self.cfg, self.cfg.foregrounds.kind
+        origin = {"synthetic": "SYNTHETIC templates", "pysm": f"PySM3 {' '.join(cfg.foregrounds.presets)}"}
+        kind = "those of the files" if self.external else origin.get(kind, kind)
+        return {
+            "field": "T", "unit": "uK_CMB", "dataset": cfg.dataset, **item, "nside": cfg.sky.nside,
+            "lmax": cfg.sky.lmax, "foregrounds": kind,
+        }  # fmt: skip
+
+
+def sky_figure(cmb: SkyMap | None, bands: Mapping[str, SkyMap], caption: Mapping) -> Figure:
+    """Draw T of every band and of the CMB, each on its own colour scale, which grows like asinh.
+
+    Parameters
+    ----------
+    cmb : SkyMap or None
+        None where it is not known.
+    bands : mapping
+        Name -> observed map.
+    caption : mapping
+        See ``common.describe``.
+    """
+    maps = {f"{name} GHz": seen["T"] for name, seen in bands.items()} | ({"CMB": cmb["T"]} if cmb else {})
+    rows = -(-len(maps) // _COLUMNS)
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(7.1, 0.3 + 1.85 * rows, caption)
+        axes = list(figure.subplots(rows, _COLUMNS, squeeze=False).flat)
+        for axis in axes[len(maps) :]:
+            axis.remove()
+        pixels = mollweide_pixels(next(iter(bands.values())).nside, 600)
+        for axis, (title, sky) in zip(axes, maps.items(), strict=False):
+            draw_images([axis], {title: sky}, {}, pixels, caption=caption, asinh=True)
+    return figure
+
+
+def spectra_figure(
+    cmb: SkyMap | None, bands: Mapping[str, SkyMap], given: Mapping, mask: np.ndarray, caption: Mapping
+) -> Figure:
+    """Draw D_l of the observed T, CMB, foregrounds and noise of every band, and of each foreground where it is there.
+
+    Parameters
+    ----------
+    cmb, bands, caption
+        As in ``sky_figure``.
+    given : mapping
+        Those that are there of ``foreground`` and ``noise``: Files of one map a band; ``component``: Files of one map a
+        band and component.
+    mask : array (npix,)
+        Weight of each pixel.
+    """
+    rows = -(-len(bands) // _COLUMNS)
+    colours: dict[str, str] = {}
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(7.1, 0.5 + 2.0 * rows, {**caption, "f_sky": f"{f_sky(mask):.2f}"})
+        axes = list(figure.subplots(rows, _COLUMNS, squeeze=False).flat)
+        for axis in axes[len(bands) :]:
+            axis.remove()
+        for i, (axis, (name, seen)) in enumerate(zip(axes, bands.items(), strict=False)):
+            for part, sky in _parts(name, seen, cmb, given).items():
+                ell, dl = _binned(sky * mask, min(seen.lmax, int(_GOOD * seen.nside)), f_sky(mask))
+                black = {"observed": {"color": "0.75", "lw": 3.0}, "CMB": {"color": "black"}}
+                look = black.get(part) or {"color": colours.setdefault(part, COLOURS[len(colours) % len(COLOURS)])}
+                axis.plot(ell, dl, label=part, **look)
+            multipole_axis(axis)
+            axis.set(yscale="log", title=f"{name} GHz", ylabel="" if i % _COLUMNS else dl_label(caption))
+            if i + _COLUMNS < len(bands):
+                axis.set_xlabel("")
+            limit_floor(axis)
+        lines = {line.get_label(): line for axis in axes[: len(bands)] for line in axis.get_lines()}
+        figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=min(len(lines), 8))
+    return figure
+
+
+def _parts(name: str, seen: SkyMap, cmb: SkyMap | None, given: Mapping) -> dict[str, np.ndarray]:
+    """T of what a band sees, and of each part of it by its name."""
+    parts = {"observed": seen["T"]}
+    if cmb:
+        alm = sht.analysis(cmb["T"].astype(np.float64), seen.lmax)
+        fwhm_arcmin = max(seen.fwhm_arcmin**2 - cmb.fwhm_arcmin**2, 0.0) ** 0.5  # beside the beam that it has
+        parts["CMB"] = sht.synthesis(sht.almxfl(alm, gaussian_beam(fwhm_arcmin, seen.lmax)), seen.nside)
+    for key, label in (("foreground", "foregrounds"), ("noise", "noise"), ("component", "")):
+        for known, part in zip(given[key].items, given[key], strict=True) if key in given else ():
+            if known["band"] == name:
+                parts[label or known["component"]] = part["T"]
+    return {key: np.asarray(value, dtype=np.float64) for key, value in parts.items()}
+
+
+def _binned(sky: np.ndarray, lmax: int, seen_part: float) -> tuple[np.ndarray, np.ndarray]:
+    """Multipoles and D_l of a map in logarithmic bins from l = 2."""
+    edges = np.unique(np.geomspace(2, lmax + 1, 25).astype(int))
+    dl = cl_to_dl(sht.alm2cl(sht.analysis(sky, lmax))) / seen_part
+    return bin_spectrum(np.arange(lmax + 1.0), edges), bin_spectrum(dl, edges)

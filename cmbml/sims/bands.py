@@ -1,0 +1,89 @@
+"""What the stages of a many-band dataset share: its instrument, its bands, and the beam of a band."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import healpy as hp
+import numpy as np
+
+from cmbml.core.asset import Item
+from cmbml.core.config import shipped
+from cmbml.core.errors import UserError
+from cmbml.core.skymap import SkyMap
+from cmbml.core.stage import Stage
+from cmbml.sky import instrument
+from cmbml.sky.pixel_window import pixel_window
+
+# What decides what a band is.
+INSTRUMENT = ("instrument.table", "instrument.contents", "instrument.min_fwhm_pixels", "instrument.pixel_window")
+SKY = ("sky.nside", "sky.lmax", "sky.fields")
+
+
+def told(function: Callable[..., Any], *args: Any, **keys: Any) -> Any:
+    """Call a function of `cmbml.sky`; what it finds wrong with its arguments is a user's mistake."""
+    try:
+        return function(*args, **keys)
+    except ValueError as error:
+        raise UserError(f"{error}.") from None
+
+
+class BandStage(Stage):
+    """A stage whose items are bands, of every sky or of all skies alike.
+
+    A file that the instrument's table names lies in the folder of the table's own name beside it.
+    """
+
+    uses = (*INSTRUMENT, *SKY)
+    reads = ("splits", "instrument.bands")
+
+    @cached_property
+    def instrument(self) -> instrument.Instrument:
+        """The instrument with the bands that are asked for, and no Gaussian beam narrower than the pixels can hold."""
+        bands = self.cfg.instrument.bands
+        known = told(instrument.read_instrument, self.table, None if bands == "all" else list(bands))
+        least = self.cfg.instrument.min_fwhm_pixels * hp.nside2resol(self.cfg.sky.nside, arcmin=True)
+        wide = (replace(b, fwhm_arcmin=b.fwhm_arcmin if b.beam else max(b.fwhm_arcmin, least)) for b in known.bands)
+        return replace(known, bands=tuple(wide))
+
+    @property
+    def table(self) -> Any:
+        """Path of the instrument's table."""
+        return shipped(self.cfg.instrument.table)
+
+    def bands(self) -> list[Item]:
+        """One item a band."""
+        return [{"band": band.name} for band in self.instrument.bands]
+
+    def skies(self) -> list[Item]:
+        """One item a sky."""
+        return [{"split": split, "sim": sim} for split, n in self.cfg.splits.items() for sim in range(n)]
+
+    def bands_of_skies(self) -> Iterable[Item]:
+        """One item a sky and band."""
+        return [{**sky, **band} for sky in self.skies() for band in self.bands()]
+
+    def fields(self, item: Item) -> tuple[str, ...]:
+        """Fields of a band's maps: those of `sky.fields` that the band has."""
+        return tuple(x for x in self.instrument.band(item["band"]).fields if x in self.cfg.sky.fields)
+
+    def beam(self, item: Item) -> np.ndarray:
+        """b_l of a band, (lmax + 1,), with the pixel window where `instrument.pixel_window` says so."""
+        sky = self.cfg.sky
+        beam = told(instrument.beam, self.instrument.band(item["band"]), sky.lmax, self.table.with_suffix(""))
+        return beam * pixel_window(sky.nside, sky.lmax) if self.cfg.instrument.pixel_window else beam
+
+    def bandpass(self, item: Item) -> tuple[np.ndarray, np.ndarray]:
+        """Frequencies in GHz and response of a band."""
+        return told(instrument.bandpass, self.instrument.band(item["band"]), self.table.with_suffix(""))
+
+    def skymap(self, item: Item, data: np.ndarray, note: str) -> SkyMap:
+        """Map of a band, uK_CMB."""
+        fwhm_arcmin = self.instrument.band(item["band"]).fwhm_arcmin
+        return SkyMap(data, self.fields(item), "uK_CMB", fwhm_arcmin, self.cfg.sky.lmax, note)
+
+    def cost(self) -> tuple[float, float]:
+        """A map in single precision on disk, some in double precision in memory."""
+        npix = 12 * self.cfg.sky.nside**2 * len(self.cfg.sky.fields)
+        return 4 * npix, 8 * npix * 4

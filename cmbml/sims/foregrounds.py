@@ -1,0 +1,163 @@
+"""Foregrounds of a many-band dataset: synthetic templates, and what each band sees of them or of PySM3's presets."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+
+from cmbml.core.asset import Every, Files, Item
+from cmbml.core.errors import UserError
+from cmbml.core.skymap import SkyMap
+from cmbml.core.stage import Stage
+from cmbml.sims.bands import BandStage, told
+from cmbml.sims.mask import Mask
+from cmbml.sky import foregrounds, masks, synthetic
+
+_DUST_GHZ = 353.0
+_COUNT = 5  # maps of the component that has most, dust
+
+
+class Templates(Stage):
+    """Synthetic templates, one component a file, alike for all skies: a stand-in for the Galaxy, not a map of it."""
+
+    name, outputs = "templates", ("template",)
+    uses, reads = ("foregrounds.seed", "foregrounds.nside_sky"), ("foregrounds.kind",)
+
+    def items(self) -> Iterable[Item]:
+        """One item a component, if the foregrounds are synthetic."""
+        if self.cfg.foregrounds.kind != "synthetic":
+            return []
+        return [{"component": name} for name in synthetic.COMPONENTS]
+
+    def run(self, item: Item) -> dict[str, np.ndarray]:
+        """Maps of `cmbml.sky.synthetic.templates`, float32, RING."""
+        cfg, name = self.cfg.foregrounds, item["component"]
+        rngs = {component: self.rng(f"foregrounds/{component}", cfg.seed) for component in synthetic.COMPONENTS}
+        return synthetic.templates(cfg.nside_sky, rngs, [name])[name]
+
+    def cost(self) -> tuple[float, float]:
+        """Up to five maps on disk; in double precision in memory."""
+        npix = 12 * self.cfg.foregrounds.nside_sky**2
+        return 4 * _COUNT * npix, 8 * (_COUNT + 4) * npix
+
+
+class Foregrounds(BandStage):
+    """All foregrounds together as a band sees them: bandpass, beam, and the pixels of the dataset.
+
+    They are made at `foregrounds.nside_sky` and brought to the dataset's nside in harmonic space. Alike for all skies,
+    unless `foregrounds.vary` gives amplitudes and spectral indices a scatter from sky to sky.
+    """
+
+    name, outputs = "foregrounds", ("foreground",)
+    uses = (*BandStage.uses, "foregrounds.kind", "foregrounds.presets", "foregrounds.nside_sky", "foregrounds.vary",
+            "sky.seed")  # fmt: skip
+    reads = (*BandStage.reads, "foregrounds.folder", "foregrounds.components")
+
+    def __init__(self, config: DictConfig):
+        """Read the templates if there are any."""
+        super().__init__(config)
+        if config.foregrounds.kind == "synthetic":
+            self.inputs = (Every("template"),)
+
+    def items(self) -> Iterable[Item]:
+        """One item a band, or a sky and band; none without foregrounds."""
+        if self.cfg.foregrounds.kind == "none":
+            return []
+        return self.bands_of_skies() if any(self.cfg.foregrounds.vary.values()) else self.bands()
+
+    def run(self, item: Item, templates: Files | None = None) -> SkyMap:
+        """Map of the band's fields, uK_CMB, RING, with the band's beam."""
+        freqs, weights = self.bandpass(item)
+        beam, n = self.beam(item), len(self.fields(item))
+        seen = told(foregrounds.evaluate, self.emission(item, templates), freqs, weights)[:n]
+        maps = foregrounds.smoothed(seen, beam, nside=self.cfg.sky.nside)
+        return self.skymap(item, maps, f"{self.origin()} foregrounds: {', '.join(self.components(item))}")
+
+    def origin(self) -> str:
+        """How maps are labelled."""
+        return "SYNTHETIC" if self.cfg.foregrounds.kind == "synthetic" else "PySM3"
+
+    def components(self, item: Item) -> list[str]:
+        """Names of the components, or presets, of an item: one of them, or all."""
+        cfg = self.cfg.foregrounds
+        known = list(synthetic.COMPONENTS if cfg.kind == "synthetic" else cfg.presets)
+        return [item["component"]] if "component" in item else known
+
+    def emission(self, item: Item, templates: Files | None) -> Iterator[Any]:
+        """PySM3's sky of each component, one at a time."""
+        cfg = self.cfg.foregrounds
+        for name in self.components(item):
+            if templates is None:
+                yield preset_sky(cfg, name, [self.bandpass(item)[0]])
+                continue
+            maps = templates[[known["component"] for known in templates.items].index(name)]
+            if any(cfg.vary.values()):
+                rng = self.rng(f"vary/{name}", self.cfg.sky.seed, item["split"], item["sim"])
+                maps = synthetic.varied(name, maps, rng, amplitude=cfg.vary.amplitude, index=cfg.vary.index)
+            yield foregrounds.synthetic_sky(name, maps)
+
+    def cost(self) -> tuple[float, float]:
+        """A map on disk; templates, PySM3's maps and the band's in memory."""
+        npix, npix_sky = 12 * self.cfg.sky.nside**2, 12 * self.cfg.foregrounds.nside_sky**2
+        return 4 * len(self.cfg.sky.fields) * npix, 8 * npix_sky * (2 * _COUNT + 6)
+
+
+class Components(Foregrounds):
+    """Each foreground alone, as a band sees it; on request (`foregrounds.components`)."""
+
+    name, outputs = "components", ("component",)
+
+    def items(self) -> Iterable[Item]:
+        """The items of `Foregrounds`, component by component."""
+        if not self.cfg.foregrounds.components:
+            return []
+        return [{**item, "component": name} for item in super().items() for name in self.components({})]
+
+
+class SkyMask(Mask):
+    """The mask of a many-band dataset, which beside those of `Mask` may follow the dust (``mask.kind=galactic``)."""
+
+    uses = (*Mask.uses, "foregrounds.kind", "foregrounds.presets", "foregrounds.nside_sky")
+    reads = ("foregrounds.folder",)
+
+    def __init__(self, config: DictConfig):
+        """Read the template of the dust if there is one."""
+        super().__init__(config)
+        if config.mask.kind == "galactic" and config.foregrounds.kind == "synthetic":
+            self.inputs = (Every("template", component="dust"),)
+
+    def run(self, item: Item, dust: Files | None = None) -> SkyMap:
+        """Map ``mask``, RING, without unit and beam."""
+        cfg = self.cfg
+        if cfg.mask.kind != "galactic":
+            return super().run(item)
+        intensity = dust[0]["I"] if dust is not None else told(foregrounds.evaluate, [self.dust()], _DUST_GHZ)[0]
+        weights = masks.galactic_mask(intensity, cfg.mask.f_sky, cfg.sky.nside)
+        return self.tapered(weights, f"faintest dust, f_sky {cfg.mask.f_sky:g}")
+
+    def dust(self) -> Any:
+        """PySM3's sky of the first preset of dust."""
+        names = [name for name in self.cfg.foregrounds.presets if name.startswith("d")]
+        if not names:
+            raise UserError("mask=galactic takes the shape of the dust, and foregrounds.presets names no model of it.")
+        return preset_sky(self.cfg.foregrounds, names[0])
+
+
+def preset_sky(cfg: DictConfig, name: str, bands: Sequence[np.ndarray] | None = None) -> Any:
+    """PySM3's sky of a preset, from the templates in `foregrounds.folder`.
+
+    Raises
+    ------
+    UserError
+        When templates are missing or PySM3 has no such preset.
+    """
+    try:
+        return foregrounds.preset_sky(name, cfg.nside_sky, Path(cfg.folder), bands=bands)
+    except foregrounds.MissingTemplates as error:
+        raise UserError(
+            f"{error}; fetch them with  python get_data/fetch.py assets --presets {','.join(cfg.presets)}."
+        ) from None
+    except ValueError as error:
+        raise UserError(f"foregrounds.presets: {error}.") from None

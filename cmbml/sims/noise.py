@@ -1,0 +1,110 @@
+"""Noise of the bands of a dataset: pixel variances that are alike for all skies, and one draw a sky and band."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from omegaconf import DictConfig
+
+from cmbml.core.asset import Item
+from cmbml.core.errors import UserError
+from cmbml.core.skymap import SkyMap
+from cmbml.sims.bands import INSTRUMENT, BandStage, told
+from cmbml.sims.variance import read_variance
+from cmbml.sky import noise
+from cmbml.sky.instrument import Band
+from cmbml.sky.units import conversion
+
+UNEVEN = ("scan", "variance_map")  # kinds of noise whose pixels have variances of their own
+
+
+class Variance(BandStage):
+    """Pixel variances of a band's noise: of a synthetic scan with the band's noise levels, or from a frequency map.
+
+    A frequency map is known by its name: after changing its pixels, force this stage.
+    """
+
+    name, outputs = "variance", ("variance",)
+    uses = (*INSTRUMENT, "sky.nside", "sky.fields", "noise.kind", "noise.files")
+    reads = (*BandStage.reads, "noise.folder")
+
+    def items(self) -> Iterable[Item]:
+        """One item a band, where the noise is uneven."""
+        return self.bands() if self.cfg.noise.kind in UNEVEN else []
+
+    def run(self, item: Item) -> SkyMap:
+        """Maps of the variances of the band's fields, uK_CMB^2, RING."""
+        band, fields, nside = self.instrument.band(item["band"]), self.fields(item), self.cfg.sky.nside
+        if self.cfg.noise.kind == "scan":
+            maps = np.stack([told(noise.scan_variance, nside, level(band, field)) for field in fields])
+            note = "variance of a synthetic scan"
+        else:
+            path = self.file(band.name)
+            response = conversion("MJy/sr", "uK_CMB", band.center_ghz)
+            maps, note = read_variance(path, nside, fields, uk_cmb_per_mjy_sr=response), f"variance of {path.name}"
+        return SkyMap(maps, fields, "uK_CMB^2", 0.0, 3 * nside - 1, note)
+
+    def file(self, band: str) -> Path:
+        """Frequency map of a band."""
+        files = self.cfg.noise.files
+        if band not in files:
+            raise UserError(f"noise.files names no variance map of the band {band}; add it, or leave the band out.")
+        path = Path(self.cfg.noise.folder) / files[band]
+        if not path.is_file():
+            raise UserError(
+                f"The variance map {path} is missing; fetch it with  python get_data/fetch.py assets --only"
+                f" planck_{band:>03}, or take noise=scan."
+            )
+        return path
+
+
+class NoiseMaps(BandStage):
+    """The noise of each sky and band alone, as it is in the observation; on request (`foregrounds.components`)."""
+
+    name, outputs = "noise", ("noise",)
+    uses = (*BandStage.uses, "noise.kind", "noise.factor", "noise.knee", "sky.seed")
+    reads = (*BandStage.reads, "foregrounds.components")
+
+    def __init__(self, config: DictConfig):
+        """Read the variances of the pixels where they differ."""
+        super().__init__(config)
+        if config.noise.kind in UNEVEN:
+            self.inputs = (*self.inputs, "variance")
+
+    def items(self) -> Iterable[Item]:
+        """One item a sky and band, if components are asked for and there is noise."""
+        wanted = self.cfg.foregrounds.components and self.cfg.noise.kind != "none"
+        return self.bands_of_skies() if wanted else []
+
+    def run(self, item: Item, variance: SkyMap | None = None) -> SkyMap:
+        """Map of the band's fields, uK_CMB, RING."""
+        return self.skymap(item, self.noise(item, variance), f"{self.cfg.noise.kind} noise")
+
+    def noise(self, item: Item, variance: SkyMap | None) -> np.ndarray:
+        """Noise of a band of a sky, (fields, npix): the same whoever asks."""
+        cfg, fields = self.cfg.noise, self.fields(item)
+        if cfg.kind == "none":
+            return np.zeros((len(fields), 12 * self.cfg.sky.nside**2))
+        rng = {x: self.rng(f"noise/{x}", self.cfg.sky.seed, item["split"], item["sim"], item["band"]) for x in "TP"}
+        band, maps = self.instrument.band(item["band"]), {}
+        if "T" in fields:
+            of = None if variance is None else cfg.factor**2 * variance.select("T")
+            maps["T"] = self.draw(rng["T"], level(band, "T"), (band.l_knee_t, band.alpha_t), 0, of)[0]
+        if "Q" in fields or "U" in fields:
+            of = None if variance is None else cfg.factor**2 * variance.select([x for x in "QU" if x in fields])
+            maps |= zip("QU", self.draw(rng["P"], level(band, "Q"), (band.l_knee_p, band.alpha_p), 2, of), strict=True)
+        return np.stack([maps[field] for field in fields])
+
+    def draw(
+        self, rng: np.random.Generator, level_uk_arcmin: float, knee: tuple[float, float], spin: int,
+        variance: np.ndarray | None,
+    ) -> np.ndarray:  # fmt: skip
+        """One draw of T, or of Q and U."""
+        cfg, nside = self.cfg.noise, self.cfg.sky.nside
+        w = cfg.factor * level_uk_arcmin if variance is None else noise.white_level(variance).mean()
+        return noise.knee_noise(rng, nside, w, *(knee if cfg.knee else (0.0, 0.0)), spin=spin, variance=variance)
+
+
+def level(band: Band, field: str) -> float:
+    """White noise of a field, uK arcmin."""
+    return band.noise_t_uk_arcmin if field == "T" else band.noise_p_uk_arcmin

@@ -1,0 +1,226 @@
+"""Instruments as data: bands with their frequencies, beams and noise, read from tables."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from astropy import units as u
+from astropy.table import Table
+
+from cmbml.sky.beams import beam_table, gaussian_beam
+
+TQU = ("T", "Q", "U")
+# Names that tables of other packages give to our columns, and the unit of each column that has one.
+ALIASES = {
+    "band": "name", "center_frequency": "center_ghz", "fwhm": "fwhm_arcmin", "bandpass_file": "bandpass",
+}  # fmt: skip
+UNITS = {
+    "center_ghz": u.GHz, "width_ghz": u.GHz, "fwhm_arcmin": u.arcmin, "noise_t_uk_arcmin": u.uK * u.arcmin,
+    "noise_p_uk_arcmin": u.uK * u.arcmin,
+}  # fmt: skip
+
+DEFAULTS = {"width_ghz": 0.0, "noise_t_uk_arcmin": 0.0, "noise_p_uk_arcmin": 0.0, "fields": "TQU"}
+
+
+@dataclass(frozen=True)
+class Band:
+    """One frequency band of an instrument.
+
+    Noise power, with w the white level, for T and for each of E and B (Q and U):
+    N_l = w^2 (1 + (l / l_knee)^alpha), alpha < 0; white if l_knee is 0. No noise if the level is 0.
+
+    Attributes
+    ----------
+    name : str
+        As it stands in file names.
+    center_ghz, width_ghz : float
+        The band is a top-hat of this width, or a single frequency if it is 0.
+    fwhm_arcmin : float
+        Of a Gaussian beam; 0 for none.
+    noise_t_uk_arcmin, noise_p_uk_arcmin : float
+        uK_CMB arcmin, of T and of each of Q and U.
+    fields : tuple of str
+        ``("T",)`` or ``("T", "Q", "U")``.
+    l_knee_t, alpha_t, l_knee_p, alpha_p : float
+    bandpass, beam : str
+        Files that replace the top-hat and the Gaussian; empty for none.
+    """
+
+    name: str
+    center_ghz: float
+    width_ghz: float
+    fwhm_arcmin: float
+    noise_t_uk_arcmin: float
+    noise_p_uk_arcmin: float
+    fields: tuple[str, ...]
+    l_knee_t: float = 0.0
+    alpha_t: float = 0.0
+    l_knee_p: float = 0.0
+    alpha_p: float = 0.0
+    bandpass: str = ""
+    beam: str = ""
+
+    def __post_init__(self):
+        numbers = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.type is float}
+        for name, value in numbers.items():
+            if not np.isfinite(value) or (value < 0 and not name.startswith("alpha")):
+                raise ValueError(f"band {self.name}: {name} = {value}, and it must be finite and not negative")
+        if not 0 <= self.width_ghz < 2 * self.center_ghz:
+            raise ValueError(f"band {self.name}: {self.center_ghz} GHz with a width of {self.width_ghz} is no band")
+        if self.fields not in (("T",), TQU):
+            raise ValueError(f"band {self.name}: fields are T or TQU, not {''.join(self.fields)}")
+        for knee, alpha in ((self.l_knee_t, self.alpha_t), (self.l_knee_p, self.alpha_p)):
+            if knee > 0 and alpha >= 0:
+                raise ValueError(f"band {self.name}: noise with a knee needs an alpha below 0, not {alpha}")
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """A set of bands, in the order of their table, and where its numbers come from."""
+
+    name: str
+    source: str
+    bands: tuple[Band, ...]
+
+    def band(self, name: str) -> Band:
+        """Return the band of this name; ValueError if there is none."""
+        return _choose(self.bands, [name], self.name)[0]
+
+
+def read_instrument(path: str | os.PathLike, bands: Sequence[str | int] | None = None) -> Instrument:
+    """Read an instrument from a table, one row a band.
+
+    ``.ecsv`` (astropy's): columns named as the attributes of `Band`, of which ``name``, ``center_ghz`` and
+    ``fwhm_arcmin`` must be there; ``name`` and ``source`` in its header. Any other suffix: an IPAC table, as
+    ``planck_deltabandpass.tbl`` and CMB-ML's, whose columns are ``band``, ``center_frequency`` and ``fwhm``; what else
+    it holds is not used. A column that is not there stands for no width, no noise, no knee, no file, or for T, Q and
+    U. Units written in the table are converted.
+
+    Parameters
+    ----------
+    path : path
+    bands : sequence of str or int, optional
+        Names of the bands to keep; all of them if not given. Their order is that of the table, whatever is asked for.
+
+    Raises
+    ------
+    ValueError
+        If the table cannot be read, lacks a column, holds a band twice or one that makes no sense, or does not hold a
+        band that is asked for.
+    """
+    path = Path(path)
+    own = path.suffix == ".ecsv"
+    table = _read_table(path, "ascii.ecsv" if own else "ascii.ipac")
+    known = {field.name for field in dataclasses.fields(Band)}
+    for old, new in () if own else ALIASES.items():
+        if old in table.colnames and new not in table.colnames:
+            table.rename_column(old, new)
+    unknown = [name for name in table.colnames if name not in known]
+    if unknown and own:
+        raise ValueError(f"the instrument table {path} has a column {unknown[0]}, which no band has")
+    missing = [name for name in ("name", "center_ghz", "fwhm_arcmin") if name not in table.colnames]
+    if missing:
+        raise ValueError(f"the instrument table {path} has no column {missing[0]}")
+    columns = {name: _values(table[name], UNITS.get(name), path) for name in table.colnames if name in known}
+    rows = (DEFAULTS | dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+    found = tuple(Band(**{**row, "fields": tuple(row["fields"])}) for row in rows)
+    names = [band.name for band in found]
+    double = [name for name in names if names.count(name) > 1]
+    if double:
+        raise ValueError(f"the instrument table {path} holds the band {double[0]} more than once")
+    return Instrument(
+        name=str(table.meta.get("name", path.stem)),
+        source=str(table.meta.get("source", "")),
+        bands=found if bands is None else _choose(found, bands, path),
+    )
+
+
+def bandpass(band: Band, folder: str | os.PathLike = ".", *, points: int = 11) -> tuple[np.ndarray, np.ndarray]:
+    """Return the frequencies, GHz rising, and the response of a band, each (n,).
+
+    The response is one to power (Jy/sr) per frequency, of any normalisation; PySM3 takes ``bandpass_weights`` so.
+
+    Parameters
+    ----------
+    band : Band
+        Its ``bandpass`` file, a table of frequency (GHz unless it names a unit) and response in its first two columns,
+        has precedence; then a top-hat of ``width_ghz``, edges included; then the one frequency ``center_ghz``.
+    folder : path, optional
+        Of a file that the band names by a relative path.
+    points : int, optional
+        Of the top-hat; with 11 across 30 % of the frequency the trapezoidal rule has dust right to 1e-3.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read or holds no bandpass.
+    """
+    if band.bandpass:
+        return _bandpass_table(Path(folder) / band.bandpass)
+    if band.width_ghz == 0:
+        return np.array([band.center_ghz]), np.ones(1)
+    half = band.width_ghz / 2
+    return np.linspace(band.center_ghz - half, band.center_ghz + half, points), np.ones(points)
+
+
+def beam(band: Band, lmax: int, folder: str | os.PathLike = ".") -> np.ndarray:
+    """Return b_l of a band, shape (lmax + 1,): its ``beam`` file's (`beam_table`), or a Gaussian's.
+
+    ``folder`` is that of a file which the band names by a relative path.
+    """
+    return beam_table(Path(folder) / band.beam, lmax) if band.beam else gaussian_beam(band.fwhm_arcmin, lmax)
+
+
+def _bandpass_table(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read frequencies and response from ECSV, IPAC, FITS or plain text."""
+    formats = {".ecsv": "ascii.ecsv", ".tbl": "ascii.ipac", ".fits": "fits"}
+    table = _read_table(path, formats.get(path.suffix, "ascii"))
+    if len(table.colnames) < 2:
+        raise ValueError(f"the bandpass {path} needs two columns, frequency and response")
+    freqs, weights = (_values(table[c], unit, path) for c, unit in zip(table.colnames, (u.GHz, None), strict=False))
+    freqs, weights = np.array(freqs, dtype=np.float64), np.array(weights, dtype=np.float64)
+    if not (np.all(freqs > 0) and np.all(np.diff(freqs) > 0) and np.all(np.isfinite(weights))):
+        raise ValueError(f"the bandpass {path} needs rising positive frequencies and finite responses")
+    if (np.trapezoid(weights, freqs) if len(freqs) > 1 else weights.sum()) <= 0:
+        raise ValueError(f"the bandpass {path} has no positive response")
+    return freqs, weights
+
+
+def _read_table(path: Path, form: str) -> Table:
+    """Read a table with astropy; whatever is wrong becomes one sentence."""
+    if not path.is_file():
+        raise ValueError(f"there is no table {path}")
+    try:
+        return Table.read(path, format=form)
+    except Exception as error:  # astropy raises many kinds
+        raise ValueError(f"{path} cannot be read as a table ({form}): {str(error).splitlines()[0]}") from error
+
+
+def _values(column, unit: u.Unit | None, path: Path) -> list:
+    """Return the plain values of a column: text, or float64 in ``unit``, to which its own unit is converted."""
+    if np.ma.is_masked(column):
+        raise ValueError(f"the table {path} has an empty cell in its column {column.name}")
+    if column.name in ("name", "fields", "bandpass", "beam"):
+        return [str(value) for value in column]
+    try:
+        values = np.asarray(column, dtype=np.float64)
+        if unit is not None and column.unit is not None:
+            values = (values * column.unit).to_value(unit, equivalencies=u.spectral())
+    except (ValueError, u.UnitsError) as error:
+        raise ValueError(f"the table {path} has no numbers that fit in its column {column.name}: {error}") from error
+    return [float(value) for value in values]
+
+
+def _choose(bands: Sequence[Band], names: Sequence[str | int], where: str | Path) -> tuple[Band, ...]:
+    """Return the bands of these names, in the order in which they stand."""
+    wanted = [str(name) for name in names]
+    known = [band.name for band in bands]
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise ValueError(f"{where} has no band {', '.join(unknown)}; it has {', '.join(known)}")
+    if not wanted:
+        raise ValueError(f"no band of {where} is asked for; it has {', '.join(known)}")
+    return tuple(band for band in bands if band.name in wanted)

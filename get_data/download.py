@@ -1,0 +1,197 @@
+"""One file from a server or a folder: tried again, gone on with, checked, and only then given its name."""
+
+import gzip
+import logging
+import os
+import shutil
+import tarfile
+import tempfile
+import time
+import zlib
+from pathlib import Path
+
+import pooch
+import requests
+from catalogue import Entry
+
+log = logging.getLogger("get_data")
+
+CHUNK = 1 << 16  # bytes; at most this much is lost when a connection is cut
+TIMEOUT_S = 60
+LONGEST_WAIT_S = 60
+PASSING = {408, 416, 425, 429}  # of the 4xx answers, those that another try can cure
+FIRST_BYTES = {".fits": b"SIMPLE  =", ".gz": b"\x1f\x8b", ".h5": b"\x89HDF"}
+
+
+class Refused(Exception):
+    """What came is not the file that was asked for: it is not kept, and asking again does not help."""
+
+
+class Download:
+    """A downloader for pooch that writes `<file>.part` and goes on with it where an earlier try stopped.
+
+    A server sends the rest alone when the file is still the one that was begun, which its ETag or Last-Modified tells
+    (RFC 9110, sections 13.1.5 and 14.2); the mark is kept in `<file>.part.mark`. Anything else starts from the first
+    byte.
+
+    Parameters
+    ----------
+    entry : Entry
+        What should come.
+    target : Path
+        The final name; nothing is written under it here.
+    progress : bool
+        Whether to draw a progress bar.
+    """
+
+    def __init__(self, entry: Entry, target: Path, *, progress: bool = False):
+        self.entry, self.progress = entry, progress
+        self.part = target.with_name(f"{target.name}.part")
+        self.mark = target.with_name(f"{target.name}.part.mark")
+        self.length = None
+
+    def __call__(self, url: str, output_file: str, pooch_object) -> None:
+        """Put the file under a temporary name, or raise; called by `pooch.retrieve`."""
+        self.length = self.entry.size
+        remote = url.startswith(("http://", "https://"))
+        if remote:
+            self.receive(url)
+        else:
+            self.mark.unlink(missing_ok=True)
+            shutil.copyfile(url, self.part)
+        self.check(more_may_come=remote)
+        os.replace(self.part, output_file)
+
+    def receive(self, url: str) -> None:
+        """Bytes from a server into the part."""
+        start = self.part.stat().st_size if self.part.exists() and self.mark.exists() else 0
+        headers = {"Accept-Encoding": "identity"}
+        if start:
+            log.info("  going on after %d bytes", start)
+            headers |= {"Range": f"bytes={start}-", "If-Range": self.mark.read_text()}
+        with self.part.open("ab" if start else "wb") as file:
+            hooks = {"response": lambda response, **_: self.begin(response, file, start)}
+            get = pooch.HTTPDownloader(self.progress, CHUNK, timeout=TIMEOUT_S, headers=headers, hooks=hooks)
+            get(url, file, None)
+
+    def begin(self, response: requests.Response, file, start: int) -> None:
+        """Look at an answer before its body is read: where it starts, how long it is, whether it is a web page."""
+        if response.status_code == 416:
+            file.truncate(0)
+        if not response.ok or response.is_redirect:
+            return
+        if "html" in response.headers.get("Content-Type", ""):
+            raise Refused("a web page came instead of the file")
+        response.raw.headers.discard("Content-Encoding")  # a .gz file stays one, whatever the server calls it
+        if response.status_code != 206:
+            file.truncate(0)
+            start = 0
+            tag = response.headers.get("ETag", "")
+            mark = response.headers.get("Last-Modified", "") if tag[:2] in ("", "W/") else tag
+            self.mark.write_text(mark) if mark else self.mark.unlink(missing_ok=True)
+        elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+            file.truncate(0)
+            raise requests.ConnectionError("the server sent another part of the file than it was asked for")
+        if length := response.headers.get("Content-Length"):
+            self.length = start + int(length)
+            if self.entry.size not in (None, self.length):
+                raise Refused(f"the server has {self.length} bytes, the manifest {self.entry.size}")
+
+    def check(self, *, more_may_come: bool) -> None:
+        """Raise, and keep no part, unless it is as long as announced and starts as a file of its kind does."""
+        size, kind = self.part.stat().st_size, Path(self.entry.to).suffix
+        with self.part.open("rb") as file:
+            head = file.read(512)
+        if more_may_come and self.length is not None and size < self.length:
+            raise requests.ConnectionError(f"the connection was cut after {size} of {self.length} bytes")
+        if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+            why = "a web page came instead of the file"
+        elif self.length not in (None, size):
+            why = f"it has {size} bytes instead of {self.length}"
+        elif not size or not head.startswith(FIRST_BYTES.get(kind, b"")):
+            why = f"it does not start as a {kind} file does" if size else "it is empty"
+        else:
+            return
+        self.part.unlink()
+        raise Refused(why)
+
+    def tidy(self) -> None:
+        """Leave a part that can be gone on with, and nothing else."""
+        if self.part.exists() and not self.part.stat().st_size:
+            self.part.unlink()
+        if not self.part.exists():
+            self.mark.unlink(missing_ok=True)
+
+
+def fetch(
+    entry: Entry, source: str, assets: Path, *, tries: int = 5, backoff_s: float = 2.0, progress: bool = False
+) -> None:
+    """Bring one file to its final name, all or nothing.
+
+    Parameters
+    ----------
+    entry : Entry
+        What it is and where it goes.
+    source : str
+        Address or local path to read.
+    assets : Path
+        The folder that destinations are relative to.
+    tries : int
+        How often a server is asked while what fails may pass (connection, 5xx, a body that ends early).
+    backoff_s : float
+        Seconds before the second try, doubled each time, 60 at most.
+    progress : bool
+        Whether to draw a progress bar.
+
+    Raises
+    ------
+    Refused
+        If a web page, another length or another kind of file came.
+    ValueError
+        If the checksum is wrong.
+    OSError
+        If the server (`requests.RequestException`) or the disk fails.
+    """
+    target = assets / entry.to
+    if entry.size and not entry.sha256 and target.is_file() and target.stat().st_size != entry.size:
+        target.unlink()  # pooch replaces by itself what has a wrong checksum
+    download = Download(entry, target, progress=progress)
+    checksum = entry.sha256 and f"sha256:{entry.sha256}"
+    for attempt in range(1, tries + 1):
+        try:
+            pooch.retrieve(source, checksum, target.name, target.parent, downloader=download)
+            return
+        except requests.RequestException as error:
+            status = 0 if error.response is None else error.response.status_code
+            if attempt == tries or (400 <= status < 500 and status not in PASSING):
+                raise
+            wait = min(backoff_s * 2 ** (attempt - 1), LONGEST_WAIT_S)
+            log.info("  %s; try %d of %d in %.0f s", reason(error), attempt + 1, tries, wait)
+            time.sleep(wait)
+        finally:
+            download.tidy()
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a tar file into a folder, all or nothing; a single folder inside it takes the folder's name."""
+    with tempfile.TemporaryDirectory(dir=archive.parent) as temporary:
+        inside = Path(temporary) / "inside"
+        try:
+            with tarfile.open(archive) as tar:
+                tar.extractall(inside, filter="data")
+        except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+            archive.unlink()
+            raise Refused(f"the archive cannot be unpacked ({error})") from error
+        found = list(inside.iterdir())
+        os.replace(found[0] if len(found) == 1 and found[0].is_dir() else inside, folder)
+
+
+def reason(error: Exception) -> str:
+    """An error in a few words."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"the server answered {response.status_code} {response.reason}"
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return "the connection was cut"
+    cause = getattr(error.args[0], "reason", error) if error.args else error  # urllib3 wraps what happened
+    return f"{cause or type(error).__name__}"[:200]
