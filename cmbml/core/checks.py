@@ -111,7 +111,11 @@ def _check_mask(cfg: DictConfig) -> None:
     if mask.kind == "file":
         _demand(mask.file is not None, "mask=file needs a file; give mask.file=/path/to/mask.fits.")
         found = Path(mask.file).expanduser().is_file()
-        _demand(found, f"mask.file={mask.file} is missing; give a HEALPix FITS file.")
+        _demand(
+            found,
+            f"mask.file={mask.file} is missing; give a HEALPix FITS file (mask=planck wants what"
+            " `python get_data/fetch.py assets --only planck_nilc` brings).",
+        )
 
 
 def _check_delens(cfg: DictConfig) -> None:

@@ -21,6 +21,7 @@ def register() -> None:
     ConfigStore.instance().store(name="schema_compare", node=CompareConfig)
     ConfigStore.instance().store(name="schema_sims", node=SimsConfig)
     OmegaConf.register_new_resolver("floor_times", lambda x, n: int(float(x) * int(n)), replace=True)
+    OmegaConf.register_new_resolver("finer", lambda nside: max(nside, min(2 * nside, 2048)), replace=True)
     OmegaConf.register_new_resolver("margin", lambda lmax: max(1024, 2000 - int(lmax)), replace=True)
     OmegaConf.register_new_resolver("times", lambda x, y: float(x) * float(y), replace=True)
     OmegaConf.register_new_resolver("label", lambda t, f: t if t == "kappa" else f"{t}_{f}", replace=True)

@@ -105,6 +105,8 @@ class Mask:
     b_deg: float = MISSING
     f_sky: float = MISSING
     file: str | None = MISSING
+    column: str | None = MISSING
+    threshold: float | None = MISSING
     apodise_deg: float = MISSING
     apodise_kind: str = MISSING
 

@@ -22,7 +22,7 @@ _COUNT = 5  # maps of the component that has most, dust
 class Templates(Stage):
     """Synthetic templates, one component a file, alike for all skies: a stand-in for the Galaxy, not a map of it."""
 
-    name, outputs = "templates", ("template",)
+    name, outputs = "synthetic_templates", ("template",)
     uses, reads = ("foregrounds.seed", "foregrounds.nside_sky"), ("foregrounds.kind",)
 
     def items(self) -> Iterable[Item]:

@@ -220,9 +220,13 @@ def test_mask_file(tmp_path, make):
     words = ("nside=64", "delens.lmin_b=30", "patches.patch=32", "mask=file", f"mask.file={path}")
     with pytest.raises(UserError, match=r"has nside 16 where 64 is needed"):
         Mask(make(*words)).run({})
-    hp.write_map(path, good, nest=True, overwrite=True)
-    with pytest.raises(UserError, match="ordering 'NESTED'; RING is needed"):
-        read_mask(path, 16)
+    coarse = good.reshape(-1)[hp.nest2ring(16, np.arange(good.size))].reshape(-1, 4).mean(axis=1) > 0.8
+    np.testing.assert_array_equal(read_mask(path, 8, threshold=0.8)[hp.nest2ring(8, np.arange(768))], coarse)
+    hp.write_map(path, [good, 1 - good], nest=True, column_names=["A", "B"], overwrite=True)
+    expected = 1 - hp.reorder(good, n2r=True)
+    np.testing.assert_array_equal(read_mask(path, 16, column="B"), expected)
+    with pytest.raises(UserError, match=r"has no column mask.column=C; it has A, B"):
+        read_mask(path, 16, column="C")
     for wrong in (2.0, np.nan, hp.UNSEEN):
         hp.write_map(path, np.where(good == 0, wrong, good), overwrite=True)
         with pytest.raises(UserError, match="do not lie between 0 and 1"):

@@ -99,12 +99,36 @@ def test_tree_is_that_of_cmbml(made):
 
 def test_one_worker_makes_the_same_bytes_and_growing_changes_nothing(made, composed):
     folder, _ = made
-    cfg = composed(*SMALL, "splits.test=2", "run.only=[templates,mask,foregrounds,theory,cmb,observe]", name="sims")
+    cfg = composed(
+        *SMALL, "splits.test=2", "run.only=[synthetic_templates,mask,foregrounds,theory,cmb,observe]", name="sims"
+    )
     build(cfg).run(workers=1, only=list(cfg.run.only))
     two, one = contents(folder), contents(Path(cfg.system.root) / cfg.dataset)
     shared = sorted(set(one) & set(two))
     assert len(shared) > 20
     assert all(one[name] == two[name] for name in shared)
+
+
+def test_spectra_are_cambs_through_the_beam(composed):
+    """T and E of 10 skies without foregrounds and noise against CAMB's lensed spectra times b_l^2."""
+    cfg = composed(
+        *SMALL, "nside=32", "sky.lmax=64", "foregrounds=none", "noise=none", "instrument.bands=[143]", name="sims"
+    )
+    stages = {stage.name: stage for stage in build(cfg).stages}
+    found, n = [], 10
+    for sim in range(n):
+        item = {"split": "test", "sim": sim}
+        _, cls = stages["theory"].run(item)
+        obs = stages["observe"].run({**item, "band": "143"}, stages["cmb"].run(item, cls)[1])
+        alms = sht.analysis(obs.data[0], 64), *sht.analysis(obs.data[1:], 64, spin=2)
+        found.append([sht.alm2cl(alm)[2:] for alm in alms[:2]])
+    ell = np.arange(2, 65)
+    b = hp.gauss_beam(np.radians(obs.fwhm_arcmin / 60), 64)[2:]
+    for mean, theory in zip(np.mean(found, axis=0), (cls["lensed_tt"], cls["lensed_ee"]), strict=True):
+        modes = n * (2 * ell + 1)
+        x = mean / (theory[2:65] * b**2) - 1
+        assert abs(np.sum(modes * x) / modes.sum()) < 4 * np.sqrt(2 / modes.sum())
+        assert 0.5 < np.mean(x**2 * modes / 2) < 1.7  # 63 multipoles: 1 within .18
 
 
 @pytest.mark.parametrize("kind", ["scan", "white"])
@@ -129,7 +153,7 @@ def test_noise_has_its_level_and_its_knee(composed, kind):
 def test_varied_foregrounds_differ_from_sky_to_sky_and_stay_put(composed):
     cfg = composed(*SMALL, "foregrounds.vary.amplitude=0.2", "splits.test=2", name="sims")
     pipeline = build(cfg)
-    pipeline.run(only=["templates", "foregrounds"])
+    pipeline.run(only=["synthetic_templates", "foregrounds"])
     paths = sorted((Path(cfg.system.root) / cfg.dataset).rglob("sim*/foregrounds_353_map.fits"))
     assert len(paths) == 4
     skies = [read_skymap(path)["T"] for path in paths]
