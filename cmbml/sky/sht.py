@@ -223,4 +223,5 @@ def lens(alms: Mapping[str, np.ndarray], phi: np.ndarray, lmax_out: int, *, nthr
                 map=sky, ringfactor=weight, spin=spin, lmax=lmax_out, nthreads=nthreads, **rings
             )
         )
+        del sky  # before the next takes its place
     return {field: alm.astype(np.complex128) for field, alm in zip("TEB", lensed, strict=True)}
