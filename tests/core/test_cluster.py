@@ -25,7 +25,7 @@ def test_cluster_does_not_change_the_bytes(tmp_path):
 
 def test_failed_item_is_told_from_the_cluster(tmp_path):
     with pytest.raises(UserError, match=r"failed for split=train, sim=1: ValueError: this sim cannot be made"):
-        on_dask(toy(tmp_path, noise={"bad_sim": 1})).run(workers=2)
+        on_dask(toy(tmp_path, noise={"bad_sim": 1})).run(workers=1)
     assert (tmp_path / "Train" / "sim0002" / "noise.npy").exists()
 
 
