@@ -17,6 +17,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from hydra import compose, initialize_config_dir
@@ -44,6 +45,7 @@ VARIANTS = {
 }
 STAGES = "analysis.stages=[cmbml.analysis.stages.Measure]"
 COLUMNS = ("A_res", "rho", "transfer")
+HYDRA = Lock()  # one composition at a time: Hydra keeps it in a global
 LEARNING = ("network", "train", "patches", "rotation")  # groups that the quadratic estimator does not read
 
 
@@ -60,7 +62,7 @@ def run(words: list[str], threads: int) -> float:
 
 def measured(words: list[str]) -> list[dict[str, float]]:
     """Native-form metrics of every test sky, of the method that these overrides name."""
-    with initialize_config_dir(str(REPO / "cfg"), version_base="1.3"):
+    with HYDRA, initialize_config_dir(str(REPO / "cfg"), version_base="1.3"):
         cfg = compose("delens", overrides=words)
     assets = Assets(cfg.assets.files, cfg.assets.constants)
     rows = []
