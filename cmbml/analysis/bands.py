@@ -142,9 +142,9 @@ def _parts(name: str, seen: SkyMap, cmb: SkyMap | None, given: Mapping) -> dict[
         fwhm_arcmin = max(seen.fwhm_arcmin**2 - cmb.fwhm_arcmin**2, 0.0) ** 0.5  # beside the beam that it has
         parts["CMB"] = sht.synthesis(sht.almxfl(alm, gaussian_beam(fwhm_arcmin, seen.lmax)), seen.nside)
     for key, label in (("foreground", "foregrounds"), ("noise", "noise"), ("component", "")):
-        for known, part in zip(given[key].items, given[key], strict=True) if key in given else ():
-            if known["band"] == name:
-                parts[label or known["component"]] = part["T"]
+        for i, known in enumerate(given[key].items if key in given else ()):
+            if known["band"] == name:  # of the others no file is read
+                parts[label or known["component"]] = given[key][i]["T"]
     return {key: np.asarray(value, dtype=np.float64) for key, value in parts.items()}
 
 
