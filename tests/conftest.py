@@ -1,10 +1,13 @@
 """Shared helpers of the tests."""
 
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from matplotlib.figure import Figure
 
 from cmbml.core import config
 
@@ -26,19 +29,44 @@ def composed(tmp_path):
     return make
 
 
-@pytest.fixture
-def command(tmp_path, monkeypatch, capsys):
-    """Function that runs `main_delens.py`, or another main, in this process; returns (exit code, standard error)."""
+def run_here(*words: str, root: str | Path, config_name: str = "delens", full_error: str = "0") -> tuple[int, str]:
+    """Run `main_delens.py`, or another main, in this process; returns (exit code, standard error).
+
+    Options (``-m``) come before overrides.
+    """
     from cmbml.core import start
 
-    def run(*overrides: str, root: str | None = None, config_name: str = "delens") -> tuple[int, str]:
-        GlobalHydra.instance().clear()
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # put back afterwards, whatever the run makes of it
-        monkeypatch.setattr("sys.argv", ["main_delens.py", f"system.root={root or tmp_path / 'data'}", *overrides])
+    GlobalHydra.instance().clear()
+    with pytest.MonkeyPatch.context() as patch, redirect_stderr(StringIO()) as error:
+        patch.setenv("HYDRA_FULL_ERROR", full_error)  # put back afterwards, whatever the run makes of it
+        patch.setattr("sys.argv", ["main_delens.py", *words, f"system.root={root}"])
         try:
             start(REPO / "cfg", config_name)
         except SystemExit as end:
-            return end.code, capsys.readouterr().err
-        return 0, capsys.readouterr().err
+            return end.code, error.getvalue()
+    return 0, error.getvalue()
+
+
+@pytest.fixture
+def command(tmp_path):
+    """`run_here` with a temporary root, unless another one is given."""
+
+    def run(*overrides: str, root: str | None = None, **keys: str) -> tuple[int, str]:
+        return run_here(*overrides, root=root or tmp_path / "data", **keys)
 
     return run
+
+
+@pytest.fixture
+def sketches(monkeypatch):
+    """Pictures that this process writes are drawn once, without the layout, which takes half of their time.
+
+    For tests of the way from a command to the files: what a picture looks like is the matter of tests/analysis.
+    """
+    drawn = Figure.savefig
+
+    def savefig(figure, *args, **keys):
+        figure.set_layout_engine(None)
+        drawn(figure, *args, **keys)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)

@@ -18,7 +18,11 @@ FILES = sorted(CFG.glob("*/*.yaml"))
 BANDS = {f"{p.parent.name}={p.stem}" for p in FILES if p.parent.name in ("foregrounds", "noise") or "table:" in
          p.read_text()} | {"mask=galactic", "sims=bands", "assets=sims", "experiment=cmbml_512",
                            "experiment=cmbml_128", "sims=external"}  # fmt: skip
-OPTIONS = sorted({f"{p.parent.name}={p.stem}" for p in FILES} - BANDS)
+# Those that only the cleaning of bands has, or the comparison.
+CLEANING = {f"{p.parent.name}={p.stem}" for p in FILES if re.search(r"\$\{clean\.|target: cmb", p.read_text())} | {
+    "experiment=cleaning_demo", "experiment=cmbnncs_paper", "patches=mosaic", "assets=clean"}  # fmt: skip
+COMPARING = {"job=clean", "job=delens", "assets=compare", "assets=compare_clean"}
+OPTIONS = sorted({f"{p.parent.name}={p.stem}" for p in FILES} - BANDS - CLEANING - COMPARING)
 CLASSICAL = ("method=quadratic", "method=wiener")  # they do not read what those that learn do
 LEARNING = {"network", "train", "patches", "rotation", "delens", "quadratic"}
 SCALAR_ROOT_KEYS = ("field", "scale", "nside", "epochs")
@@ -50,6 +54,17 @@ def test_option_of_many_bands_composes_builds_and_is_read(composed, option):
     assert unread(list(flatten(OmegaConf.to_container(cfg))), stages) == []
 
 
+@pytest.mark.parametrize("option", [*sorted(CLEANING - {"method=external", "method=pyilc"}), "instrument=litebird"])
+def test_option_of_cleaning_composes_builds_and_is_read(composed, option):
+    halves = {"network=unet5": ["method=cmbnncs"], "network=unet8": ["method=cmbnncs", "nside=128", "patches.halo=64"]}
+    learned = ["method=patch_unet", "rotation=none"] if option.split("=")[0] in ("network", "patches") else []
+    cfg = composed(option, *halves.get(option, learned), name="clean")
+    stages = build(cfg).stages
+    idle = {key.split(".")[0] for key in unread(list(flatten(OmegaConf.to_container(cfg))), stages)}
+    learns = any("train" in stage.name for stage in stages)
+    assert idle <= ({"clean"} if learns else {*LEARNING, "clean"}), "a key that no stage reads"  # clean: read by others
+
+
 def test_cmbml_is_the_published_setting(composed):
     cfg = composed("experiment=cmbml_512", name="sims")
     assert (cfg.sky.nside, cfg.sky.lmax, cfg.foregrounds.nside_sky, cfg.dataset) == (512, 1535, 2048, "CMB_ML_512_1450")
@@ -64,12 +79,14 @@ def test_cmbml_is_the_published_setting(composed):
 @pytest.mark.parametrize("key", SCALAR_ROOT_KEYS)
 def test_root_key_is_read_in_exactly_one_place(key):
     uses = [
-        f"{path.relative_to(CFG)}: {line.strip()}"
+        path.relative_to(CFG)
         for path in CFG.rglob("*.yaml")
         for line in path.read_text().splitlines()
         if re.search(rf"\$\{{{key}\}}", line.split("#")[0])
     ]
-    assert len(uses) == 1, uses
+    shared = [path for path in uses if path.parent != Path(".")]
+    assert len(uses) == len(set(uses))
+    assert len(shared) == 1 or sorted(map(str, uses)) == ["clean.yaml", "delens.yaml"], uses
 
 
 def test_root_keys_arrive_where_they_are_used(composed):

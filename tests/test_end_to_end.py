@@ -14,7 +14,7 @@ import healpy as hp
 import numpy as np
 import pytest
 
-from tests.conftest import REPO
+from tests.conftest import REPO, run_here
 
 TINY = ("experiment=tiny", "field=B", "scale=5")
 STAGES = ["theory", "mask", "cmb", "observe", "label", "filters", "estimate", "mean_field", "features", "rotations",
@@ -54,23 +54,32 @@ def table(output: str) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in rows if row[0] in STAGES}
 
 
+def here(root: Path, *overrides: str) -> str:
+    """Run in this process, without workers, and return what it said."""
+    folder = root / "Logs" / "here"
+    code, error = run_here(*TINY, "run.workers=1", *overrides, f"hydra.run.dir={folder}", root=root)
+    assert code == 0, error
+    said = (folder / "delens.log").read_text()
+    (folder / "delens.log").unlink()
+    return said
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     """Root of a finished run."""
     root = tmp_path_factory.mktemp("tiny")
-    output = run(root, "delens.export_npy=true")
-    assert list(table(output)) == STAGES
+    assert list(table(here(root, "delens.export_npy=true"))) == STAGES
     return root
 
 
 def test_finished_run_is_not_redone(done):
     before = {p: p.stat().st_mtime_ns for p in done.rglob("*") if "Logs" not in p.parts and p.is_file()}
-    rows = table(run(done, "delens.export_npy=true"))
+    rows = table(here(done, "delens.export_npy=true"))
     assert {name: row[1] for name, row in rows.items()} == dict.fromkeys(STAGES, "0")
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
-def test_dry_run_names_what_an_override_makes_stale(done, command):
+def test_dry_run_names_what_an_override_makes_stale(done):
     stale = {
         "scale=2": (["train", "predict", "template", *MEASURED], "train.scale 5.0 -> 2.0"),
         "field=E": (["predict", "template", *MEASURED], "not made yet"),
@@ -79,10 +88,7 @@ def test_dry_run_names_what_an_override_makes_stale(done, command):
                             *MEASURED], "obs[train]: 3 -> 4 items"),
     }  # fmt: skip
     for override, (stages, why) in stale.items():
-        assert command(*TINY, override, "run.dry=true", f"hydra.run.dir={done}/Logs/dry", root=str(done))[0] == 0
-        log = done / "Logs" / "dry" / "delens.log"
-        rows = table(log.read_text())
-        log.unlink()
+        rows = table(here(done, override, "run.dry=true"))
         assert [name for name, row in rows.items() if int(row[1])] == stages
         first = next(name for name in ("train", "template", "measure") if name in stages)
         assert rows[first][-1] == why
@@ -141,23 +147,23 @@ def test_sidecar_of_a_sky(done):
 
 
 def test_workers_do_not_change_the_bytes_of_skies(done, tmp_path):
-    run(tmp_path, "run.only=[theory,cmb,observe,label]", "run.workers=1", "splits.train=1", "splits.test=1")
-    one = contents(tmp_path)
-    assert one.items() <= contents(done).items()
-    assert len(one) == 7 * 3
+    here(tmp_path, "run.only=[theory,cmb,observe,label]", "run.workers=2", "splits.train=1", "splits.test=1")
+    two = contents(tmp_path)
+    assert two.items() <= contents(done).items()
+    assert len(two) == 7 * 3
 
 
-@pytest.mark.parametrize("stage", ["observe", "train"])
-def test_killed_run_resumes_to_the_same_bytes(done, tmp_path, stage):
-    """SIGKILL as soon as the stage has written something; the same command then ends with the files of `done`."""
-    process = start(tmp_path, "delens.export_npy=true", "system.checkpoint_every=1")
-    wanted = {"observe": "obs_map.fits", "train": "last.pt"}[stage]
-    while process.poll() is None and not list(tmp_path.rglob(wanted)):
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not list(tmp_path.rglob("table.csv")), "the run was over before it could be killed"
-    kept = {k: v for k, v in contents(tmp_path).items() if "checkpoints" not in k}
-    assert kept.items() < contents(done).items()
-    run(tmp_path, "delens.export_npy=true")
+def test_killed_run_resumes_to_the_same_bytes(done, tmp_path):
+    """SIGKILL as soon as a stage has written something, twice; the same command then ends with the files of `done`."""
+    for name, workers in (("obs_map.fits", 2), ("last.pt", 1)):
+        process = start(tmp_path, "delens.export_npy=true", "system.checkpoint_every=1", f"run.workers={workers}")
+        while process.poll() is None and not list(tmp_path.rglob(name)):
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not list(tmp_path.rglob("table.csv")), "the run was over before it could be killed"
+        kept = {k: v for k, v in contents(tmp_path).items() if "checkpoints" not in k}
+        assert kept.items() < contents(done).items()
+    assert list(tmp_path.rglob("last.pt")), "the training was not begun"
+    assert list(table(run(tmp_path, "delens.export_npy=true", "run.workers=1"))) == STAGES
     assert contents(tmp_path) == contents(done)

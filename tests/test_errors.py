@@ -1,12 +1,12 @@
 """A user's mistake gets one or two sentences and exit code 1, and leaves nothing behind."""
 
-import os
 import re
 import subprocess
 import sys
 
 import pytest
 
+from cmbml.core.errors import UserError
 from tests.conftest import REPO
 
 MISTAKES = {
@@ -75,10 +75,10 @@ def test_the_command_itself(tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr == "Error: field=X is not known; choose one of T, E, B, Q, U.\n"
-    wanted = {**os.environ, "HYDRA_FULL_ERROR": "1"}
-    done = subprocess.run(
-        [sys.executable, "main_delens.py", "field=X", f"system.root={tmp_path}"],
-        cwd=REPO, capture_output=True, text=True, env=wanted,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert "Traceback" in done.stderr
+
+
+def test_traceback_of_a_mistake_for_who_wants_it(command):
+    """With HYDRA_FULL_ERROR=1 the mistake itself leaves the program, and Python shows where it happened."""
+    with pytest.raises(UserError, match="field=X is not known") as caught:
+        command("field=X", full_error="1")
+    assert "checks" in [place.path.stem for place in caught.traceback]

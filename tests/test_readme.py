@@ -1,7 +1,11 @@
-"""Every command of the README runs: as it stands when it is short, else in a reduced form made from the same line."""
+"""Every command of the README runs: as it stands when it is short, else in a reduced form made from the same line.
+
+Where processes are not the point it runs in this one. The lines share a root: what one has made the next one finds.
+"""
 
 import itertools
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -11,7 +15,8 @@ import pytest
 
 from cmbml.core import handlers
 from cmbml.core.skymap import SkyMap
-from tests.conftest import REPO
+from cmbml.core.start import build
+from tests.conftest import REPO, run_here
 
 README = (REPO / "README.md").read_text()
 COMMANDS = [
@@ -24,15 +29,18 @@ COMMANDS = [
 SKY = shlex.split(
     "nside=32 sky.margin=64 splits.train=1 splits.valid=1 splits.test=1 delens.lmin_b=20 instrument.fwhm_arcmin=60"
     " analysis.fwhm_arcmin=120 analysis.lmax=90 analysis.band=[5,60] analysis.delta_l=10 analysis.zoom=[0,60,60]"
+    " run.workers=1"
 )
 SMALL = [*SKY, "epochs=1", "train.batch_size=8", "network.n_filters=2", "patches.patch=16", "patches.halo=8"]
 BANDS = shlex.split(
     "nside=16 sky.lmax=40 sky.margin=20 splits.train=1 splits.valid=1 splits.test=1 cosmology=fiducial"
-    " instrument.bands=[100,143] instrument.table=instruments/toy.ecsv foregrounds.components=false"
+    " instrument.bands=[100,143] instrument.table=instruments/toy.ecsv foregrounds.components=false run.workers=1"
 )
+SIMULATED = "run.only=[theory,cmb,observe,label]"
+TRAINED = "run.only=[theory,mask,cmb,observe,label,filters,estimate,mean_field,features,rotations,train]"
 CLASSICAL = ("method=quadratic", "method=wiener")
 BENCHMARKS = {
-    "delensing": [*(w for w in SMALL if "zoom" not in w), "system.root={out}", "--variants", "no_halo", "--seeds", "0"],
+    "delensing": [*(w for w in SMALL if "zoom" not in w), *shlex.split("--variants no_halo --seeds 0")],
     "engine": ["--items", "20", "--kilobytes", "1"],
     "reconstruct": ["--nside", "32", "--lmax", "80"],
     "rotation": ["--nside", "16"],
@@ -44,6 +52,18 @@ def run(*words: str, code: int = 0) -> str:
     done = subprocess.run(words, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == code, done.stdout
     return done.stdout
+
+
+def here(*words: str, **keys: str) -> None:
+    """Run a main in this process."""
+    code, error = run_here(*words, **keys)
+    assert code == 0, error
+
+
+def words_of(line: str) -> list[str]:
+    """What stands behind the name of the main."""
+    words = shlex.split(line)
+    return words[next(i for i, word in enumerate(words) if word.startswith("main_")) + 1 :]
 
 
 @pytest.fixture(scope="module")
@@ -59,53 +79,50 @@ def launcher(words: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("line", [c for c in COMMANDS if "main_delens" in c])
-def test_pipeline_command(line, root, command):
-    words = [*launcher(shlex.split(line)), f"system.root={root}"]
+def test_pipeline_command(line, root, composed, sketches, capsys):
+    program, words = [*launcher(shlex.split(line)), f"system.root={root}"], words_of(line)
     if "--cfg" in line:
-        assert "Error" not in run(*words)
+        assert "Error" not in run(*program)
         return
-    if "submitit" in line:  # for want of a Slurm, what would be handed to it
-        one = [word.split(",")[0] for word in words if word != "-m"]
-        assert "SlurmLauncher" in run(*one, "--cfg", "hydra")
-    overrides = [word.split(",")[0] if "-m" in words else word for word in words if "=" in word]  # a sweep's first
-
-    def here(*given: str) -> None:
-        code, error = command(*given)
-        assert code == 0, error
-
-    here(*overrides, "run.dry=true", "run.only=[]", "run.start=null")  # the line at its full size
+    one = [word.split(",")[0] if "-m" in words else word for word in words if word != "-m"]  # a sweep's first
+    here(*one, "run.dry=true", "run.only=[]", "run.start=null", root=root)  # the line at its full size
     small = SKY if any(word in line for word in CLASSICAL) else SMALL
-    if "run.start" in line or "run.force" in line:
-        here(f"system.root={root}", *SMALL)  # what it goes on from
-    if "launcher" in line:
-        assert "submitit" in line or "Dry run" in run(*words, *small, "run.dry=true")
-        return
-    if "-m" in words:
-        run(*words, *small, *(["run.only=[theory,cmb,observe,label]"] if "scale=" in line else []))
-    elif "torchrun" in line or "devices" in line:
-        run(*words, *small)
+    # The lines of the comparison's methods have field=B; what others make does not take the place of theirs.
+    own = [] if "field=B" in words or "method.name" in line else ["method.name=own"]
+    if "submitit" in line:  # for want of a Slurm, what would be handed to it
+        here("--cfg", "hydra", *one, root=root)
+        assert "SlurmLauncher" in capsys.readouterr().out
+    elif "launcher" in line:
+        assert "Dry run" in run(*program, *small, "run.dry=true")
+    elif "torchrun" in line:
+        run(*program, *own, *small, TRAINED, "run.force=[train]")
+    elif "devices" in line:
+        here(*words, *own, *small, TRAINED, "run.force=[train]", root=root)
+    elif "run.start" in line or "run.force" in line:
+        here(*own, *small, TRAINED, root=root)  # what it goes on from
+        here(*words, *own, *small, *([TRAINED] if "run.force" in line else []), root=root)
+    elif "cosmology" in line:  # which is another one for each sky: CAMB runs for one of them
+        build(composed(*words, *small)).stages[0].run({"split": "test", "sim": 0})
+        here(*words, *own, *small, "cosmology=fiducial", "dataset=own", root=root)
     elif "run.dry" not in line:
-        here(*overrides, *small)
+        here(*words, *own, *small, *([SIMULATED] if "scale=1,5" in line else []), root=root)
 
 
 @pytest.mark.parametrize("line", [c for c in COMMANDS if "main_sims" in c])
-def test_bands_command(line, tmp_path, command):
-    words = [word.replace("maps/", f"{tmp_path}/maps/") for word in shlex.split(line)[2:]]
-
-    def here(*given: str) -> None:
-        code, error = command(*words, *given, config_name="sims")
-        assert code == 0, error
-
+def test_bands_command(line, tmp_path, sketches):
+    words = [word.replace("maps/", f"{tmp_path}/maps/") for word in words_of(line)]
+    keys = {"root": tmp_path / "data", "config_name": "sims"}
     if "external" in line:  # maps that exist already
         for band, sim in itertools.product((100, 143), range(2)):
             sky = SkyMap(np.ones((3, 12 * 16**2)), ("T", "Q", "U"), "uK_CMB", 9.0, 40)
             handlers.write(tmp_path / "maps" / f"sky{sim}_{band}_map.fits", sky)
-        here("nside=16", "sky.lmax=40")
+        here(*words, "nside=16", "sky.lmax=40", "run.workers=1", **keys)
         assert len(list(tmp_path.rglob("Test/sim000?/obs_*_map.fits"))) == 4
         return
-    here("run.dry=true")  # the line at its full size
+    here(*words, "run.dry=true", **keys)  # the line at its full size
     if "run.dry" not in line:
-        here(*BANDS, *(["foregrounds=none"] if "dask" in line else []))  # whose workers start with an import of PySM3
+        # The workers of Dask start with an import of PySM3 unless there are no foregrounds.
+        here(*words, *BANDS, *(["foregrounds=none"] if "dask" in line else []), **keys)
         assert len(list(tmp_path.rglob("obs_143_map.fits"))) == 3
 
 
@@ -114,26 +131,46 @@ def test_fetch_command(line, tmp_path):
     assert "files to bring" in run(*launcher(shlex.split(line)), "--root", str(tmp_path))
 
 
-def test_comparison_commands(root, command):
+def test_comparison_commands(root, sketches):
     """The comparisons of the README, after the methods that they name."""
-    for words in ("method=wiener", "method=quadratic", "scale=5", "experiment=unet_unlensed network.network_depth=2"):
+    for words in ("method=wiener", "method=quadratic", "scale=5", "experiment=unet_unlensed scale=5"):
         small = SKY if any(word in words for word in CLASSICAL) else SMALL
-        code, error = command("field=B", *words.split(), *small, f"system.root={root}")
-        assert code == 0, error
+        here("field=B", *words.split(), *small, root=root)
     lines = [c for c in COMMANDS if "main_analysis_compare" in c]
     assert lines
     for line in lines:
-        code, error = command(*shlex.split(line)[2:], *SKY, f"system.root={root}", config_name="compare")
-        assert code == 0, error
+        here(*words_of(line), *SKY, root=root, config_name="compare")
         page = (root / "delens" / "Comparison" / "B" / "report.html").read_text()
         assert all(name in page for name in ("wiener", "quadratic", "delens_unet"))
 
 
+@pytest.fixture
+def script(root, monkeypatch, capsys):
+    """Function that runs a benchmark, and the mains that it calls, in this process and under the shared root; returns what it has printed."""
+    really = subprocess.run
+
+    def run_main(command: list[str], **keys) -> subprocess.CompletedProcess:
+        if command[:2] != [sys.executable, "main_delens.py"]:
+            return really(command, **keys)
+        code, error = run_here(*command[2:], root=root)
+        return subprocess.CompletedProcess(command, code, "", error)
+
+    def run_script(path: str, *words: str) -> str:
+        monkeypatch.setattr(subprocess, "run", run_main)
+        monkeypatch.setattr(sys, "argv", [path, *words, f"system.root={root}"])
+        monkeypatch.syspath_prepend(REPO / "benchmarks")
+        runpy.run_path(str(REPO / path), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run_script
+
+
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "benchmarks/" in c])
-def test_benchmark_command(command, tmp_path):
-    name = re.search(r"benchmarks/(\w+)\.py", command)[1]
-    words = [word.format(out=tmp_path) for word in BENCHMARKS[name]]
-    output = run(*launcher(shlex.split(command)), *words, "--out", str(tmp_path))
+def test_benchmark_command(command, tmp_path, script):
+    path = re.search(r"benchmarks/(\w+)\.py", command)
+    words = [*BENCHMARKS[path[1]], "--out", str(tmp_path)]
+    alone = path[1] != "delensing"  # which runs the mains in processes of their own
+    output = run(*launcher(shlex.split(command)), *words) if alone else script(path[0], *words)
     assert "ratio" in output
     assert next(tmp_path.rglob("*.csv")).read_text().count("\n") >= 2
 

@@ -96,7 +96,8 @@ def deconvolved_alm(
     if beam[-1] < _SMALLEST_BEAM:
         usable = int(np.flatnonzero(beam >= _SMALLEST_BEAM)[-1])
         raise UserError(
-            f"a beam of {fwhm_arcmin:g} arcmin leaves nothing of the map at lmax = {lmax}; analyse to {usable} or less"
+            f"a beam of {fwhm_arcmin:g} arcmin leaves nothing of the map at lmax = {lmax}; set analysis.lmax to"
+            f" {usable} or less"
         )
     return sht.almxfl(sht.analysis(m, lmax, spin=spin, niter=niter, nthreads=nthreads), 1 / beam)
 

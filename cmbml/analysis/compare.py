@@ -1,7 +1,10 @@
-"""The stages of `main_analysis_compare.py`: they read the finished results of several methods and know none by name."""
+"""The stages of `main_analysis_compare.py`: they read the finished results of several methods and know none by name.
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+Here those of delensing, and what both jobs share; those of cleaning are in ``clean_compare``.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,22 +13,31 @@ from cmbml.analysis import compare_figures, comparison, figures, report, spectra
 from cmbml.analysis.stages import NONE, Captioned, Measure
 from cmbml.core.asset import Every, File, Files, Item
 from cmbml.core.skymap import SkyMap
+from cmbml.core.stage import Stage
 from cmbml.sky.fields import field_map
 from cmbml.sky.spectra import bin_edges
 
+PAIRED = ("A_res", "rho", "transfer", "sigma_r", "sigma_r_ratio", "RMSE")
+BOXES = ("A_res", "transfer", "rho", "sigma_r", "RMSE", "MAE")
 
-class Comparing(Captioned):
-    """A stage that reads what the measurement of each of `compare.methods` has written."""
 
-    uses = (
-        *Captioned.dataset_keys, "compare.methods", "compare.reference",
-        *(key for key in Measure.uses if key.startswith("analysis.")),
-    )  # fmt: skip
-    # The words of main_delens.py may be repeated here: how a method came to its results changes nothing.
-    reads = (
-        "splits", "analysis", "cosmology", "delens", "mask", "network", "patches", "quadratic", "rotation", "sky",
-        "train",
-    )  # fmt: skip
+class Comparing(Stage):
+    """A stage that reads what the measurement of each of `compare.methods` has written.
+
+    Attributes
+    ----------
+    main : str
+        The program that makes results.
+    measure : type of Stage
+        The stage that measures them.
+    skies : tuple of str
+        Inputs of the measurement that make a sky what it is.
+    """
+
+    main: ClassVar[str]
+    measure: ClassVar[type[Stage]]
+    skies: ClassVar[tuple[str, ...]]
+    compared = ("compare.methods", "compare.reference")
 
     @property
     def methods(self) -> list[str]:
@@ -33,20 +45,27 @@ class Comparing(Captioned):
         return [name for name in self.cfg.compare.methods if name != "none"]
 
     @property
+    def field(self) -> str:
+        """The root key `field`."""
+        raise NotImplementedError
+
+    @property
     def again(self) -> str:
         """The command that makes the results of a method, with ``{method}`` in it."""
-        field = self.cfg.delens.field
-        return f"`python main_delens.py method={{method}} field={field}` with the other words of this command"
+        return f"`python {self.main} method={{method}} field={self.field}` with the other words of this command"
 
     def found(self, asset: str) -> Iterable[Item]:
-        """Results of every method and test sky."""
+        """Results of every method and test sky, or the one model of every method."""
+        if asset == "model_record":
+            return [{"method": name} for name in self.methods]
         sims = range(self.cfg.splits.test)
         return [{"method": m, "split": "test", "sim": sim} for m in self.methods for sim in sims]
 
     def missing(self, file: File, item: Item) -> str:
         """Which method, which file, and what makes it."""
         name = item.get("method", self.cfg.compare.reference)
-        return f"The method {name} lacks {file.path}; make it by {self.again.format(method=name)}."
+        whose = f"The method {name}" if "method" in item else f"The dataset {self.cfg.dataset}"
+        return f"{whose} lacks {file.path}; make it by {self.again.format(method=name)}."
 
     def results(self, rows: Files, records: Files) -> dict[str, comparison.Result]:
         """Results of the methods, of the same skies and measured alike.
@@ -57,9 +76,39 @@ class Comparing(Captioned):
             When they are not.
         """
         results = comparison.gather(self.methods, rows.items, rows, records)
-        comparison.same_settings(results, self.settings, Measure.version, self.again)
-        comparison.same_skies(results, self.cfg.compare.reference, self.again)
+        measured = {key: value for key, value in self.settings.items() if key in self.measure.uses}
+        comparison.same_settings(results, measured, self.measure.version, self.again)
+        comparison.same_skies(results, self.cfg.compare.reference, self.skies, self.again)
         return results
+
+
+class Delensing(Comparing, Captioned):
+    """A stage that compares methods of delensing."""
+
+    main, measure, skies = "main_delens.py", Measure, ("obs", "unlensed_alm", "lensed_alm")
+    uses = (
+        *Captioned.dataset_keys, *Comparing.compared, *(key for key in Measure.uses if key.startswith("analysis.")),
+    )  # fmt: skip
+    # The words of main_delens.py may be repeated here: how a method came to its results changes nothing.
+    reads = (
+        "splits", "analysis", "cosmology", "delens", "mask", "network", "patches", "quadratic", "rotation", "sky",
+        "train",
+    )  # fmt: skip
+    steps = tuple(Every(f"{asset}_record", optional=True) for asset in ("model", "kappa_qe", "estimate", "prediction"))
+
+    @property
+    def field(self) -> str:
+        """The field that is delensed."""
+        return self.cfg.delens.field
+
+    def found(self, asset: str) -> Iterable[Item]:
+        """Also the quadratic estimates, which belong to no method, and the models of either target."""
+        if asset == "kappa_qe_record":
+            return [{"split": "test", "sim": sim} for sim in range(self.cfg.splits.test)]
+        if asset == "model_record":
+            labels = ("kappa", f"lensing_{self.field}", f"unlensed_{self.field}")
+            return [{"method": name, "label": label} for name in self.methods for label in labels]
+        return super().found(asset)
 
     def rows(self, results: dict[str, comparison.Result]) -> dict[str, list[dict]]:
         """Rows by the name under which they are shown, those without delensing where `compare.methods` has them."""
@@ -73,21 +122,46 @@ class Comparing(Captioned):
     def differences(self, rows: dict[str, list[dict]], summary: Sequence[dict]) -> list[dict]:
         """Paired differences to the reference."""
         notes = {line["method"]: line["note"] for line in summary}
-        rng = self.rng("compare", self.cfg.dataset, self.cfg.delens.field)
-        return comparison.paired(rows, self.cfg.compare.reference, rng=rng, notes=notes)
+        keys = {"metrics": PAIRED, "where": {"form": "native"}, "notes": notes}
+        rng = self.rng("compare", self.cfg.dataset, self.field)
+        return comparison.paired(rows, self.cfg.compare.reference, rng=rng, **keys)
+
+    def origins(self, results: Mapping[str, comparison.Result]) -> list[dict[str, str]]:
+        """Where the numbers of each method come from."""
+        return [
+            {"method": name, "estimates": result.target, **comparison.origin(result.records[0])}
+            for name, result in results.items()
+        ]
+
+    def costs(self, results: Mapping[str, comparison.Result], steps: Sequence[Files]) -> list[dict]:
+        """What each step of each method took."""
+        targets = {name: result.target for name, result in results.items()}
+        found = []
+        for files in steps:
+            for item, record in zip(files.items, files, strict=True):
+                name = item.get("method", "shared")
+                if item.get("label", "").partition("_")[0] in ("", targets.get(name)):
+                    found.append((name, record))
+        return comparison.costs(found)
 
 
-class Compare(Comparing):
+class Compare(Delensing):
     """Tables and figures of all methods."""
 
     name = "compare"
-    inputs = (Every("metrics", split="test"), Every("record", split="test"), Every("spectra", split="test"), "filters")
-    outputs = ("compare_csv", "compare_md", "compare_tex", "paired_csv", "compare_delensing_png",
-               "compare_delensing_pdf", "compare_spectra_png", "compare_spectra_pdf", "compare_sigma_png",
-               "compare_sigma_pdf")  # fmt: skip
+    inputs = (
+        Every("metrics", split="test"), Every("record", split="test"), Every("spectra", split="test"), "filters",
+        *Delensing.steps,
+    )  # fmt: skip
+    outputs = (
+        "compare_csv", "compare_json", "compare_md", "compare_tex", "paired_csv",
+        *(f"compare_{name}_{kind}" for name in ("delensing", "spectra", "sigma", "boxes") for kind in ("png", "pdf")),
+    )  # fmt: skip
 
-    def run(self, item: Item, metrics: Files, records: Files, cls: Files, filters: dict[str, np.ndarray]) -> tuple:
-        """CSV rows, Markdown, LaTeX, CSV rows of the paired differences; three figures, each as PNG and PDF."""
+    def run(
+        self, item: Item, metrics: Files, records: Files, cls: Files, filters: dict[str, np.ndarray], *steps: Files
+    ) -> tuple:
+        """CSV rows, JSON, Markdown, LaTeX, CSV rows of the paired differences; four figures, each as PNG and PDF."""
         reference = self.cfg.compare.reference
         results = self.results(metrics, records)
         rows = self.rows(results)
@@ -102,7 +176,8 @@ class Compare(Comparing):
         ]
         drawn = self._figures(results, rows, cls, filters, caption, {line["method"]: line["note"] for line in summary})
         pairs = comparison.paired_rows(lines, reference)
-        return tables.to_rows(summary), *written, pairs, *(figure for figure in drawn for _ in ("png", "pdf"))
+        data = comparison.as_json(caption, summary, pairs, self.costs(results, steps), self.origins(results))
+        return tables.to_rows(summary), data, *written, pairs, *(figure for figure in drawn for _ in ("png", "pdf"))
 
     def _figures(
         self,
@@ -112,33 +187,34 @@ class Compare(Comparing):
         filters: dict[str, np.ndarray],
         caption: dict[str, Any],
         notes: dict[str, str],
-    ) -> tuple[Figure, Figure, Figure]:
-        a, field = self.cfg.analysis, self.cfg.delens.field
+    ) -> tuple[Figure, ...]:
+        a = self.cfg.analysis
         edges = bin_edges(2, a.lmax + 1, a.delta_l)
         stacked = {}
         for name in self.shown():
             folder = comparison.none_from(results, self.cfg.compare.reference) if name == NONE else name
             skies = (file.read() for file, i in zip(cls.files, cls.items, strict=True) if i["method"] == folder)
             stacked[name] = spectra.stack(spectra.of_method(skies, name), edges)
-        theory = spectra.theory_curves(filters, field, [result.target for result in results.values()])
+        theory = spectra.theory_curves(filters, self.field, [result.target for result in results.values()])
         band = (a.band[0], min(a.band[1], a.lmax))
         native = {name: [row for row in own if row["form"] == "native"] for name, own in rows.items()}
-        sigma = {name: np.array([row["sigma_r"] for row in own], dtype=float) for name, own in native.items()}
-        baseline = NONE if NONE in sigma else self.cfg.compare.reference
+        boxes = {x: {name: np.array([row[x] for row in own], float) for name, own in native.items()} for x in BOXES}
+        baseline = NONE if NONE in native else self.cfg.compare.reference
         return (
             figures.delensing_figure(stacked, caption=caption, notes=notes, band=band, theory=theory),
             compare_figures.compared_spectra(stacked, caption=caption, notes=notes),
-            compare_figures.sigma_figure(sigma, caption=caption, notes=notes, baseline=baseline),
+            compare_figures.sigma_figure(boxes["sigma_r"], caption=caption, notes=notes, baseline=baseline),
+            compare_figures.box_figure(boxes, caption={**caption, "form": "native"}, notes=notes),
         )
 
 
-class Panels(Comparing):
+class Panels(Delensing):
     """Maps of all methods for the test sky `compare.sim`: the whole sphere and one zoomed patch."""
 
     name = "panels"
     inputs = (Every("prediction"), "obs", "unlensed_alm")
     outputs = ("compare_skies_png", "compare_skies_pdf", "compare_zoom_png", "compare_zoom_pdf")
-    uses = (*Comparing.uses, "compare.sim", "analysis.zoom")
+    uses = (*Delensing.uses, "compare.sim", "analysis.zoom")
 
     def items(self) -> Iterable[Item]:
         """One test sky."""
@@ -155,29 +231,28 @@ class Panels(Comparing):
         field, caption = self.cfg.delens.field, {**self.of_dataset(), **item}
         truth = field_map(unlensed, field, nside=obs.nside, fwhm_arcmin=obs.fwhm_arcmin)
         maps = {i["method"]: m[field] for i, m in zip(predictions.items, predictions, strict=True)}
-        skies = compare_figures.compared_skies(truth, obs[field], maps, caption=caption)
+        skies = compare_figures.compared_skies(truth, {"observed": obs[field], **maps}, caption=caption)
         zoom = tuple(self.cfg.analysis.zoom)
-        patches = compare_figures.compared_patches(truth, obs[field], maps, caption=caption, zoom=zoom)
+        patches = compare_figures.compared_patches(truth, {"observed": obs[field], **maps}, caption=caption, zoom=zoom)
         return skies, skies, patches, patches
 
 
-class Report(Comparing):
+class Report(Delensing):
     """One HTML page with the tables, the figures, and what they do and do not say."""
 
     name, outputs = "report", ("report",)
+    pictures = tuple(f"compare_{name}_png" for name in ("delensing", "sigma", "spectra", "boxes", "skies", "zoom"))
     inputs = (
-        Every("metrics", split="test"), Every("record", split="test"), "compare_delensing_png", "compare_sigma_png",
-        "compare_spectra_png", Every("compare_skies_png"), Every("compare_zoom_png"),
+        Every("metrics", split="test"), Every("record", split="test"), *(Every(name) for name in pictures),
+        *Delensing.steps,
     )  # fmt: skip
 
-    def run(
-        self, item: Item, metrics: Files, records: Files, delensing: bytes, sigma: bytes, cls: bytes, skies: Files,
-        zoom: Files,
-    ) -> str:  # fmt: skip
+    def run(self, item: Item, metrics: Files, records: Files, *more: Files) -> str:
         """The page."""
         results = self.results(metrics, records)
         rows = self.rows(results)
         summary = tables.summarise([row for own in rows.values() for row in own])
+        pictures, steps = more[: len(self.pictures)], more[len(self.pictures) :]
         compared = report.Compared(
             caption={**self.of_dataset(), "split": "test", "sims": self.cfg.splits.test},
             reference=self.cfg.compare.reference,
@@ -185,15 +260,8 @@ class Report(Comparing):
             targets={name: result.target for name, result in results.items()},
             summary=summary,
             paired=self.differences(rows, summary),
-            origins=[_origin(result) for result in results.values()],
+            costs=self.costs(results, steps),
+            origins=self.origins(results),
         )
-        pictures = {"delensing": delensing, "sigma": sigma, "spectra": cls, "skies": skies[0], "zoom": zoom[0]}
-        return report.report(compared, pictures)
-
-
-def _origin(result: comparison.Result) -> dict[str, str]:
-    """Return where a method's numbers come from."""
-    record = result.records[0]
-    commit = (record["git"]["commit"] or "unknown")[:10] + (" with changes" if record["git"]["dirty"] else "")
-    packages = ", ".join(f"{name} {version}" for name, version in record["packages"].items())
-    return {"method": result.method, "estimates": result.target, "commit": commit, "packages": packages}
+        names = (name.split("_")[1] for name in self.pictures)
+        return report.report(compared, {name: files[0] for name, files in zip(names, pictures, strict=True)})

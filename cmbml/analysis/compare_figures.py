@@ -1,16 +1,20 @@
 """Figures that show several methods side by side; those of one method are in ``figures`` and ``projections``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from cmbml.analysis.figures import COLOURS, LOOK, dl_label, draw_line, limit_floor, multipole_axis
+from cmbml.analysis.page import heading
 from cmbml.analysis.projections import STYLE, draw_images, gnomonic_pixels, mollweide_pixels, new_figure
 from cmbml.analysis.spectra import ratio, scatter
 
 MARKERS = "osD^v<>"
+_COLUMNS = 3  # of panels of boxes
 
 
 def compared_spectra(
@@ -88,61 +92,152 @@ def sigma_figure(
     return figure
 
 
-def compared_skies(
-    truth: np.ndarray,
-    observed: np.ndarray,
-    predictions: Mapping[str, np.ndarray],
+def box_figure(
+    values: Mapping[str, Mapping[str, np.ndarray]],
     *,
     caption: Mapping,
-    width: int = 800,
+    notes: Mapping[str, str] | None = None,
+    order: Sequence[str] = (),
 ) -> Figure:
-    """Draw the whole sky: truth, observed and each method's prediction to the left, what is wrong with it to the right.
+    """Draw a panel of boxes for each metric, one box a method: median, quartiles, range, and every sky as a point.
 
     Parameters
     ----------
-    truth, observed : array (npix,)
-        RING, one unit and one beam.
-    predictions : mapping
-        Name of a method -> its map (npix,).
+    values : mapping
+        Metric -> name of a method -> its value for each sky, (nsky,). A metric that is not known of any sky is left
+        out; what is not finite is not drawn.
     caption : mapping
         See ``common.describe``.
+    notes : mapping, optional
+        Name of a method -> why it is no headline; its box is hollow.
+    order : sequence of str, optional
+        All methods of the comparison, whose places give the colours; those of ``values`` if not given.
+    """
+    known = {x: own for x, own in values.items() if any(np.isfinite(v).any() for v in own.values())}
+    names = list(next(iter(values.values())))
+    rows = -(-len(known) // _COLUMNS)
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(7.1, 0.5 + rows * (0.6 + 0.24 * len(names)), caption)
+        axes = list(figure.subplots(rows, _COLUMNS, sharey=True, squeeze=False).flat)
+        for axis in axes[len(known) :]:
+            axis.remove()
+        for axis, (metric, own) in zip(axes, known.items(), strict=False):
+            for i, name in enumerate(names):
+                v, colour = own[name][np.isfinite(own[name])], COLOURS[(order or names).index(name) % len(COLOURS)]
+                face = "white" if (notes or {}).get(name) else to_rgba(colour, 0.35)
+                axis.boxplot(
+                    v, positions=[i], orientation="horizontal", widths=0.6, patch_artist=True, showfliers=False,
+                    boxprops={"facecolor": face, "edgecolor": colour}, medianprops={"color": "black"},
+                    whiskerprops={"color": colour}, capprops={"color": colour}, label=name,
+                )  # fmt: skip
+                axis.plot(v, np.full(len(v), i), ls="", marker=".", ms=3, color="0.3", zorder=3)
+            axis.set_title(heading(metric, caption))
+            axis.set_yticks(range(len(names)), labels=names)
+            axis.set_ylim(len(names) - 0.5, -0.5)
+            axis.xaxis.set_major_locator(MaxNLocator(4))
+    return figure
+
+
+def cleaned_spectra(
+    stacked: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]], *, caption: Mapping, floors: Sequence[str] = ()
+) -> Figure:
+    """Draw D_l of truth and predictions, and below their transfer and the power of the residual over the truth's.
+
+    Parameters
+    ----------
+    stacked : mapping
+        Field, a column each -> name of a method -> its spectra (``cleaning_metrics.error_spectra``) through
+        ``spectra.stack``.
+    caption : mapping
+        See ``common.describe``.
+    floors : sequence of str, optional
+        Methods that have seen the truth; dotted, with hollow markers, and no axis is stretched for them.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(5.2 if len(stacked) == 1 else 3.4 * len(stacked), 6.2, caption)
+        grid = figure.subplots(3, len(stacked), sharex=True, height_ratios=(1.7, 1, 1.2), squeeze=False)
+        for (top, middle, bottom), (field, methods) in zip(grid.T, stacked.items(), strict=True):
+            ell, truth = (next(iter(methods.values()))[name] for name in ("ell", "truth"))
+            to_dl = ell * (ell + 1) / (2 * np.pi)
+            draw_line(top, ell, *scatter(to_dl * truth), "truth", **LOOK["truth"])
+            levels, kept = [], []
+            for i, (name, own) in enumerate(methods.items()):
+                look = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+                look |= {"ls": ":", "markerfacecolor": "white"} if name in floors else {}
+                draw_line(top, ell, *scatter(to_dl * own["prediction"]), name, **look)
+                transfer, left = (scatter(ratio(own, kind, truth="truth")) for kind in ("cross", "residual"))
+                draw_line(middle, ell, *transfer, name, **look)
+                draw_line(bottom, ell, *left, name, **look)
+                if name not in floors or len(floors) == len(methods):
+                    levels, kept = [*levels, *left[0]], [*kept, *transfer[0]]
+            middle.axhline(1, color="black", lw=0.8)
+            top.set(yscale="log", ylabel=dl_label({**caption, "field": field}))
+            limit_floor(top)
+            reach = min(max(0.05, 1.2 * np.nanmax(np.abs(np.subtract(kept, 1)))), 1)
+            middle.set(ylabel="transfer", ylim=(1 - reach, 1 + reach))
+            bottom.set(yscale="log", ylabel="residual / truth")
+            bottom.set_ylim(bottom=max(0.1 * np.nanmin(levels), 1e-8))
+            multipole_axis(bottom)
+        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def compared_skies(
+    truth: np.ndarray,
+    maps: Mapping[str, np.ndarray],
+    *,
+    caption: Mapping,
+    mask: np.ndarray | None = None,
+    width: int = 800,
+) -> Figure:
+    """Draw the whole sky: truth and each map to the left, what is wrong with it to the right.
+
+    Parameters
+    ----------
+    truth : array (npix,)
+        RING.
+    maps : mapping
+        Name of a method, or "observed" -> its map (npix,), of the unit and the beam of the truth.
+    caption : mapping
+        See ``common.describe``.
+    mask : bool array (npix,), optional
+        True where a pixel is good; the others are grey.
     width : int, optional
         Picture points across one panel.
     """
     pixels = mollweide_pixels(round(np.sqrt(len(truth) / 12)), width)
-    skies, residuals = _panels(truth, observed, predictions)
+    skies, residuals = _panels(truth, maps)
     with matplotlib.rc_context(STYLE):
         figure = new_figure(7.1, 0.4 + 2.1 * len(skies), caption)
         axes = figure.subplots(len(skies), 2)
         axes[0, 1].axis("off")
-        draw_images([*axes[:, 0], *axes[1:, 1]], skies, residuals, pixels, caption=caption)
+        draw_images([*axes[:, 0], *axes[1:, 1]], skies, residuals, pixels, mask, caption=caption)
     return figure
 
 
 def compared_patches(
     truth: np.ndarray,
-    observed: np.ndarray,
-    predictions: Mapping[str, np.ndarray],
+    maps: Mapping[str, np.ndarray],
     *,
     caption: Mapping,
     zoom: tuple[float, float, float],
+    mask: np.ndarray | None = None,
     width: int = 400,
 ) -> Figure:
     """Draw the same for one patch; ``zoom`` is its longitude, latitude and side in degrees."""
     lon, lat, size = zoom
     pixels = gnomonic_pixels(round(np.sqrt(len(truth) / 12)), lon, lat, size, width)
-    skies, residuals = _panels(truth, observed, predictions)
+    skies, residuals = _panels(truth, maps)
     with matplotlib.rc_context(STYLE):
         figure = new_figure(1.75 * len(skies), 4.9, {**caption, "centre": f"(l, b) = ({lon:g}°, {lat:g}°)"})
         axes = figure.subplots(2, len(skies), sharex=True, sharey=True)
         axes[1, 0].axis("off")
-        draw_images([*axes[0], *axes[1, 1:]], skies, residuals, pixels, caption=caption, half=size / 2)
+        draw_images([*axes[0], *axes[1, 1:]], skies, residuals, pixels, mask, caption=caption, half=size / 2)
         axes[0, 0].set_ylabel("offset [deg]")
     return figure
 
 
-def _panels(truth: np.ndarray, observed: np.ndarray, predictions: Mapping[str, np.ndarray]) -> tuple[dict, dict]:
+def _panels(truth: np.ndarray, maps: Mapping[str, np.ndarray]) -> tuple[dict, dict]:
     """Return skies and residuals by their titles."""
-    maps = {"observed": observed, **predictions}
     residuals = {f"{name} − truth": np.subtract(m, truth, dtype=np.float64) for name, m in maps.items()}
     return {"truth": truth, **maps}, residuals

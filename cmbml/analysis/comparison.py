@@ -3,15 +3,15 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
+from cmbml.analysis.tables import to_rows
 from cmbml.core.errors import UserError
-from cmbml.core.provenance import changes
+from cmbml.core.provenance import changes, digest
 
-SKIES = ("obs", "unlensed_alm", "lensed_alm")
-PAIRED = ("A_res", "rho", "transfer", "sigma_r", "sigma_r_ratio", "RMSE")
 # From this number of skies on a bootstrap over them says more than their standard error.
 _FEWEST = 6
 _RESAMPLES = 10_000
@@ -41,6 +41,13 @@ class Result:
         return self.records[0]["settings"]["method.target"]
 
 
+def origin(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return the commit and the packages with which the file of a sidecar was made."""
+    commit = (record["git"]["commit"] or "unknown")[:10] + (" with changes" if record["git"]["dirty"] else "")
+    packages = ", ".join(f"{name} {version}" for name, version in record["packages"].items())
+    return {"commit": commit, "packages": packages}
+
+
 def gather(
     methods: Sequence[str],
     items: Sequence[Mapping[str, Any]],
@@ -60,7 +67,7 @@ def gather(
     }
 
 
-def same_skies(results: Mapping[str, Result], reference: str, again: str) -> None:
+def same_skies(results: Mapping[str, Result], reference: str, names: Sequence[str], again: str) -> None:
     """Refuse results that were not measured on the same skies as those of the reference.
 
     Parameters
@@ -69,18 +76,20 @@ def same_skies(results: Mapping[str, Result], reference: str, again: str) -> Non
         From ``gather``.
     reference : str
         The method that the others are held against.
+    names : sequence of str
+        Inputs of the measurement that make a sky what it is.
     again : str
         The command that measures a method again, with ``{method}`` in it.
     """
 
     def skies(result: Result) -> list[list]:
-        return [[record["item"], *(record["inputs"].get(name) for name in SKIES)] for record in result.records]
+        return [[record["item"], *(record["inputs"].get(name) for name in names)] for record in result.records]
 
     other = [name for name, result in results.items() if skies(result) != skies(results[reference])]
     if other:
         one = results[other[0]]
         pairs = zip(skies(one), skies(results[reference]), strict=True)
-        sky, name = next((a[0], SKIES[i - 1]) for a, b in pairs for i in range(1, 4) if a[i] != b[i])
+        sky, name = next((a[0], names[i - 1]) for a, b in pairs for i in range(1, len(a)) if a[i] != b[i])
         raise UserError(
             f"{_these(other)} measured on other skies than {reference} ({name} of {sky['split']} sim {sky['sim']}"
             f" differs); repeat {again.format(method=other[0])} and the same for {reference}."
@@ -104,6 +113,44 @@ def same_settings(results: Mapping[str, Result], settings: Mapping[str, Any], ve
         )
 
 
+def same_observations(
+    records: Mapping[str, Sequence[Mapping[str, Any]]], bands: Mapping[int, Sequence[str]], again: str
+) -> None:
+    """Refuse predictions that were not made from the observations that the dataset has now.
+
+    A method may have seen any of the bands; which they were shows in the fingerprint of what it has read.
+
+    Parameters
+    ----------
+    records : mapping
+        Name of a method -> sidecars of its predictions, one a sky. One that names no observations is not judged.
+    bands : mapping
+        Number of a sky -> fingerprints of the observations of its bands, in the order of the instrument.
+    again : str
+        The command that makes and measures a method's predictions again, with ``{method}`` in it.
+    """
+    for name, own in records.items():
+        seen: tuple[int, ...] = ()  # the bands of the sky before, which are most likely those of the next
+        for record in own:
+            known = _observations(record)
+            prints = bands.get(record["item"]["sim"])
+            if known is None or not prints:
+                continue
+            chosen = (seen, *combinations(range(len(prints)), known[0]))
+            found = (c for c in chosen if c and c[-1] < len(prints) and digest([prints[i] for i in c]) == known[1])
+            seen = next(found, ())
+            if not seen:
+                raise UserError(
+                    f"The observations of test sim {record['item']['sim']} have changed since the prediction of {name}"
+                    f" was made from them; repeat {again.format(method=name)}."
+                )
+
+
+def _observations(record: Mapping[str, Any]) -> list | None:
+    """Return [number of bands, digest] of the observations that a sidecar says were read, if any."""
+    return next((known for label, known in record["inputs"].items() if label.partition("[")[0] == "obs"), None)
+
+
 def rows_of(results: Mapping[str, Result], none: str, *, first: str) -> dict[str, list[Mapping[str, Any]]]:
     """Return the rows of "no delensing" and of every method.
 
@@ -123,9 +170,10 @@ def paired(
     rows: Mapping[str, Sequence[Mapping[str, Any]]],
     reference: str,
     *,
+    metrics: Sequence[str],
+    where: Mapping[str, str],
     rng: np.random.Generator,
     notes: Mapping[str, str],
-    form: str = "native",
 ) -> list[dict[str, Any]]:
     """Return the differences of the methods from the reference on the same skies.
 
@@ -138,30 +186,32 @@ def paired(
     rows : mapping
         Name of a method -> its rows, one a sky and form.
     reference : str
+    metrics : sequence of str
+        Columns that are subtracted.
+    where : mapping
+        Column -> value of the rows that count: of one form, one field, one area; one row a sky.
     rng : numpy.random.Generator
     notes : mapping
-        Name of a method -> why its A_res is no headline, or "".
-    form : str, optional
-        Form of the maps of the pixel metrics.
+        Name of a method -> why it is no headline, or "".
 
     Returns
     -------
     list of dict
         One a method: ``method``, ``n``; for each metric a pair (mean, standard error) and, under ``{metric}_interval``,
-        a pair (low, high), nan when there are too few skies; ``note``: why the difference of A_res is no headline.
+        a pair (low, high), nan when there are too few skies; ``note``: why the difference is no headline.
     """
 
     def values(name: str, metric: str) -> np.ndarray:
-        own = sorted((row for row in rows[name] if row["form"] == form), key=lambda row: row["sim"])
+        own = sorted((row for row in rows[name] if where.items() <= row.items()), key=lambda row: row["sim"])
         return np.array([row[metric] for row in own], dtype=np.float64)
 
     lines = []
     for name in rows:
         if name == reference:
             continue
-        line: dict[str, Any] = {"method": name, "n": len(values(name, PAIRED[0]))}
+        line: dict[str, Any] = {"method": name, "n": len(values(name, metrics[0]))}
         resampled = rng.integers(line["n"], size=(_RESAMPLES, line["n"]))
-        for metric in PAIRED:
+        for metric in metrics:
             d = values(name, metric) - values(reference, metric)
             line[metric] = float(d.mean()), float(d.std(ddof=1) / np.sqrt(len(d))) if len(d) > 1 else math.nan
             low, high = np.percentile(d[resampled].mean(axis=1), [2.5, 97.5]) if len(d) >= _FEWEST else [math.nan] * 2
@@ -174,12 +224,60 @@ def paired_rows(lines: Sequence[Mapping[str, Any]], reference: str) -> list[dict
     """Return the paired differences as flat rows for a CSV file."""
     rows = []
     for line in lines:
-        row = {"method": line["method"], "minus": reference, "n": line["n"]}
-        for metric in PAIRED:
-            names = (f"{metric}_mean", f"{metric}_error", f"{metric}_low", f"{metric}_high")
-            row |= dict(zip(names, (*line[metric], *line[f"{metric}_interval"]), strict=True))
-        rows.append(row | {"note": line["note"]})
+        row = {}
+        for name, value in line.items():
+            if isinstance(value, tuple) and not name.endswith("_interval"):
+                names = (f"{name}_mean", f"{name}_error", f"{name}_low", f"{name}_high")
+                row |= dict(zip(names, (*value, *line[f"{name}_interval"]), strict=True))
+            elif not isinstance(value, tuple):
+                row |= {name: value, "minus": reference} if name == "method" else {name: value}
+        rows.append(row)
     return rows
+
+
+def costs(records: Iterable[tuple[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Return what the steps of each method took, from the sidecars of what they made.
+
+    Parameters
+    ----------
+    records : iterable of (name of a method, sidecar)
+
+    Returns
+    -------
+    list of dict
+        One a method and step, in order of appearance: ``method``, ``step``, ``n`` (how often it ran), ``seconds`` a
+        pair (mean, standard deviation with ddof 1), ``peak_gb`` the most memory of all runs, 10^9 bytes; nan where it
+        is not known.
+    """
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for name, record in records:
+        groups.setdefault((name, record["stage"]), []).append(record)
+    lines = []
+    for (name, step), members in groups.items():
+        seconds = np.array([record["seconds"] for record in members], dtype=np.float64)
+        known = [record["peak_gb"] for record in members if record.get("peak_gb") is not None]
+        std = float(seconds.std(ddof=1)) if len(seconds) > 1 else math.nan
+        line = {"method": name, "step": step, "n": len(members), "seconds": (float(seconds.mean()), std)}
+        lines.append(line | {"peak_gb": max(known, default=math.nan)})
+    return lines
+
+
+def as_json(
+    caption: Mapping[str, Any],
+    summary: Sequence[Mapping[str, Any]],
+    pairs: Sequence[Mapping[str, Any]],
+    costs: Sequence[Mapping[str, Any]],
+    origins: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Return the whole comparison as JSON has it: no tuples, and null for what is not known."""
+    parts = {"methods": to_rows(summary), "differences": pairs, "time_and_memory": to_rows(costs), "origins": origins}
+    return {"caption": dict(caption)} | {
+        name: [{key: _plain(value) for key, value in row.items()} for row in rows] for name, rows in parts.items()
+    }
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _these(names: Sequence[str]) -> str:

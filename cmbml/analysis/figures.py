@@ -9,6 +9,7 @@ from textwrap import fill
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
@@ -25,6 +26,7 @@ LOOK = {
     "predicted": {"color": "#0072B2", "ls": "-", "marker": "o"},
     "residual": {"color": "#D55E00", "ls": "--", "marker": "^"},
 }
+LOOK |= {"truth": LOOK["unlensed"], "prediction": LOOK["predicted"]}
 
 
 def spectra_figure(
@@ -44,23 +46,36 @@ def spectra_figure(
     truth : str, optional
         The spectrum that the others are divided by.
     """
-    ell = stacked["ell"]
     with matplotlib.rc_context(STYLE):
         figure = new_figure(5.2, 4.8, caption)
-        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(2.4, 1))
-        for name, label in names.items():
-            mean, std = scatter(ell * (ell + 1) / (2 * np.pi) * stacked[name])
-            draw_line(top, ell, mean, std, label, **_look(name))
-            if name not in (truth, "residual"):
-                draw_line(bottom, ell, *scatter(ratio(stacked, name, truth=truth)), label, **_look(name))
-        bottom.axhline(1, color="black", lw=0.8)
-        top.set(yscale="log", ylabel=dl_label(caption))
-        limit_floor(top)
-        top.legend(ncols=2)
-        bottom.set(ylabel=f"ratio to {names[truth]}")
-        _ratio_axis(bottom)
-        multipole_axis(bottom)
+        axes = figure.subplots(2, 1, sharex=True, height_ratios=(2.4, 1))
+        draw_spectra(*axes, stacked, caption=caption, names=names, truth=truth)
     return figure
+
+
+def draw_spectra(
+    top: Axes,
+    bottom: Axes,
+    stacked: Mapping[str, np.ndarray],
+    *,
+    caption: Mapping,
+    names: Mapping[str, str],
+    truth: str,
+) -> None:
+    """Draw the two panels of ``spectra_figure``."""
+    ell = stacked["ell"]
+    for name, label in names.items():
+        mean, std = scatter(ell * (ell + 1) / (2 * np.pi) * stacked[name])
+        draw_line(top, ell, mean, std, label, **_look(name))
+        if name not in (truth, "residual"):
+            draw_line(bottom, ell, *scatter(ratio(stacked, name, truth=truth)), label, **_look(name))
+    bottom.axhline(1, color="black", lw=0.8)
+    top.set(yscale="log", ylabel=dl_label(caption))
+    limit_floor(top)
+    top.legend(ncols=2)
+    bottom.set(ylabel=f"ratio to {names[truth]}")
+    _ratio_axis(bottom)
+    multipole_axis(bottom)
 
 
 def delensing_figure(
@@ -166,28 +181,39 @@ def residual_histogram(
     bins : int, optional
         Bins over +-5 times the largest rms; what lies beyond is left out of the picture, not of the rms.
     """
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(5.2, 3.8, caption)
+        draw_histogram(figure.subplots(), residuals, caption=caption, mask=mask, bins=bins)
+    return figure
+
+
+def draw_histogram(
+    axis: Axes,
+    residuals: Mapping[str, np.ndarray],
+    *,
+    caption: Mapping,
+    mask: np.ndarray | None = None,
+    bins: int = 101,
+) -> None:
+    """Draw the panel of ``residual_histogram``."""
     values = {k: np.asarray(v, float)[... if mask is None else mask].ravel() for k, v in residuals.items()}
     rms = {name: np.sqrt(np.mean(v**2)) for name, v in values.items()}
     edges = np.linspace(-5, 5, bins + 1) * (max(rms.values()) or 1.0)
     x = (edges[1:] + edges[:-1]) / 2
     unit = unit_label(caption)
-    with matplotlib.rc_context(STYLE):
-        figure = new_figure(5.2, 3.8, caption)
-        axis = figure.subplots()
-        for i, (name, v) in enumerate(values.items()):
-            density = np.histogram(v, edges)[0] / (v.size * np.diff(edges))
-            colour = COLOURS[i % len(COLOURS)]
-            axis.stairs(density, edges, color=colour, lw=1.3, label=f"{name}: rms {rms[name]:.3g} {unit}")
-            if rms[name] > 0:
-                gauss = np.exp(-((x / rms[name]) ** 2) / 2) / (np.sqrt(2 * np.pi) * rms[name])
-                axis.plot(x, gauss, color=colour, ls=":", label="Gaussian of the same rms")
-        # From half a pixel in a bin up to where the legend has room.
-        least = 0.5 / (max(v.size for v in values.values()) * np.diff(edges)[0])
-        axis.set(yscale="log", xlim=edges[[0, -1]], ylabel="density" + (f" [1/{unit}]" if unit else ""))
-        axis.set_ylim(least, 30 * axis.dataLim.ymax)
-        axis.set_xlabel("residual: predicted − truth" + (f" [{unit}]" if unit else ""))
-        axis.legend(ncols=2, loc="upper center")
-    return figure
+    for i, (name, v) in enumerate(values.items()):
+        density = np.histogram(v, edges)[0] / (v.size * np.diff(edges))
+        colour = COLOURS[i % len(COLOURS)]
+        axis.stairs(density, edges, color=colour, lw=1.3, label=f"{name}: rms {rms[name]:.3g} {unit}")
+        if rms[name] > 0:
+            gauss = np.exp(-((x / rms[name]) ** 2) / 2) / (np.sqrt(2 * np.pi) * rms[name])
+            axis.plot(x, gauss, color=colour, ls=":", label="Gaussian of the same rms")
+    # From half a pixel in a bin up to where the legend has room.
+    least = 0.5 / (max(v.size for v in values.values()) * np.diff(edges)[0])
+    axis.set(yscale="log", xlim=edges[[0, -1]], ylabel="density" + (f" [1/{unit}]" if unit else ""))
+    axis.set_ylim(least, 30 * axis.dataLim.ymax)
+    axis.set_xlabel("residual: predicted − truth" + (f" [{unit}]" if unit else ""))
+    axis.legend(ncols=2, loc="upper center")
 
 
 def draw_line(axis, x, mean, std, label, **look):

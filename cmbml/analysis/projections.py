@@ -57,7 +57,8 @@ def new_figure(width: float, height: float, caption: Mapping) -> Figure:
     figure = _StyledFigure(figsize=(width, height), layout="constrained")
     # Lines break between the caption's entries alone; 19 letters of 7 pt an inch.
     unbroken = describe(caption).replace(" ", "\N{NO-BREAK SPACE}").replace("·\N{NO-BREAK SPACE}", "· ")
-    text = fill(unbroken, int(19 * width), break_long_words=False).replace("\N{NO-BREAK SPACE}", " ")
+    lines = fill(unbroken, int(19 * width), break_long_words=False, break_on_hyphens=False)
+    text = lines.replace("\N{NO-BREAK SPACE}", " ")
     figure.suptitle(text, x=0.01, ha="left", fontsize=7, color="0.25")
     return figure
 
@@ -163,6 +164,7 @@ def draw_images(
     caption: Mapping,
     half: float | None = None,
     asinh: bool = False,
+    scales: tuple[float, float] | None = None,
 ) -> None:
     """Show skies and then residuals, one an axis, under their titles and over a colour bar.
 
@@ -184,6 +186,8 @@ def draw_images(
         Half of the side of a patch in degrees; None for the whole sphere in an ellipse.
     asinh : bool, optional
         Whether the colours grow like asinh: linear where most of the sky lies, logarithmic in the Galactic plane.
+    scales : (float, float), optional
+        Amplitude at which the colours of the skies end, and those of the residuals; the maps' own if not given.
     """
     maps = {title: np.asarray(m, dtype=np.float64) for title, m in (skies | residuals).items()}
     good = np.ones(len(next(iter(maps.values()))), dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
@@ -192,6 +196,8 @@ def draw_images(
         largest = max((limits[title] for title in group), default=0)
         near = _SHARED_SCALE if group is skies else np.inf
         limits |= {title: largest for title in group if largest <= near * limits[title]}
+    if scales:
+        limits = dict.fromkeys(skies, scales[0]) | dict.fromkeys(residuals, scales[1])
     extent = (-2, 2, -1, 1) if half is None else (half, -half, -half, half)
     for axis, (title, m) in zip(axes, maps.items(), strict=True):
         colours = COLOURS["sky" if title in skies else "residual"].with_extremes(bad=_GREY)

@@ -1,28 +1,27 @@
-"""The report of a comparison: one HTML page that needs no other file, no script and no network."""
+"""The report of a comparison of delensing methods, from the blocks of ``page``."""
 
-import base64
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from cmbml.analysis.common import describe, unit_text
-from cmbml.analysis.comparison import PAIRED
+from cmbml.analysis.common import describe
 from cmbml.analysis.metrics import PIXEL_METRICS, TARGETS
+from cmbml.analysis.page import (
+    DIFFERENCES,
+    bullets,
+    cost_section,
+    difference_table,
+    heading,
+    page,
+    paragraph,
+    picture,
+    section,
+    table,
+)
 from cmbml.analysis.tables import format_value
 
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 60rem; margin: 0 auto; padding: 0 1rem 3rem; }
-h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-.table { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
-th, td { padding: .3rem .55rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } th { border-bottom: 2px solid #555; }
-figure { margin: 1.2rem 0; } img { max-width: 100%; height: auto; }
-figcaption, .small { color: #444; font-size: .88rem; } s { color: #a33; } dt { font-weight: 600; margin-top: .7rem; }
-dd { margin-left: 1rem; }
-"""
-_SMALL = ' class="small"'
 # What a method may claim follows from what it estimates; the last entry is for any map whose transfer is not kept.
 KINDS = {
     "kappa": (
@@ -64,6 +63,8 @@ LEGENDS = {
     " average, for r = 0, without foregrounds; to the left is better. Hollow: the primordial signal was not kept.",
     "spectra": "Power before and after. Low power alone is no success: a filter has it too. Dotted: the primordial"
     " signal was not kept.",
+    "boxes": "Every sky (points), the median, the quartiles, and the range without outliers. Hollow: the primordial"
+    " signal was not kept.",
     "skies": "Truth, observed and predicted map of one sky, and what is wrong with each. Predictions carry the noise of"
     " the observation.",
     "zoom": "The same for one patch.",
@@ -86,6 +87,8 @@ class Compared:
         From ``tables.summarise``, one a method and form.
     paired : sequence of mappings
         From ``comparison.paired``.
+    costs : sequence of mappings
+        From ``comparison.costs``.
     origins : sequence of mappings
         Rows that say where each method's numbers come from.
     """
@@ -96,6 +99,7 @@ class Compared:
     targets: Mapping[str, str]
     summary: Sequence[Mapping[str, Any]]
     paired: Sequence[Mapping[str, Any]]
+    costs: Sequence[Mapping[str, Any]]
     origins: Sequence[Mapping[str, str]]
 
     @property
@@ -106,27 +110,26 @@ class Compared:
 
 def report(compared: Compared, figures: Mapping[str, bytes]) -> str:
     """Return the page; ``figures`` are PNG files by the names of ``LEGENDS``."""
-    title = f"Delensing of {compared.caption['field']}: methods on the same skies"
+
+    def drawn(*names: str) -> list[str]:
+        return [picture(figures[name], LEGENDS[name], describe(compared.caption)) for name in names]
+
     parts = [
-        f"<h1>{escape(title)}</h1>",
-        _paragraph(describe(compared.caption), small=True),
-        _section("Verdict", _list(verdicts(compared))),
-        _section("What is removed, and what is kept", _delensing_table(compared)),
-        *(_picture(name, figures[name], compared) for name in ("delensing", "sigma")),
-        _section(f"Differences from {compared.reference} on the same skies", _paired_table(compared)),
-        _section("Spectra", _picture("spectra", figures["spectra"], compared)),
-        _section("Skies", *(_picture(name, figures[name], compared) for name in ("skies", "zoom"))),
-        _section("Pixel by pixel", _pixel_table(compared)),
-        _section("What each method can and cannot do", _kinds(compared)),
-        _section("The trap", _paragraph(TRAP)),
-        _section("Where the numbers come from", _table(compared.origins)),
+        paragraph(describe(compared.caption), look="small"),
+        section("Verdict", bullets(verdicts(compared))),
+        section("What is removed, and what is kept", _delensing_table(compared)),
+        *drawn("delensing", "sigma"),
+        section(f"Differences from {compared.reference} on the same skies", _paired_table(compared)),
+        section("Spectra", *drawn("spectra")),
+        section("Skies", *drawn("skies", "zoom")),
+        section("Pixel by pixel", _pixel_table(compared)),
+        section("Scatter of the skies", *drawn("boxes")),
+        section("What each method can and cannot do", _kinds(compared)),
+        section("The trap", paragraph(TRAP)),
+        cost_section(compared.costs),
+        section("Where the numbers come from", table(compared.origins)),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n" + "\n".join(parts) + "\n</body>\n"
-        "</html>\n"
-    )
+    return page(f"Delensing of {compared.caption['field']}: methods on the same skies", parts)
 
 
 def verdicts(compared: Compared) -> list[str]:
@@ -166,43 +169,28 @@ def _delensing_table(compared: Compared) -> str:
                 "skies": str(line["n"]),
             }
         )
-    foot = [_paragraph(f"{i}: A_res is no headline: {note}.", small=True) for i, note in enumerate(notes, start=1)]
-    return "\n".join([_table(rows, escaped=True), *foot])
+    foot = [paragraph(f"{i}: A_res is no headline: {note}.", look="small") for i, note in enumerate(notes, start=1)]
+    return "\n".join([table(rows, escaped=True), *foot])
 
 
 def _paired_table(compared: Compared) -> str:
-    known = any(not math.isnan(bound) for line in compared.paired for bound in line["A_res_interval"])
     shown = {"sigma_r": "sigma(r)", "sigma_r_ratio": "sigma(r) ratio", "transfer": "primordial transfer"}
-    rows = []
-    for line in compared.paired:
-        row = {"method": escape(line["method"])}
-        for metric in PAIRED:
-            cell = escape(format_value(*line[metric]))
-            low, high = line[f"{metric}_interval"]
-            cell += "" if math.isnan(low) else f"<br>{low:.3g} .. {high:.3g}"
-            row[shown.get(metric, metric)] = f"<s>{cell}</s>" if metric == "A_res" and line["note"] else cell
-        rows.append(row)
-    legend = "Method minus reference, mean ± standard error over the skies."
-    legend += " Below it: 95 % of the means of resampled skies." if known else ""
     struck = " Differences of A_res in which one of the two is no headline are struck out."
-    legend += struck if any(line["note"] for line in compared.paired) else ""
-    return _table(rows, escaped=True) + _paragraph(legend, small=True)
+    legend = DIFFERENCES + struck if any(line["note"] for line in compared.paired) else DIFFERENCES
+    return difference_table(compared.paired, shown, strike="A_res") + paragraph(legend, look="small")
 
 
 def _pixel_table(compared: Compared) -> str:
-    unit = unit_text(compared.caption)
-    units = {"MAE": unit, "RMSE": unit, "MSE": f"{unit}²" if unit else "", "PSNR": "dB"}
-    heads = {name: f"{name} [{units[name]}]" if units.get(name) else name for name in PIXEL_METRICS}
     rows = [
         {"method": line["method"], "form": line["form"]}
-        | {head: format_value(*line[name]) for name, head in heads.items()}
+        | {heading(name, compared.caption): format_value(*line[name]) for name in PIXEL_METRICS}
         for line in compared.summary
     ]
     legend = (
         "Native: the truth carries the beam of the maps. Common: all are brought to one wider beam. Predictions hold"
         " the noise of the observation, which a filter removes and a delensing leaves."
     )
-    return _table(rows) + _paragraph(legend, small=True)
+    return table(rows) + paragraph(legend, look="small")
 
 
 def _kinds(compared: Compared) -> str:
@@ -213,35 +201,3 @@ def _kinds(compared: Compared) -> str:
         who = ", ".join(own) or "none of these methods"
         parts.append(f"<dt>{escape(kind)}: {escape(who)}</dt><dd>Such a method {escape(does)}. {escape(claim)}</dd>")
     return "\n".join([*parts, "</dl>"])
-
-
-def _section(title: str, *parts: str) -> str:
-    return "\n".join([f"<h2>{escape(title)}</h2>", *parts])
-
-
-def _paragraph(text: str, *, small: bool = False) -> str:
-    return f"<p{_SMALL if small else ''}>{escape(text)}</p>"
-
-
-def _list(lines: Iterable[str]) -> str:
-    return "<ul>\n" + "\n".join(f"<li>{escape(line)}</li>" for line in lines) + "\n</ul>"
-
-
-def _picture(name: str, png: bytes, compared: Compared) -> str:
-    data = base64.b64encode(png).decode()
-    what = f"{LEGENDS[name]} {describe(compared.caption)}."
-    alt = LEGENDS[name].split(".")[0]
-    return (
-        f'<figure><img alt="{escape(alt)}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{escape(what)}</figcaption></figure>"
-    )
-
-
-def _table(rows: Sequence[Mapping[str, str]], *, escaped: bool = False) -> str:
-    """Return rows as a table that scrolls by itself on a narrow screen."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in rows[0]) if rows else ""
-    body = [
-        "<tr>" + "".join(f"<td>{cell if escaped else escape(str(cell))}</td>" for cell in row.values()) + "</tr>"
-        for row in rows
-    ]
-    return '<div class="table"><table>\n<thead><tr>' + head + "</tr></thead>\n" + "\n".join(body) + "\n</table></div>"

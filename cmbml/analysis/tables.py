@@ -144,7 +144,7 @@ def _cells(summary, caption, *, strike, mark, pm="±", times="e{}", escape=str):
 def _heading(name: str, caption: Mapping) -> str:
     """Return a column's name with its unit."""
     unit = unit_text(caption)
-    units = {"MAE": unit, "RMSE": unit, "MSE": f"{unit}²" if unit else "", "PSNR": "dB"}
+    units = {"MAE": unit, "RMSE": unit, "MSE": f"{unit}²" if unit else "", "PSNR": "dB", "psnr_joint": "dB"}
     shown = {"sigma_r": "sigma(r)", "sigma_r_ratio": "sigma(r) ratio"}.get(name, name)
     return f"{shown} [{units[name]}]" if units.get(name) else shown
 

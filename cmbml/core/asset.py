@@ -17,11 +17,12 @@ class Every:
 
     Keywords choose among the items of the stage that makes the asset; fields that the reading stage's own item
     shares with them choose as well. Of an asset that no stage of the pipeline makes, the reading stage lists the items
-    itself (`cmbml.core.stage.Stage.found`).
+    itself (`cmbml.core.stage.Stage.found`), and those that are ``optional`` are left out when they are not there.
     """
 
-    def __init__(self, asset: str, **where: Any):
+    def __init__(self, asset: str, *, optional: bool = False, **where: Any):
         self.asset = asset
+        self.optional = optional
         self.where = where
 
 

@@ -11,6 +11,7 @@ from cmbml.core.errors import UserError
 FIELDS = ("T", "E", "B", "Q", "U")
 FEATURES = ("E_wf", "B_hp", "kappa_qe")
 TARGETS = ("kappa", "lensing", "unlensed")
+CLEANED = ("T", "E", "B", "TQU")
 ROTATIONS = ("permutation", "harmonic", "none")
 MASKS = ("none", "band", "file")
 FOREGROUNDS = ("none", "synthetic", "pysm")
@@ -62,7 +63,6 @@ def _check_numbers(cfg: DictConfig) -> None:
         "epochs",
         "run.workers",
         "system.checkpoint_every",
-        "instrument.fwhm_arcmin",
         "analysis.delta_l",
         "splits.train",
         "splits.valid",
@@ -120,8 +120,11 @@ def _check_mask(cfg: DictConfig) -> None:
 
 def _check_delens(cfg: DictConfig) -> None:
     d = cfg.delens
+    fwhm = cfg.instrument.fwhm_arcmin
+    _demand(fwhm > 0, f"instrument.fwhm_arcmin={fwhm} must be larger than 0.")
     _one_of("field", d.field, FIELDS)
     _one_of("delens.target", d.target, TARGETS)
+    _demand(cfg.method.target != "cmb", f"method={cfg.method.name} estimates the CMB; it belongs to main_clean.py.")
     _one_of("method.target", cfg.method.target, TARGETS)
     _one_of("quadratic.estimator", cfg.quadratic.estimator, ("mv", "eb"))
     _one_of("quadratic.template", cfg.quadratic.template, ("gradient", "remap"))
@@ -151,6 +154,8 @@ def _check_rotation(cfg: DictConfig) -> None:
         _demand(pair in known, f"rotation.predict: {pair} is neither [0,0] nor one of rotation.pairs.")
     average = cfg.rotation.average
     _demand(1 <= average <= 8, f"rotation.average={average} must lie between 1 and 8, the symmetries of a square.")
+    if "delens" not in cfg:
+        return
     target = [] if cfg.delens.target == "kappa" else [cfg.delens.field]
     spin2 = [f for f in (*cfg.delens.inputs, *target) if f in ("Q", "U")]
     if not spin2:
@@ -172,22 +177,42 @@ def _check_rotation(cfg: DictConfig) -> None:
 def _check_analysis(cfg: DictConfig) -> None:
     a = cfg.analysis
     _demand(a.lmax <= cfg.sky.lmax, f"analysis.lmax={a.lmax} is beyond sky.lmax={cfg.sky.lmax}.")
+    finest = cfg.clean.fwhm_arcmin if "clean" in cfg else cfg.instrument.fwhm_arcmin
     _demand(
-        a.fwhm_arcmin >= cfg.instrument.fwhm_arcmin,
-        f"analysis.fwhm_arcmin={a.fwhm_arcmin} is finer than the maps' {cfg.instrument.fwhm_arcmin}; widen it.",
+        a.fwhm_arcmin >= finest, f"analysis.fwhm_arcmin={a.fwhm_arcmin} is finer than the maps' {finest}; widen it."
     )
     _demand(
         len(a.band) == 2 and 2 <= a.band[0] < min(a.band[1], a.lmax),
         f"analysis.band={a.band} must be two multipoles, the first from 2 and below analysis.lmax={a.lmax}.",
     )
     _demand(
+        len(a.zoom) == 3 and a.zoom[2] > 0, f"analysis.zoom={a.zoom} must be longitude, latitude and side in degrees."
+    )
+    if "clean" in cfg:
+        _demand(a.pictures >= 0, f"analysis.pictures={a.pictures} must not be negative.")
+        for band in a.bands:
+            good = len(band) == 2 and 2 <= band[0] < band[1]
+            _demand(good, f"analysis.bands: {band} must be two multipoles, the first from 2 and below the second.")
+        return
+    _demand(
         len(a.band_r) == 2 and 2 <= a.band_r[0] < min(a.band_r[1], a.lmax),
         f"analysis.band_r={a.band_r} must be two multipoles, the first from 2 and below analysis.lmax={a.lmax}.",
     )
     _demand(0 < a.f_sky <= 1, f"analysis.f_sky={a.f_sky} must lie between 0 and 1.")
-    _demand(
-        len(a.zoom) == 3 and a.zoom[2] > 0, f"analysis.zoom={a.zoom} must be longitude, latitude and side in degrees."
-    )
+
+
+def _check_clean(cfg: DictConfig) -> None:
+    c = cfg.clean
+    _one_of("field", c.field, CLEANED)
+    target = cfg.method.get("target")
+    _demand(target == "cmb", f"method={cfg.method.get('name')} estimates {target}; it belongs to main_delens.py.")
+    needed = "QU" if c.field in ("E", "B") else c.field
+    for name in needed:
+        _demand(
+            name in cfg.sky.fields,
+            f"field={c.field} needs {name}, which is not among sky.fields=[{','.join(cfg.sky.fields)}]; add it there.",
+        )
+    _demand(c.target_fwhm_arcmin >= 0, f"clean.target_fwhm_arcmin={c.target_fwhm_arcmin} must not be negative.")
 
 
 def _check_foregrounds(cfg: DictConfig) -> None:
@@ -231,6 +256,7 @@ _CHECKS = (
     ("sky", _check_sky),
     ("mask", _check_mask),
     ("delens", _check_delens),
+    ("clean", _check_clean),
     ("rotation", _check_rotation),
     ("analysis", _check_analysis),
     ("compare", _check_compare),

@@ -6,26 +6,29 @@ import os
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
+from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 
 from cmbml.core import checks
 from cmbml.core.errors import UserError
-from cmbml.core.schema import CompareConfig, Config, SimsConfig
+from cmbml.core.jobs import CleanConfig, CompareCleanConfig, CompareConfig, Config, SimsConfig
 
 SHIPPED = Path(__file__).parents[2] / "assets"
 
 
 def register() -> None:
     """Make the schema and the resolvers known to Hydra; called once by every main."""
-    ConfigStore.instance().store(name="schema", node=Config)
-    ConfigStore.instance().store(name="schema_compare", node=CompareConfig)
-    ConfigStore.instance().store(name="schema_sims", node=SimsConfig)
+    schemas = {"": Config, "_sims": SimsConfig, "_clean": CleanConfig}
+    schemas |= {"_compare": CompareConfig, "_compare_clean": CompareCleanConfig}
+    for name, node in schemas.items():
+        ConfigStore.instance().store(name=f"schema{name}", node=node)
     OmegaConf.register_new_resolver("floor_times", lambda x, n: int(float(x) * int(n)), replace=True)
     OmegaConf.register_new_resolver("finer", lambda nside: max(nside, min(2 * nside, 2048)), replace=True)
     OmegaConf.register_new_resolver("margin", lambda lmax: max(1024, 2000 - int(lmax)), replace=True)
     OmegaConf.register_new_resolver("times", lambda x, y: float(x) * float(y), replace=True)
     OmegaConf.register_new_resolver("label", lambda t, f: t if t == "kappa" else f"{t}_{f}", replace=True)
     OmegaConf.register_new_resolver("count", len, replace=True)
+    OmegaConf.register_new_resolver("call", lambda path, *args: get_method(path)(*args), replace=True)
     OmegaConf.register_new_resolver("contents", contents, replace=True)
     OmegaConf.register_new_resolver("listing", listing, replace=True, use_cache=True)
     OmegaConf.register_new_resolver("folder_of_a_sky", _folder_of_a_sky, replace=True)

@@ -84,10 +84,11 @@ class Pipeline:
         if not isinstance(source, Every):
             file = self.assets.file(source, item)
             return file, [1, _state(stage, file, item)]
-        listed = [i for i in stage.found(source.asset) if source.where.items() <= i.items()]
-        items = tuple({**item, **i} for i in listed)
-        files = tuple(self.assets.file(source.asset, i) for i in items)
-        if not files:
+        listed = [{**item, **i} for i in stage.found(source.asset) if source.where.items() <= i.items()]
+        pairs = [(self.assets.file(source.asset, i), i) for i in listed]
+        pairs = [(file, i) for file, i in pairs if file.exists() or not source.optional]
+        files, items = tuple(file for file, _ in pairs), tuple(i for _, i in pairs)
+        if not files and not source.optional:
             raise UserError(f"Stage {stage.name!r} reads every {source.asset!r}, and there is none: no stage makes it.")
         known = [_state(stage, file, i) for file, i in zip(files, items, strict=True)]
         return Files(files, items), [len(files), digest(known)]

@@ -35,7 +35,11 @@ def digest(*parts: Any) -> str:
 
 @dataclass(frozen=True)
 class Sidecar:
-    """Record of one finished item of one stage; written last, next to its first output."""
+    """Record of one finished item of one stage; written last, next to its first output.
+
+    ``peak_gb`` is the most memory that the process held while it worked on the item, in 10^9 bytes, and None where the
+    system does not tell; what its child processes held is not in it.
+    """
 
     stage: str
     version: int
@@ -49,6 +53,7 @@ class Sidecar:
     host: str
     git: dict[str, Any]
     packages: dict[str, str]
+    peak_gb: float | None = None
 
     @staticmethod
     def path(outputs: Sequence[File]) -> Path:

@@ -1,6 +1,5 @@
-"""The typed root schema: every key of the configuration and its type; the yaml files give the values."""
+"""The typed groups of the configuration: every key and its type; the yaml files give the values."""
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +68,7 @@ class Survey:
     table: str = MISSING
     contents: str = MISSING
     min_fwhm_pixels: float = MISSING
+    fwhm_arcmin: Any = None
     pixel_window: bool = MISSING
     bands: Any = MISSING
 
@@ -135,6 +135,7 @@ class Rotation:
 class Patches:
     """Side of the square patches and width of their halo, in pixels."""
 
+    layout: str = MISSING
     patch: int = MISSING
     halo: int = MISSING
 
@@ -195,6 +196,31 @@ class Compare:
 
 
 @dataclass
+class Clean:
+    """What is recovered from the bands, and what learned methods are asked for."""
+
+    field: str = MISSING
+    fwhm_arcmin: float = MISSING
+    target_fwhm_arcmin: float = MISSING
+    channels: int = MISSING
+    outputs: int = MISSING
+
+
+@dataclass
+class CleaningAnalysis:
+    """Common form, bands and bins of the measurement of a cleaned map."""
+
+    fwhm_arcmin: float = MISSING
+    lmax: int = MISSING
+    band: list[int] = MISSING
+    bands: list[list[int]] = MISSING
+    delta_l: int = MISSING
+    pictures: int = MISSING
+    zoom: list[float] = MISSING
+    stages: list[str] = MISSING
+
+
+@dataclass
 class Assets:
     """The table of paths."""
 
@@ -208,54 +234,3 @@ class Sims:
 
     stages: list[str] = MISSING
     external: dict[str, Any] = MISSING
-
-
-@dataclass
-class Root:
-    """What every job has."""
-
-    nside: int = MISSING
-    dataset: str = MISSING
-    system: System = dataclasses.field(default_factory=System)
-    run: Run = dataclasses.field(default_factory=Run)
-    sky: Sky = dataclasses.field(default_factory=Sky)
-    cosmology: Cosmology = dataclasses.field(default_factory=Cosmology)
-    mask: Mask = dataclasses.field(default_factory=Mask)
-    splits: Splits = dataclasses.field(default_factory=Splits)
-    sims: Sims = dataclasses.field(default_factory=Sims)
-    assets: Assets = dataclasses.field(default_factory=Assets)
-    pipeline: list[str] = MISSING
-
-
-@dataclass
-class Config(Root):
-    """Everything that `main_delens.py` knows."""
-
-    field: str = MISSING
-    scale: float = MISSING
-    epochs: int = MISSING
-    instrument: Instrument = dataclasses.field(default_factory=Instrument)
-    rotation: Rotation = dataclasses.field(default_factory=Rotation)
-    patches: Patches = dataclasses.field(default_factory=Patches)
-    delens: Delens = dataclasses.field(default_factory=Delens)
-    quadratic: Quadratic = dataclasses.field(default_factory=Quadratic)
-    method: Method = dataclasses.field(default_factory=Method)
-    network: dict[str, Any] = MISSING
-    train: dict[str, Any] = MISSING
-    analysis: Analysis = dataclasses.field(default_factory=Analysis)
-
-
-@dataclass
-class SimsConfig(Root):
-    """Everything that `main_sims.py` knows."""
-
-    instrument: Survey = dataclasses.field(default_factory=Survey)
-    foregrounds: Foregrounds = dataclasses.field(default_factory=Foregrounds)
-    noise: Noise = dataclasses.field(default_factory=Noise)
-
-
-@dataclass
-class CompareConfig(Config):
-    """What `main_analysis_compare.py` knows beside."""
-
-    compare: Compare = dataclasses.field(default_factory=Compare)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from cmbml.core import handlers, provenance
+from cmbml.core import handlers, memory, provenance
 from cmbml.core.asset import Every, File, Files, Item
 from cmbml.core.errors import UserError
 from cmbml.core.provenance import Sidecar, flatten
@@ -161,6 +161,7 @@ def _execute(stage: Stage, work: Work, fresh: bool, start: float) -> None:
         for file in work.scratch.values():
             file.remove()
     stage.seeds = []
+    memory.forget_peak()
     values = [source.read() if isinstance(source, File) else source for source in work.inputs]
     made = stage.run(work.item, *values, **({"scratch": work.scratch} if work.scratch else {}))
     made = made if isinstance(made, tuple) else (made,)
@@ -176,6 +177,7 @@ def _execute(stage: Stage, work: Work, fresh: bool, start: float) -> None:
         outputs={file.path.name: file.path.stat().st_size for file in work.outputs},
         seeds=stage.seeds,
         seconds=round(time.perf_counter() - start, 3),
+        peak_gb=memory.peak_gb(),
         **provenance.environment(),
     )
     with handlers.atomic(sidecar) as tmp:

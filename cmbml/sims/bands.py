@@ -1,5 +1,6 @@
 """What the stages of a many-band dataset share: its instrument, its bands, and the beam of a band."""
 
+import numbers
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property
@@ -7,6 +8,7 @@ from typing import Any
 
 import healpy as hp
 import numpy as np
+from omegaconf import DictConfig, OmegaConf
 
 from cmbml.core.asset import Item
 from cmbml.core.config import shipped
@@ -17,7 +19,10 @@ from cmbml.sky import instrument
 from cmbml.sky.pixel_window import pixel_window
 
 # What decides what a band is.
-INSTRUMENT = ("instrument.table", "instrument.contents", "instrument.min_fwhm_pixels", "instrument.pixel_window")
+INSTRUMENT = (
+    "instrument.table", "instrument.contents", "instrument.min_fwhm_pixels", "instrument.fwhm_arcmin",
+    "instrument.pixel_window",
+)  # fmt: skip
 SKY = ("sky.nside", "sky.lmax", "sky.fields")
 
 
@@ -27,6 +32,48 @@ def told(function: Callable[..., Any], *args: Any, **keys: Any) -> Any:
         return function(*args, **keys)
     except ValueError as error:
         raise UserError(f"{error}.") from None
+
+
+def observed(survey: DictConfig, nside: int) -> instrument.Instrument:
+    """Return the instrument of the group `instrument`: the bands that are asked for, with the beams that maps have.
+
+    `instrument.fwhm_arcmin` goes before the table; no Gaussian beam is narrower than `instrument.min_fwhm_pixels`.
+
+    Raises
+    ------
+    UserError
+        When a band is not known, or its beam is no number.
+    """
+    table, bands, given = shipped(survey.table), survey.bands, survey.fwhm_arcmin or {}
+    if not OmegaConf.is_dict(given) and given:
+        raise UserError(f"instrument.fwhm_arcmin={given} must be a mapping of bands, like {{100:9.7,143:7.2}}.")
+    known = told(instrument.read_instrument, table, None if bands == "all" else list(bands))
+    fwhm = {str(name): value for name, value in given.items()}
+    for name, value in fwhm.items():
+        if name not in [band.name for band in known.bands] or not isinstance(value, numbers.Real):
+            raise UserError(f"instrument.fwhm_arcmin={given} must give numbers to bands of the instrument.")
+    own = [told(replace, b, fwhm_arcmin=float(fwhm.get(b.name, b.fwhm_arcmin))) for b in known.bands]
+    least = survey.min_fwhm_pixels * hp.nside2resol(nside, arcmin=True)
+    wide = (replace(b, fwhm_arcmin=b.fwhm_arcmin if b.beam else max(b.fwhm_arcmin, least)) for b in own)
+    return replace(known, bands=tuple(wide))
+
+
+def finest_fwhm(survey: DictConfig, nside: int, field: str) -> float:
+    """Return the narrowest beam, arcmin, among the bands that see a field: one of T, E, B, Q, U, or several."""
+    return float(min(band.fwhm_arcmin for band in _seeing(survey, nside, field)))
+
+
+def channels(survey: DictConfig, nside: int, field: str) -> int:
+    """Return the number of maps that the bands have of a field: one a band, or those of T, Q and U for several."""
+    return sum(len(band.fields) if len(field) > 1 else 1 for band in _seeing(survey, nside, field))
+
+
+def _seeing(survey: DictConfig, nside: int, field: str) -> list[instrument.Band]:
+    needed = "T" if "T" in field else "Q"
+    found = [band for band in observed(survey, nside).bands if needed in band.fields]
+    if not found:
+        raise UserError(f"field={field}: none of instrument.bands={survey.bands} sees it.")
+    return found
 
 
 class BandStage(Stage):
@@ -40,12 +87,8 @@ class BandStage(Stage):
 
     @cached_property
     def instrument(self) -> instrument.Instrument:
-        """The instrument with the bands that are asked for, and no Gaussian beam narrower than the pixels can hold."""
-        bands = self.cfg.instrument.bands
-        known = told(instrument.read_instrument, self.table, None if bands == "all" else list(bands))
-        least = self.cfg.instrument.min_fwhm_pixels * hp.nside2resol(self.cfg.sky.nside, arcmin=True)
-        wide = (replace(b, fwhm_arcmin=b.fwhm_arcmin if b.beam else max(b.fwhm_arcmin, least)) for b in known.bands)
-        return replace(known, bands=tuple(wide))
+        """The instrument with the bands that are asked for, and the beams that their maps have."""
+        return observed(self.cfg.instrument, self.cfg.sky.nside)
 
     @property
     def table(self) -> Any:

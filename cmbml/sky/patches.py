@@ -1,4 +1,4 @@
-"""Square patches of a HEALPix map, cut from the twelve base faces, with true neighbours around them.
+"""Images of a HEALPix map: squares cut from the twelve base faces, with true neighbours around them, or one mosaic.
 
 A base face is an nside x nside square of pixels: the first axis, x, runs to the north-east and the second, y, to the
 north-west; (0, 0) is its southern corner (Gorski et al. 2005, ApJ 622 759). A patch holds the pixels of one cell of the
@@ -9,6 +9,7 @@ import healpy as hp
 import numpy as np
 
 _TWELVE = np.arange(12)
+_MOSAIC = ((2, 6, 9), (3, 7, 10), (0, 4, 11), (1, 5, 8))  # faces of its rows
 
 
 def n_patches(nside: int, patch: int) -> int:
@@ -64,6 +65,35 @@ def patch_index(nside: int, patch: int, halo: int = 0) -> np.ndarray:
         windows = np.lib.stride_tricks.sliding_window_view(wide, (width, width))
         index[hp.xyf2pix(side, x, y, face, nest=True)] = windows[::patch, ::patch]
     return index
+
+
+def mosaic_index(nside: int) -> np.ndarray:
+    """Return the RING pixel of every cell of the sky as one image, the twelve base faces side by side.
+
+    The layout of CMBNNCS (Wang et al. 2022, ApJS 260 13): rows of faces 2 6 9, 3 7 10, 0 4 11, 1 5 8; in a face, the
+    cell in row r and column c is x = nside - 1 - c, y = nside - 1 - r. Over the eight seams between columns of faces
+    cells are neighbours on the sphere, over the nine between the rows they are not.
+
+    Parameters
+    ----------
+    nside : int
+        A power of two.
+
+    Returns
+    -------
+    int64 array (4 nside, 3 nside)
+        ``m[..., mosaic_index(nside)]`` is the image of a RING map; each pixel lies in it once.
+
+    Raises
+    ------
+    ValueError
+        If nside is no power of two.
+    """
+    n_patches(nside, 1)  # refuses such an nside
+    row, column = np.meshgrid(np.arange(nside), np.arange(nside), indexing="ij")
+    return np.block(
+        [[hp.xyf2pix(nside, nside - 1 - column, nside - 1 - row, face) for face in faces] for faces in _MOSAIC]
+    )
 
 
 def to_patches(m: np.ndarray, patch: int, *, halo: int = 0) -> np.ndarray:

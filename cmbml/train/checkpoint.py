@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from cmbml.core.errors import UserError
+from cmbml.train.settings import telling
 
 AFRESH = "or train afresh with run.force=[train]"
 
@@ -39,7 +40,7 @@ def demand_same(then: Mapping[str, Any], now: Mapping[str, Any], epoch: int) -> 
     UserError
         Names every key that changed, and how.
     """
-    old, new = _flat(then), _flat(now)
+    old, new = telling(_flat(then)), telling(_flat(now))
     absent = "absent"
     changes = [
         f"{key} {old.get(key, absent)} -> {new.get(key, absent)}"

@@ -14,14 +14,13 @@ from torch import Tensor
 
 from cmbml.core.errors import UserError
 from cmbml.core.seeds import rng_for
-from cmbml.sky.patches import patch_index
 from cmbml.sky.rotation import rotate_maps
+from cmbml.train.images import crop, layout_index, signs, squares, transformed
 
 Pair = Sequence[float]
 Skies = Sequence[tuple[np.ndarray, np.ndarray]]
 SPINS = ("spins_in", "spins_out")
-# Determinants of the symmetries of the square, in the order of `squares`.
-HANDS = (1, 1, -1, -1, 1, 1, -1, -1)
+KNEE = 10.0  # of the robust inputs: linear well below it, logarithmic above
 
 
 def orientations(rotation: dict[str, Any]) -> list[Pair]:
@@ -30,48 +29,16 @@ def orientations(rotation: dict[str, Any]) -> list[Pair]:
     return [(0, 0), *(pair for pair in pairs if any(pair))]
 
 
-def squares(width: int) -> Tensor:
-    """Return the eight symmetries of a square of pixels, as places of its pixels: ``image.flatten()[squares[g]]``.
+def seen(maps: Any, unit: Any, median: Any = None) -> Any:
+    r"""Return maps as a network sees them: x / unit, or with a median m softly limited.
 
-    In order: the identity, the half turn, the reflections in the two diagonals, the two quarter turns, the reflections
-    in the two axes. The diagonals of a base face lie along a meridian and across it, so that the symmetries of the
-    HEALPix sphere bring its faces into one another by the first four, a group of their own.
-
-    Returns
-    -------
-    int64 tensor (8, width^2)
+    :math:`k \operatorname{asinh}((x - m) / (k\, unit))` with k = 10 is (x - m) / unit for all but the brightest pixels,
+    where it grows like a logarithm.
     """
-    image = torch.arange(width**2).view(width, width)
-    half, quarter, back = (image.rot90(turns) for turns in (2, 1, 3))
-    return torch.stack([image, half, image.T, half.T, quarter, back, image.flip(0), image.flip(1)]).flatten(1)
-
-
-def signs(parities: Sequence[int], device: torch.device) -> Tensor:
-    """Return the factors (8, channels) of the symmetries: a reflection turns the sign of what has the parity -1."""
-    hand, parity = torch.tensor(HANDS)[:, None], torch.tensor(parities)
-    return torch.where(hand < 0, parity, 1).to(device, torch.float32)
-
-
-def transformed(pixel: Tensor, places: Tensor) -> Tensor:
-    """Return images of pixel numbers (batch, width, width), each under a symmetry of its own, (batch, width^2)."""
-    return pixel.flatten(1).gather(1, places).view_as(pixel)
-
-
-def check_symmetries(settings: dict[str, Any], average: int) -> None:
-    """Refuse symmetries that a spin forbids, and a number of them that there is not.
-
-    Raises
-    ------
-    UserError
-        Names the key.
-    """
-    if isinstance(average, bool) or average not in range(1, 9):
-        raise UserError(f"rotation.average={average} must be a whole number from 1 to 8.")
-    if (settings["rotation"]["symmetries"] or average > 1) and any(settings["spins_in"] + settings["spins_out"]):
-        raise UserError(
-            "Q and U mix when a patch is turned or reflected: use rotation.symmetries=false and rotation.average=1, "
-            "or scalar maps only."
-        )
+    if median is None:
+        return maps / unit
+    asinh = torch.asinh if isinstance(maps, Tensor) else np.arcsinh
+    return KNEE * asinh((maps - median) / (KNEE * unit))
 
 
 class Patches:
@@ -105,8 +72,7 @@ class Patches:
         device: torch.device,
     ) -> None:
         self.skies, self.settings = skies, settings
-        patch, self.halo = settings["patches"]["patch"], settings["patches"]["halo"]
-        index = patch_index(settings["nside"], patch, self.halo)
+        self.halo, index = settings["patches"]["halo"], layout_index(settings)
         self.index = torch.as_tensor(index.astype(np.int32), device=device)
         self.pairs = orientations(settings["rotation"]) if turning else [(0, 0)]
         self.orientation = [0] * len(skies)
@@ -114,11 +80,11 @@ class Patches:
         self.tables = self._read_tables(tables, device) if self.kind == "permutation" and turning else None
         self.symmetry = torch.zeros(len(skies) * len(index), dtype=torch.int64, device=device)
         self.symmetries = turning and settings["rotation"]["symmetries"]
-        self.squares = squares(index.shape[-1]).to(device)
+        self.squares = squares(index.shape[-1]).to(device) if self.symmetries else None
         self.signs = [signs(settings[key], device) for key in ("parity_in", "parity_out")]
         first = skies[0]
         self.x, self.y = (torch.empty((len(skies), m.shape[-1], len(m)), device=device) for m in first)
-        self.input_unit, self.target_unit = torch.ones(len(first[0])), torch.ones(len(first[1]))
+        self.units: tuple[tuple[Tensor, ...], ...] = ((torch.ones(len(first[0])),), (torch.ones(len(first[1])),))
         for sky in range(len(skies)):
             self._load(sky)
 
@@ -142,11 +108,40 @@ class Patches:
             found.append(power.sqrt().tolist())
         return found[0], found[1]
 
-    def standardise(self, input_rms: Sequence[float], target_rms: Sequence[float], scale: float) -> None:
-        """Divide every channel by its rms; multiply the target by ``scale``."""
-        self.input_unit, self.target_unit = torch.tensor(input_rms), torch.tensor(target_rms) / scale
-        self.x /= self.input_unit.to(self.x)
-        self.y /= self.target_unit.to(self.y)
+    def robust(self) -> tuple[list[float], list[float]]:
+        """Return of every input channel half the distance of its 16th and 84th percentiles, and its median.
+
+        Means over the skies of what each sky has; a few bright pixels do not change them.
+
+        Raises
+        ------
+        UserError
+            When a channel has one value in most pixels.
+        """
+        ranks = [max(1, round(part * self.x.shape[1])) for part in (0.16, 0.5, 0.84)]
+        found = [torch.stack([sky.kthvalue(rank, dim=0).values for rank in ranks]).double() for sky in self.x]
+        low, median, high = torch.stack(found).mean(0)
+        for channel, width in enumerate((high - low).tolist()):
+            if not 0 < width < math.inf:
+                raise UserError(
+                    f"Channel {channel} of the training skies' input has one value in most pixels; use "
+                    "train.standardise=rms, or leave it out."
+                )
+        return ((high - low) / 2).tolist(), median.tolist()
+
+    def standardise(
+        self,
+        input_rms: Sequence[float],
+        target_rms: Sequence[float],
+        scale: float,
+        input_median: Sequence[float] | None = None,
+    ) -> None:
+        """Divide every channel by its unit, with a median softly (see ``seen``); multiply the target by ``scale``."""
+        inputs = (torch.tensor(input_rms), *([] if input_median is None else [torch.tensor(input_median)]))
+        self.units = inputs, (torch.tensor(target_rms) / scale,)
+        for store, units in zip((self.x, self.y), self.units, strict=True):
+            for sky in store:
+                sky.copy_(seen(sky, *(unit.to(sky) for unit in units)))
 
     def turn(self, seed: int, epoch: int) -> None:
         """Choose the orientation of every sky, and the symmetry of every patch, for this epoch.
@@ -195,8 +190,8 @@ class Patches:
         maps, pair = self.skies[sky], self.pairs[self.orientation[sky]]
         if self.kind == "harmonic" and any(pair):
             maps = tuple(turn_maps(m, pair, self.settings, key) for m, key in zip(maps, SPINS, strict=True))
-        for store, values, unit in zip((self.x, self.y), maps, (self.input_unit, self.target_unit), strict=True):
-            store[sky] = torch.as_tensor(np.ascontiguousarray(values.T, dtype=np.float32)).div_(unit)
+        for store, values, units in zip((self.x, self.y), maps, self.units, strict=True):
+            store[sky] = seen(torch.as_tensor(np.ascontiguousarray(values.T, dtype=np.float32)), *units)
 
     def _read_tables(self, tables: Sequence[np.ndarray], device: torch.device) -> Tensor:
         """Stack the identity and the tables of the pairs that turn: (orientations, npix), int32."""
@@ -215,11 +210,6 @@ def turn_maps(
     """Rotate the maps (n, npix) through their alms; ``spins`` says which key holds their spins."""
     spin, lmax, threads = settings[spins], settings["lmax"], torch.get_num_threads()
     return rotate_maps(maps, *pair, spins=spin, lmax=lmax, inverse=inverse, nthreads=threads)
-
-
-def crop(images: Tensor, halo: int) -> Tensor:
-    """Return the last two axes without ``halo`` pixels at each border."""
-    return images[..., halo : images.shape[-2] - halo, halo : images.shape[-1] - halo]
 
 
 def place_of_maps(device: torch.device, settings: dict[str, Any], *skies: Skies) -> torch.device:

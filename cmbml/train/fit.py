@@ -21,7 +21,8 @@ import numpy as np
 
 from cmbml.core import launch
 from cmbml.train.checkpoint import File
-from cmbml.train.data import Skies, check_symmetries
+from cmbml.train.data import Skies
+from cmbml.train.images import check_symmetries
 from cmbml.train.network import probe
 from cmbml.train.settings import read_train
 from cmbml.train.trainer import Trainer, summary_writer
@@ -59,8 +60,10 @@ def fit(
     Returns
     -------
     model
-        The network that was best on the validation skies, for ``predict.predict_sky``: ``settings``, ``state_dict``,
-        ``input_rms``, ``target_rms``, ``epoch``, ``valid_loss``.
+        The network that was best on the validation skies, or that of the last epoch (``train.keep``), for
+        ``predict.predict_sky``: ``settings``, ``state_dict``, ``epoch``, ``valid_loss``, and what its channels are
+        divided by, ``input_rms``, ``target_rms``: by ``train.standardise`` the rms of the training skies, or 1
+        (``none``), or for the inputs half of their 16-84 percentile range (``robust``), beside their ``input_median``.
     history
         One row an epoch: ``epoch``, ``train_loss``, ``valid_loss``, ``lr`` (of its last step).
 

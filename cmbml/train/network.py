@@ -9,6 +9,7 @@ from hydra.errors import InstantiationException
 from torch import nn
 
 from cmbml.core.errors import UserError
+from cmbml.train.images import image_shape
 
 
 def build(network: Mapping[str, Any]) -> nn.Module:
@@ -45,22 +46,22 @@ def probe(settings: Mapping[str, Any], channels: tuple[int, int]) -> tuple[int, 
     UserError
         When size or number of channels do not fit.
     """
-    size = settings["patches"]["patch"] + 2 * settings["patches"]["halo"]
+    height, width = image_shape(settings)
     try:
         with torch.device("meta"), torch.no_grad():
-            given = torch.empty(1, channels[0], size, size)
+            given = torch.empty(1, channels[0], height, width)
             net, sizes = build(settings["network"]).eval(), []
             for layer in (module for module in net.modules() if not list(module.children())):
                 layer.register_forward_hook(lambda module, x, y: sizes.append(y.numel()))
             got = net(given)
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"The network cannot take {channels[0]} channels of {size}x{size} pixels (patch and halo): {error}"
+            f"The network cannot take {channels[0]} channels of {height}x{width} pixels (patch and halo): {error}"
         ) from None
-    if got.shape != (1, channels[1], size, size):
+    if got.shape != (1, channels[1], height, width):
         raise UserError(
             f"The network gives {tuple(got.shape[1:])} (channels, pixels, pixels) where the target has "
-            f"{(channels[1], size, size)}."
+            f"{(channels[1], height, width)}."
         )
     return sum(weights.numel() for weights in net.parameters()), sum(sizes)
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from cmbml.core.errors import UserError
-from cmbml.sky.patches import patch_index
 from cmbml.train import network
-from cmbml.train.data import Pair, check_symmetries, crop, signs, squares, transformed, turn_maps
+from cmbml.train.data import Pair, seen, turn_maps
+from cmbml.train.images import check_symmetries, crop, layout_index, signs, squares, transformed
 
 
 @torch.inference_mode()
@@ -38,7 +38,7 @@ def predict_sky(
     tables
         Of a rotation by permutation: ``tables[k]`` (npix,) of ``pairs[k]``; not read where the pair is (0, 0).
     average
-        How many of the eight symmetries of the square, in the order of ``data.squares``, are averaged in each
+        How many of the eight symmetries of the square, in the order of ``images.squares``, are averaged in each
         orientation, at the cost of as many passes; ``rotation.average`` of the model's settings if not given. 1 is the
         patch as it is; with 4 the prediction commutes with the symmetries of the HEALPix sphere (but for the halos of
         the eight corners of three faces), with 8 with all symmetries of the patches.
@@ -66,6 +66,7 @@ def predict_sky(
     net = network.load(model, place)
     kind = settings["rotation"]["kind"]
     unit = np.array(model["target_rms"], dtype=np.float32) / settings["train"]["scale"]
+    units = [np.array(model[key])[:, None] for key in ("input_rms", "input_median") if key in model]
     mean = np.zeros((len(unit), inputs.shape[-1]))
     for k, pair in enumerate(pairs):
         turned = any(pair) and kind != "none"
@@ -73,8 +74,7 @@ def predict_sky(
         maps = inputs[:, table]
         if turned and kind == "harmonic":
             maps = turn_maps(maps, pair, settings, "spins_in")
-        maps = maps / np.array(model["input_rms"])[:, None]
-        found = _predict(net, maps, settings, average=average, batch_size=batch_size, place=place)
+        found = _predict(net, seen(maps, *units), settings, average=average, batch_size=batch_size, place=place)
         if turned and kind == "harmonic":
             found = turn_maps(found, pair, settings, "spins_out", inverse=True)
         mean[:, table] += found / len(pairs)
@@ -91,15 +91,15 @@ def _predict(
     place: torch.device,
 ) -> np.ndarray:
     """Return the network's output (cout, npix) for standardised maps (cin, npix), patch by patch."""
-    patch, halo = settings["patches"]["patch"], settings["patches"]["halo"]
-    index = torch.as_tensor(patch_index(settings["nside"], patch, halo))
+    halo, index = settings["patches"]["halo"], torch.as_tensor(layout_index(settings))
+    variants = squares(index.shape[-1])[:average] if average > 1 else torch.arange(index[0].numel())[None]
     x = torch.as_tensor(np.ascontiguousarray(maps.T, dtype=np.float32))
     y = torch.zeros((len(x), len(settings["parity_out"])))
     factors = [signs(settings[key], place) for key in ("parity_in", "parity_out")]
-    for places, sign_in, sign_out in zip(squares(index.shape[-1])[:average], *factors, strict=False):
+    for places, sign_in, sign_out in zip(variants, *factors, strict=False):
         for pixel in index.split(batch_size):
-            seen = transformed(pixel, places.expand(len(pixel), -1))
-            given = x[seen].permute(0, 3, 1, 2).to(place) * sign_in[:, None, None]
+            moved = transformed(pixel, places.expand(len(pixel), -1))
+            given = x[moved].permute(0, 3, 1, 2).to(place) * sign_in[:, None, None]
             out = crop(net(given), halo).float() * sign_out[:, None, None]
-            y[crop(seen, halo)] += out.cpu().permute(0, 2, 3, 1) / average  # every pixel lies in one patch
+            y[crop(moved, halo)] += out.cpu().permute(0, 2, 3, 1) / average  # every pixel lies in one patch
     return y.T.numpy()

@@ -10,8 +10,18 @@ from typing import Any
 from cmbml.core.errors import UserError
 from cmbml.train.losses import LOSSES
 
-SCHEDULES = ("piecewise", "cosine", "constant")
+SCHEDULES = ("piecewise", "cosine", "exponential", "constant")
+STANDARDS = ("rms", "none", "robust")
 PRECISIONS = ("fp32", "bf16", "fp16")
+KEPT = ("best", "last")
+# Keys that came later, and the values at which they change nothing: with these a training is what it was without them.
+NEUTRAL = {
+    "train.standardise": "rms",
+    "train.repeats": 1,
+    "train.keep": "best",
+    "train.schedule.steps": None,
+    "patches.layout": "squares",
+}
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,7 @@ class Schedule:
     boundaries: Sequence[float]
     factors: Sequence[float]
     final: float
+    steps: float | None = NEUTRAL["train.schedule.steps"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,14 @@ class TrainSettings:
     precision: str
     compile: bool
     channels_last: bool
+    standardise: str = NEUTRAL["train.standardise"]
+    repeats: int = NEUTRAL["train.repeats"]
+    keep: str = NEUTRAL["train.keep"]
+
+
+def telling(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings under dotted names without those later keys that change nothing."""
+    return {key: value for key, value in settings.items() if key not in NEUTRAL or NEUTRAL[key] != value}
 
 
 def read_train(given: Mapping[str, Any]) -> TrainSettings:
@@ -60,7 +79,7 @@ def read_train(given: Mapping[str, Any]) -> TrainSettings:
     optimizer = _fill(Optimizer, given.get("optimizer", {}), "train.optimizer")
     schedule = _fill(Schedule, given.get("schedule", {}), "train.schedule")
     cfg = _fill(TrainSettings, {**given, "optimizer": optimizer, "schedule": schedule}, "train")
-    for key, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
+    for key, least in (("epochs", 1), ("batch_size", 1), ("repeats", 1), ("seed", 0)):
         value = getattr(cfg, key)
         whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
         _demand(whole and value >= least, f"train.{key}", value, f"a whole number of at least {least}")
@@ -69,6 +88,8 @@ def read_train(given: Mapping[str, Any]) -> TrainSettings:
     for key, value, known in (
         ("train.loss", cfg.loss, LOSSES),
         ("train.precision", cfg.precision, PRECISIONS),
+        ("train.standardise", cfg.standardise, STANDARDS),
+        ("train.keep", cfg.keep, KEPT),
         ("train.schedule.name", schedule.name, SCHEDULES),
     ):
         _demand(value in known, key, value, f"one of {', '.join(known)}")
@@ -91,7 +112,12 @@ def _check_schedule(schedule: Schedule) -> None:
         wish = "rising, all fractions of the steps below 1 or all numbers of steps"
         _demand(rising and alike, "train.schedule.boundaries", edges, wish)
         _demand(len(factors) == len(edges) + 1, "train.schedule.factors", factors, "one more than there are boundaries")
-    _demand(_number(schedule.final) and 0 <= schedule.final <= 1, "train.schedule.final", schedule.final, "from 0 to 1")
+    final, steps = schedule.final, schedule.steps
+    _demand(_number(final) and 0 <= final <= 1, "train.schedule.final", final, "from 0 to 1")
+    if schedule.name == "exponential":
+        _demand(final > 0, "train.schedule.final", final, "above 0 for an exponential")
+        whole = steps is None or (_number(steps) and steps >= 1)
+        _demand(whole, "train.schedule.steps", steps, "a number of at least 1, or null for all steps")
 
 
 def _fill(kind: type, given: Mapping[str, Any], where: str) -> Any:
@@ -101,7 +127,7 @@ def _fill(kind: type, given: Mapping[str, Any], where: str) -> Any:
         if key not in known:
             raise UserError(f"{where}.{key} is not a known key; {where} has {', '.join(known)}.")
     for key in known:
-        if key not in given:
+        if key not in given and f"{where}.{key}" not in NEUTRAL:
             raise UserError(f"{where}.{key} is missing.")
     return kind(**given)
 

@@ -23,7 +23,8 @@ from cmbml.core import launch
 from cmbml.core.errors import UserError
 from cmbml.core.seeds import rng_for
 from cmbml.train import checkpoint, sync
-from cmbml.train.data import Patches, Skies, crop, place_of_maps
+from cmbml.train.data import Patches, Skies, place_of_maps
+from cmbml.train.images import crop
 from cmbml.train.losses import LOSSES
 from cmbml.train.network import build
 from cmbml.train.schedules import learning_rate_factor
@@ -72,11 +73,15 @@ class Trainer:
         place = place_of_maps(self.device, self.settings, train_skies, valid_skies)
         self.train = Patches(train_skies, self.settings, tables=tables, turning=True, device=place)
         self.valid = Patches(valid_skies, self.settings, device=place)
-        self.input_rms, self.target_rms = self.train.rms()
+        rms = dict(zip(("input_rms", "target_rms"), self.train.rms(), strict=True))
+        self.units = dict(rms)
+        if self.cfg.standardise == "none":
+            self.units = {key: [1.0] * len(values) for key, values in rms.items()}
+        elif self.cfg.standardise == "robust":
+            self.units["input_rms"], self.units["input_median"] = self.train.robust()
         for patches in (self.train, self.valid):
-            patches.standardise(self.input_rms, self.target_rms, self.cfg.scale)
-        skies = {"train": len(train_skies), "valid": len(valid_skies)}
-        skies |= {"input_rms": self.input_rms, "target_rms": self.target_rms}
+            patches.standardise(scale=self.cfg.scale, **self.units)
+        skies = {"train": len(train_skies), "valid": len(valid_skies), **rms}
         self.fingerprint = checkpoint.fingerprint(self.settings, skies)
 
     def _make_network(self) -> None:
@@ -123,6 +128,19 @@ class Trainer:
         return total / pixels
 
     def train_step(self, batch: Tensor) -> tuple[float, int]:
+        """Update the network by a batch, as often as ``repeats`` says, at one learning rate.
+
+        Returns the mean loss of a pixel before the first update, over all ranks, and the number of pixels.
+        """
+        loss, n = self.update(batch)
+        for _ in range(self.cfg.repeats - 1):
+            self.update(batch)
+        self.lr = self.scheduler.get_last_lr()[0]
+        self.scheduler.step()
+        self.step += 1
+        return loss, n
+
+    def update(self, batch: Tensor) -> tuple[float, int]:
         """Update the network once; return the mean loss of a pixel, over all ranks, and the number of pixels."""
         self.optimizer.zero_grad(set_to_none=True)
         share, n = self.loss_of_share(self.net, self.train, batch)
@@ -133,9 +151,6 @@ class Trainer:
         self.scaler.scale(share * (self.size / n)).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.lr = self.scheduler.get_last_lr()[0]
-        self.scheduler.step()
-        self.step += 1
         return loss, n
 
     @torch.no_grad()
@@ -177,8 +192,8 @@ class Trainer:
         self.epoch += 1
         row = {"epoch": self.epoch, "train_loss": train_loss, "valid_loss": valid_loss, "lr": self.lr}
         self.history.append(row)
-        better = valid_loss < self.best
-        self.best = min(valid_loss, self.best)
+        better = valid_loss < self.best or self.cfg.keep == "last"
+        self.best = valid_loss if better else self.best
         if self.rank:
             return
         logger.info(
@@ -197,8 +212,7 @@ class Trainer:
         return {
             "settings": self.settings,
             "state_dict": {key: value.cpu() for key, value in self.model.state_dict().items()},
-            "input_rms": self.input_rms,
-            "target_rms": self.target_rms,
+            **self.units,
             "epoch": self.epoch,
             "valid_loss": self.best,
         }

@@ -7,7 +7,9 @@ import healpy as hp
 import numpy as np
 from omegaconf import DictConfig
 
+from cmbml.analysis import projections
 from cmbml.analysis.stages import Measure
+from cmbml.core import handlers
 from cmbml.core.asset import Assets
 from cmbml.core.pipeline import Pipeline
 from cmbml.core.skymap import SkyMap
@@ -68,6 +70,14 @@ def make(cfg: DictConfig, *, seed: int = 0) -> None:
         }
         write(assets, {"split": "test", "sim": sim}, values)
     Pipeline([Measure(cfg)], assets).run()
+
+
+def quickly(monkeypatch, *, pdf: bool) -> None:
+    """Let figures be of few points and, unless PDF files are looked at, not be drawn a second time for them."""
+    monkeypatch.setitem(projections.STYLE, "figure.dpi", 40)
+    if not pdf:
+        nothing = handlers._HANDLERS[".pdf"][0], lambda path, figure: path.write_bytes(b"")
+        monkeypatch.setitem(handlers._HANDLERS, ".pdf", nothing)
 
 
 def write(assets: Assets, item: dict, values: dict) -> None:

@@ -1,15 +1,20 @@
 """The comparison of stand-in results, from the command to the page."""
 
+import copy
 import csv
+import json
 import re
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 from cmbml.analysis.report import Compared, report
-from tests.analysis.standin import A_RES, TEMPLATES, WORDS, W, make
+from cmbml.core import config
+from cmbml.core.errors import UserError
+from tests.analysis.standin import A_RES, TEMPLATES, WORDS, W, make, quickly
 from tests.conftest import REPO
 
 METHODS = "compare.methods=[none,good,half,trap,smooth]"
@@ -18,11 +23,13 @@ COMPARE = (*WORDS, METHODS, "compare.reference=good", "splits.test=6")
 
 @pytest.fixture
 def method(composed):
-    """Function that writes the results of a stand-in."""
+    """Function that writes the results of stand-ins."""
 
-    def run(name, *words, seed=0):
-        target = TEMPLATES[name][0]
-        make(composed(*WORDS, "splits.test=6", f"method.name={name}", f"method.target={target}", *words), seed=seed)
+    def run(*names, words=(), seed=0):
+        cfg = composed(*WORDS, "splits.test=6", *words)
+        for name in names:
+            cfg.method.name, cfg.method.target = name, TEMPLATES[name][0]
+            make(cfg, seed=seed)
 
     return run
 
@@ -31,6 +38,8 @@ def method(composed):
 def compare(tmp_path, monkeypatch, capsys):
     """Function that runs `main_analysis_compare.py` in this process; returns (exit code, standard error)."""
     from cmbml.core import start
+
+    quickly(monkeypatch, pdf=True)
 
     def run(*words):
         GlobalHydra.instance().clear()
@@ -49,8 +58,16 @@ def compare(tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def done(method, compare, tmp_path):
     """Folder of a finished comparison."""
-    for name in TEMPLATES:
-        method(name)
+    method(*TEMPLATES)
+    folder = tmp_path / "data" / "standin"
+    # What steps have left: two of a method whose target was changed, and one that no method owns.
+    records = {"good/kappa/.model.pt": 60.0, "good/lensing_B/.model.pt": 7.0}
+    records |= {f"good/B/Test/sim{sim:04d}/.template_map.fits": 1.0 + sim for sim in range(2)}
+    records |= {"Simulation_Working/Simulation_Lensing_Filters/Test/sim0000/.kappa_qe_alm.npz": 5.0}
+    for place, seconds in records.items():
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        stage = place.rpartition("/.")[2].partition(".")[0]
+        (folder / f"{place}.json").write_text(json.dumps({"stage": stage, "seconds": seconds, "peak_gb": 0.5}))
     code, error = compare(*COMPARE)
     assert code == 0, error
     return tmp_path / "data" / "standin" / "Comparison" / "B"
@@ -112,15 +129,21 @@ def test_everything_that_a_comparison_makes(done, compare):
     assert float(half["A_res_mean"]) == pytest.approx(0.25 - 0.08, rel=0.05)
     assert float(half["A_res_low"]) < float(half["A_res_mean"]) < float(half["A_res_high"])
 
+    data = json.loads((done / "table.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    steps = {(r["method"], r["step"]): (r["seconds_mean"], r["n"]) for r in data["time_and_memory"]}
+    assert steps == {("good", "model"): (60, 1), ("good", "template_map"): (1.5, 2), ("shared", "kappa_qe_alm"): (5, 1)}
+    assert [(r["method"], r["form"]) for r in data["methods"]] == list(lines)
+    assert data["differences"][0]["A_res_mean"] == float(pairs["no delensing"]["A_res_mean"])
+
     markdown = (done / "table.md").read_text()
     assert len(re.findall(r"~~[^~]+~~", markdown)) == 2 * 2 + 2  # trap and smooth, two forms and one difference
-    for name in ("delensing", "spectra", "sigma_r", "skies_sim0000", "zoom_sim0000"):
+    for name in ("delensing", "spectra", "sigma_r", "boxes", "skies_sim0000", "zoom_sim0000"):
         assert (done / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (done / f"{name}.pdf").read_bytes().startswith(b"%PDF")
 
     page = Page((done / "report.html").read_text())
     check_self_contained(page)
-    assert len([tag for tag, _ in page.tags if tag == "img"]) == 5
+    assert len([tag for tag, _ in page.tags if tag == "img"]) == 6
     text = " ".join("".join(page.text).split())
     assert "trap: A_res is struck out, because transfer 0.0" in text
     assert "half: 0.25 of the lensing power is left" in text
@@ -134,9 +157,9 @@ def test_everything_that_a_comparison_makes(done, compare):
     assert {p: p.stat().st_mtime_ns for p in done.iterdir()} == before
 
 
-def test_sigma_r_and_its_theory_are_of_b_alone(method, compare, tmp_path):
-    for name in ("good", "trap"):
-        method(name, "field=E")
+def test_sigma_r_and_its_theory_are_of_b_alone(method, compare, tmp_path, monkeypatch):
+    quickly(monkeypatch, pdf=False)
+    method("good", "trap", words=["field=E"])
     words = ("compare.methods=[good,trap]", "field=E", "run.only=[compare]")
     code, error = compare(*COMPARE, *words)
     assert code == 0, error
@@ -148,8 +171,8 @@ def test_sigma_r_and_its_theory_are_of_b_alone(method, compare, tmp_path):
 
 
 def test_what_is_missing_is_named_with_the_command_that_makes_it(method, compare, tmp_path):
-    method("good")
-    code, error = compare(*COMPARE, "compare.methods=[none,good,half]")
+    method("good", words=["splits.test=1"])
+    code, error = compare(*COMPARE, "splits.test=1", "compare.methods=[none,good,half]")
     assert (code, error.count("\n")) == (1, 1)
     assert re.search(
         r"^Error: The method half lacks \S+/half/B/analysis/Test/sim0000/metrics.csv; make it by"
@@ -160,40 +183,43 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(method, compare
 
 
 def test_results_of_different_skies_are_refused(method, compare, tmp_path):
-    method("good")
+    method("good", words=["splits.test=1"])
     for p in (tmp_path / "data" / "standin" / "Simulations").rglob("*.*"):
         p.unlink()
-    method("half", seed=1)
-    code, error = compare(*COMPARE, "compare.methods=[none,good,half]")
+    method("half", words=["splits.test=1"], seed=1)
+    code, error = compare(*COMPARE, "splits.test=1", "compare.methods=[none,good,half]")
     assert code == 1
     assert "Method half was measured on other skies than good (obs of test sim 0 differs)" in error
 
 
 def test_results_that_were_measured_differently_are_refused(method, compare):
-    method("good")
-    method("half", "analysis.f_sky=0.5")
-    code, error = compare(*COMPARE, "compare.methods=[none,good,half]")
+    method("good", words=["splits.test=1"])
+    method("half", words=["splits.test=1", "analysis.f_sky=0.5"])
+    code, error = compare(*COMPARE, "splits.test=1", "compare.methods=[none,good,half]")
     assert code == 1
     assert "Method half was measured with other settings" in error
     assert "(analysis.f_sky 0.5 -> 0.03)" in error
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["compare.methods=[none]", "compare.reference=none"], "names no method"),
-        (["compare.methods=[good,good]"], "names a method twice"),
-        (["compare.reference=best"], "compare.reference=best is not among the methods"),
-        (["compare.sim=6"], "compare.sim=6 is not one of the 6 test skies"),
-        (["analysis.band_r=[50,300]"], "analysis.band_r=.* must be two multipoles"),
-        (["analysis.f_sky=0"], "analysis.f_sky=0.0 must lie between 0 and 1"),
-        (["sky.nsied=2"], "nsied"),
-    ],
-)
-def test_mistakes_are_told_in_a_sentence(compare, words, message):
-    code, error = compare(*COMPARE, *words)
-    assert (code, error.count("\n")) == (1, 1)
-    assert re.search(message, error), error
+def test_mistakes_are_told_in_a_sentence(compare, composed):
+    good = composed(*COMPARE, name="compare")
+    for changes, message in (
+        ({"compare.methods": ["none"], "compare.reference": "none"}, "names no method"),
+        ({"compare.methods": ["good", "good"]}, "names a method twice"),
+        ({"compare.reference": "best"}, "compare.reference=best is not among the methods"),
+        ({"compare.sim": 6}, "compare.sim=6 is not one of the 6 test skies"),
+        ({"analysis.band_r": [50, 300]}, "analysis.band_r=.* must be two multipoles"),
+        ({"analysis.f_sky": 0}, "analysis.f_sky=0.0 must lie between 0 and 1"),
+    ):
+        own = copy.deepcopy(good)
+        for key, value in changes.items():
+            OmegaConf.update(own, key, value)
+        with pytest.raises(UserError, match=message):
+            config.prepare(own)
+    for word in ("sky.nsied=2", "compare.sim=6"):
+        code, error = compare(*COMPARE, word)
+        assert (code, error.count("\n")) == (1, 1)
+        assert word.split(".")[1].split("=")[0] in error
 
 
 def test_the_page_escapes_what_it_is_given():
@@ -211,9 +237,10 @@ def test_the_page_escapes_what_it_is_given():
         targets={evil: "kappa"},
         summary=[line],
         paired=[line | interval],
-        origins=[{evil: evil}],
+        costs=[{"method": evil, "step": evil, "n": 2, "seconds": pair, "peak_gb": np.nan}],
+        origins=[{"method": evil, evil: evil}],
     )
-    png = dict.fromkeys(("delensing", "sigma", "spectra", "skies", "zoom"), b"\x89PNG\r\n")
+    png = dict.fromkeys(("delensing", "sigma", "spectra", "boxes", "skies", "zoom"), b"\x89PNG\r\n")
     text = report(compared, png)
     assert "<script" not in text
     page = Page(text)

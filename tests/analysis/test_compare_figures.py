@@ -2,8 +2,17 @@
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
-from cmbml.analysis.compare_figures import compared_patches, compared_skies, compared_spectra, sigma_figure
+from cmbml.analysis.compare_figures import (
+    box_figure,
+    cleaned_spectra,
+    compared_patches,
+    compared_skies,
+    compared_spectra,
+    sigma_figure,
+)
+from cmbml.analysis.figures import COLOURS
 from cmbml.analysis.projections import gnomonic_pixels, mollweide_pixels
 
 CAPTION = {"field": "B", "unit": "uK_CMB", "nside": 16}
@@ -18,6 +27,8 @@ def skies():
 
 
 def draw(kind, skies):
+    truth, observed, predictions = skies
+    skies = truth, {"observed": observed, **predictions}
     if kind == "patch":
         figure = compared_patches(*skies, caption=CAPTION, zoom=(10, 20, 30), width=40)
         return figure, gnomonic_pixels(16, 10, 20, 30, 40)
@@ -71,3 +82,38 @@ def test_sigma_that_is_not_known_is_said():
     values = {"network": np.full(2, np.nan), "filter": np.full(2, np.nan)}
     axis = sigma_figure(values, caption=CAPTION, notes=NOTES, baseline="filter").axes[0]
     assert "not known" in axis.texts[0].get_text()
+
+
+def test_boxes_of_every_metric_that_is_known():
+    sky = np.array([1.0, 2.0, 3.0, 4.0, 100.0])
+    nothing = dict.fromkeys(NOTES, np.full(5, np.nan))
+    values = {"RMSE": {"network": sky, "filter": 10 * sky}, "sigma_r": nothing, "PSNR": dict.fromkeys(NOTES, sky)}
+    axes = box_figure(values, caption=CAPTION, notes=NOTES, order=["other", *NOTES]).axes
+    assert [axis.get_title() for axis in axes] == ["RMSE [µK_CMB]", "PSNR [dB]"]
+    points = [line.get_xdata().tolist() for line in axes[0].lines if line.get_marker() == "."]
+    assert points == [sky.tolist(), (10 * sky).tolist()]
+    box, hollow = axes[0].patches
+    assert box.get_path().get_extents().intervalx.tolist() == [2, 4]  # the quartiles
+    assert [tuple(p.get_facecolor())[:3] == (1, 1, 1) for p in (box, hollow)] == [False, True]
+    assert to_hex(box.get_edgecolor()) == COLOURS[1].lower()  # the second of all methods
+
+
+def test_spectra_of_cleaned_maps_against_the_truth():
+    ell, rng = np.array([5.0, 20.0, 80.0]), np.random.default_rng(2)
+    truth = rng.uniform(1, 2, (4, 3))
+    left = np.array([0.1, 0.2, 0.4])
+    own = {"ell": ell, "truth": truth, "prediction": 2 * truth, "cross": 1.2 * truth, "residual": left * truth}
+    floor = own | {"residual": 1e-15 * truth, "cross": 40 * truth}
+    figure = cleaned_spectra(
+        {"T": {"mine": own, "floor": floor}, "E": {"mine": own}}, caption=CAPTION, floors=["floor"]
+    )
+    top, other, middle, _, bottom, _ = figure.axes
+    assert "TT" in top.get_ylabel()
+    assert "EE" in other.get_ylabel()
+    lines = {c.get_label(): c.lines[0] for c in top.containers}
+    np.testing.assert_allclose(lines["mine"].get_ydata(), ell * (ell + 1) * truth.mean(0) / np.pi)
+    assert [lines[name].get_linestyle() for name in ("mine", "floor")] == ["-", ":"]
+    np.testing.assert_allclose(middle.containers[0].lines[0].get_ydata(), 1.2)
+    np.testing.assert_allclose(bottom.containers[0].lines[0].get_ydata(), left)
+    assert middle.get_ylim() == pytest.approx((1 - 0.24, 1 + 0.24))  # the floor stretches no axis
+    assert bottom.get_ylim()[0] == pytest.approx(0.01)

@@ -5,10 +5,24 @@ import math
 import numpy as np
 import pytest
 
-from cmbml.analysis.comparison import PAIRED, gather, paired, paired_rows, rows_of, same_settings, same_skies
+from cmbml.analysis.compare import PAIRED
+from cmbml.analysis.comparison import (
+    as_json,
+    costs,
+    gather,
+    paired,
+    paired_rows,
+    rows_of,
+    same_observations,
+    same_settings,
+    same_skies,
+)
 from cmbml.core.errors import UserError
+from cmbml.core.provenance import digest
 
 AGAIN = "`make {method}`"
+SKIES = ("obs", "unlensed_alm", "lensed_alm")
+NATIVE = {"metrics": PAIRED, "where": {"form": "native"}}
 SETTINGS = {"analysis.band": [20, 200], "analysis.lmax": 400, "dataset": "d"}
 
 
@@ -36,11 +50,11 @@ def both(**changes):
 
 
 def test_results_of_the_same_skies_pass_and_others_are_named():
-    same_skies(results(one=both(), two=both()), "two", AGAIN)
+    same_skies(results(one=both(), two=both()), "two", SKIES, AGAIN)
     other = results(one=[record(0), record(1, obs="x")], two=both(), three=both(obs="y"))
     said = r"^Methods one, three were measured on other skies than two \(obs of test sim 1 differs\); repeat `make one`"
     with pytest.raises(UserError, match=said + r" and the same for two\.$"):
-        same_skies(other, "two", AGAIN)
+        same_skies(other, "two", SKIES, AGAIN)
 
 
 def test_other_settings_of_the_measurement_are_named():
@@ -67,7 +81,9 @@ def test_paired_differences_are_taken_sky_by_sky():
     reference = [row("ref", sim, 10.0 * sim) for sim in (0, 1, 2)]
     own = [row("new", sim, 10.0 * sim + 1 + sim) for sim in (2, 0, 1)]
     own += [row("new", 0, 1e6, form="common")]
-    (line,) = paired({"ref": reference, "new": own}, "ref", rng=np.random.default_rng(0), notes={"ref": "", "new": ""})
+    (line,) = paired(
+        {"ref": reference, "new": own}, "ref", rng=np.random.default_rng(0), notes={"ref": "", "new": ""}, **NATIVE
+    )
     assert line["method"] == "new"
     assert line["n"] == 3
     assert line["A_res"] == pytest.approx((2, 1 / np.sqrt(3)))
@@ -77,7 +93,7 @@ def test_paired_differences_are_taken_sky_by_sky():
 def test_interval_of_many_skies_agrees_with_the_normal_distribution():
     d = np.random.default_rng(1).normal(3, 2, 100)
     rows = {"ref": [row("ref", i, 0.0) for i in range(100)], "new": [row("new", i, x) for i, x in enumerate(d)]}
-    (line,) = paired(rows, "ref", rng=np.random.default_rng(0), notes={"ref": "", "new": ""})
+    (line,) = paired(rows, "ref", rng=np.random.default_rng(0), notes={"ref": "", "new": ""}, **NATIVE)
     half = 1.96 * d.std() / 10
     # The ends of 10 000 resamples are known to some per cent of the width.
     np.testing.assert_allclose(line["rho_interval"], [d.mean() - half, d.mean() + half], atol=0.08 * half)
@@ -85,7 +101,7 @@ def test_interval_of_many_skies_agrees_with_the_normal_distribution():
 
 def test_a_struck_out_method_takes_its_difference_with_it():
     rows = {name: [row(name, 0, 1.0)] for name in ("ref", "bad", "fine")}
-    keys = {"rng": np.random.default_rng(0)}
+    keys = {"rng": np.random.default_rng(0), **NATIVE}
     lines = paired(rows, "ref", notes={"ref": "", "bad": "transfer 0.1", "fine": ""}, **keys)
     assert [line["note"] for line in lines] == ["transfer 0.1", ""]
     lines = paired(rows, "bad", notes={"ref": "", "bad": "transfer 0.1", "fine": ""}, **keys)
@@ -93,3 +109,63 @@ def test_a_struck_out_method_takes_its_difference_with_it():
     flat = paired_rows(lines, "bad")[0]
     assert (flat["minus"], flat["A_res_mean"]) == ("bad", 0)
     assert math.isnan(flat["A_res_error"])
+
+
+def test_differences_of_one_field_form_and_area_alone():
+    rows = {
+        name: [
+            {
+                "field": field,
+                "form": form,
+                "sim": sim,
+                "RMSE": value * (sim + 1) if (field, form) == ("E", "common") else 7,
+            }
+            for field in "TE"
+            for form in ("common", "native")
+            for sim in (0, 1)
+        ]
+        for name, value in (("ref", 1.0), ("new", 3.0))
+    }
+    keys = {"rng": np.random.default_rng(0), "notes": dict.fromkeys(rows, ""), "metrics": ("RMSE",)}
+    (line,) = paired(rows, "ref", where={"field": "E", "form": "common"}, **keys)
+    assert line["RMSE"] == pytest.approx((3, 1))
+
+
+def test_predictions_of_observations_that_changed_are_named():
+    bands = {0: ["a", "b", "c"], 1: ["d", "e", "f"]}
+
+    def seen(sim, *prints, label="obs"):
+        return {"item": {"sim": sim}, "inputs": {"model": [1, "m"], label: [len(prints), digest(list(prints))]}}
+
+    blind = {"item": {"sim": 0}, "inputs": {"lensed_alm": [1, "x"]}}
+    good = {"all": [seen(0, "a", "b", "c"), seen(1, "d", "e", "f")], "two": [seen(0, "a", "c"), seen(1, "d", "f")]}
+    good |= {"split": [seen(0, "b", label="obs[test]")], "blind": [blind], "unknown": [seen(7, "z")]}
+    same_observations(good, bands, AGAIN)
+    for stale in ([seen(0, "a", "old", "c")], [seen(0, "a", "c"), seen(1, "d", "old")], [seen(0, "c", "a")]):
+        with pytest.raises(
+            UserError, match=rf"test sim {len(stale) - 1} have .* of late was .*; repeat `make late`\.$"
+        ):
+            same_observations({"all": good["all"], "late": stale}, bands, AGAIN)
+
+
+def test_time_and_memory_of_every_step():
+    one, other = (
+        {"stage": "predict", "seconds": 1.0, "peak_gb": 0.5},
+        {"stage": "predict", "seconds": 4.0, "peak_gb": 2.0},
+    )
+    trained = {"stage": "train", "seconds": 60.0}
+    lines = costs([("net", trained), ("net", one), ("ilc", one), ("net", other)])
+    assert [(line["method"], line["step"], line["n"]) for line in lines] == [
+        ("net", "train", 1), ("net", "predict", 2), ("ilc", "predict", 1)
+    ]  # fmt: skip
+    assert (lines[1]["seconds"], lines[1]["peak_gb"]) == (pytest.approx((2.5, 3 / np.sqrt(2))), 2.0)
+    assert math.isnan(lines[0]["peak_gb"])
+    assert math.isnan(lines[0]["seconds"][1])
+
+
+def test_json_has_null_where_a_number_is_not_known():
+    summary = [{"method": "m", "n": 1, "PSNR": (math.inf, math.nan), "note": ""}]
+    data = as_json({"field": "T"}, summary, [{"method": "m", "low": math.nan}], [], [{"method": "m"}])
+    assert data["methods"] == [{"method": "m", "n": 1, "PSNR_mean": None, "PSNR_std": None, "note": ""}]
+    assert data["differences"] == [{"method": "m", "low": None}]
+    assert data["caption"] == {"field": "T"}

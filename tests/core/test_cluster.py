@@ -9,7 +9,7 @@ from tests.core.test_engine import contents
 from tests.core.toy import toy
 
 DASK = {"kind": "dask", "address": None, "threads": 1, "timeout_s": 60}
-pytest.importorskip("dask.distributed")
+distributed = pytest.importorskip("dask.distributed")
 
 
 def on_dask(pipeline: Pipeline, **changes) -> Pipeline:
@@ -23,9 +23,12 @@ def test_cluster_does_not_change_the_bytes(tmp_path):
     on_dask(toy(tmp_path / "there"), address="tcp://127.0.0.1:1").run()  # nothing to do: no cluster is asked
 
 
-def test_failed_item_is_told_from_the_cluster(tmp_path):
-    with pytest.raises(UserError, match=r"failed for split=train, sim=1: ValueError: this sim cannot be made"):
-        on_dask(toy(tmp_path, noise={"bad_sim": 1})).run(workers=1)
+def test_failed_item_is_told_from_a_cluster_that_is_running(tmp_path):
+    with (
+        distributed.LocalCluster(1, processes=False, protocol="tcp", dashboard_address=None) as cluster,
+        pytest.raises(UserError, match=r"failed for split=train, sim=1: ValueError: this sim cannot be made"),
+    ):
+        on_dask(toy(tmp_path, noise={"bad_sim": 1}), address=cluster.scheduler_address).run(workers=1)
     assert (tmp_path / "Train" / "sim0002" / "noise.npy").exists()
 
 

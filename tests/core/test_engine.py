@@ -2,20 +2,22 @@
 
 import json
 import logging
-import subprocess
-import sys
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from cmbml.core import handlers
+from cmbml.core import handlers, memory
 from cmbml.core.asset import Assets, Every, File
 from cmbml.core.errors import UserError
 from cmbml.core.pipeline import Pipeline
 from cmbml.core.stage import Stage
-from tests.core.toy import FILES, Noise, Twice, toy, toy_config
+from tests.core.toy import FILES, Hungry, Noise, Twice, run_toy, toy, toy_config
+
+FRESH = multiprocessing.get_context("forkserver")  # of a process that has imported the toy and done nothing else
+FRESH.set_forkserver_preload([run_toy.__module__])
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -116,10 +118,10 @@ def test_failed_item_keeps_its_neighbours(tmp_path, workers):
 
 
 def run_in_a_process(root: Path, kill: str) -> int:
-    program = f"from tests.core.toy import toy; toy({str(root)!r}, kill={kill!r}).run()"
-    return subprocess.run(
-        [sys.executable, "-c", program], cwd=Path(__file__).parents[2], capture_output=True
-    ).returncode
+    process = FRESH.Process(target=run_toy, args=(root, kill))
+    process.start()
+    process.join()
+    return process.exitcode
 
 
 @pytest.mark.parametrize("stage", ["noise", "twice", "mean", "write"])
@@ -247,6 +249,46 @@ def test_a_found_file_that_is_missing_is_named_by_the_stage(tmp_path):
     empty = Pipeline([FindsNothing(toy_config())], Assets(FILES, {"root": str(tmp_path)}))
     with pytest.raises(UserError, match="'listing' reads every 'twice', and there is none"):
         empty.plan()
+
+
+class Optional(Listing):
+    """Reads what is there of what it lists."""
+
+    inputs = (Every("twice", optional=True),)
+
+
+def test_a_found_file_that_is_optional_may_be_missing_and_counts_as_soon_as_it_is_there(tmp_path):
+    def optional():
+        return Pipeline([Optional(toy_config())], Assets(FILES, {"root": str(tmp_path)}))
+
+    def sims():
+        return [row["sim"] for row in File(tmp_path / "mean.csv").read()]
+
+    assert optional().plan()["listing"][0].inputs[0].items == ()  # not even one has to be there
+    toy(tmp_path).run(only=["noise", "twice"])
+    late = tmp_path / "Test" / "sim0001" / "twice.npz"
+    value = File(late).read()
+    late.unlink()
+    optional().run()
+    assert sims() == [0]
+    assert todo(optional()) == {"listing": []}
+    File(late).write(value)
+    assert todo(optional()) == {"listing": [("twice: 1 -> 2 items",)]}
+    optional().run()
+    assert sims() == [1, 0]
+    late.unlink()
+    assert todo(optional()) == {"listing": [("twice: 2 -> 1 items",)]}
+
+
+def test_sidecar_tells_the_memory_of_its_own_item(tmp_path):
+    """200 MB are held by the middle one of three items: the one after it knows nothing of them."""
+    if memory.peak_gb() is None:
+        pytest.skip("this system does not tell")
+    Pipeline([Hungry(toy_config())], Assets(FILES, {"root": str(tmp_path)})).run()
+    records = [tmp_path / "Train" / f"sim{sim:04d}" / ".noise.npy.json" for sim in range(3)]
+    before, held, after = (json.loads(path.read_text())["peak_gb"] for path in records)
+    assert held - before == pytest.approx(0.2, abs=0.02)  # what else the process holds changes by less
+    assert held - after == pytest.approx(0.2, abs=0.02)
 
 
 @pytest.mark.parametrize("name", ["record.json", ".record.csv.json"])

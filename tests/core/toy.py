@@ -72,6 +72,15 @@ class Mean(Stage):
         return [{"sim": i, "mean": m} for i, m in enumerate(done)]
 
 
+class Hungry(SimStage):
+    """Holds 200 MB while it works on its second sim."""
+
+    name, outputs, splits = "hungry", ("noise",), ("train",)
+
+    def run(self, item):
+        return np.ones(25_000_000 if item["sim"] == 1 else 1).max()
+
+
 def toy_config(**changes):
     """Configuration of the toy; keys with a dot as keyword dictionaries."""
     base = {
@@ -88,3 +97,8 @@ def toy(root, **changes):
     """Pipeline of the toy under a folder."""
     cfg = toy_config(**changes)
     return Pipeline([Noise(cfg), Twice(cfg), Mean(cfg)], Assets(FILES, {"root": str(root)}))
+
+
+def run_toy(root, kill):
+    """Run the toy to its end, or to where it is to be killed."""
+    toy(root, kill=str(kill)).run()

@@ -12,14 +12,16 @@ from astropy.io import fits
 from omegaconf import OmegaConf
 
 from cmbml.core.errors import UserError
+from cmbml.core.foreign import read_map
 from cmbml.core.skymap import SkyMap, read_skymap
 from cmbml.core.start import build
-from cmbml.sims.external import read_map
+from cmbml.sky import sht
 
 NSIDE = 8
 NPIX = 12 * NSIDE**2
 FACTORS = {"K_CMB": 1e6, "uK_CMB": 1.0}
 NAMES = ("I_STOKES", "Q_STOKES", "U_STOKES")
+KEYS = {"unit_key": "sims.external.unit", "fields_key": "sky.fields"}
 
 
 def sky(*key: int) -> np.ndarray:
@@ -95,8 +97,26 @@ def test_maps_become_a_dataset(pipeline, maps, tmp_path):
     np.testing.assert_allclose(read_skymap(folder / "obs_143_map.fits").data, in_cmb * sky(1, 143), rtol=2e-6)
 
 
+def test_alms_of_the_truth_are_those_that_its_map_was_made_of(pipeline, maps, tmp_path):
+    """They end at 2 nside: three iterations find them to 1e-3."""
+    lmax = 2 * NSIDE
+    alms = np.random.default_rng(3).normal(scale=1e-4, size=(3, sht.alm_size(lmax), 2)) @ [1, 1j]
+    alms[:, : lmax + 1] = alms[:, : lmax + 1].real
+    alms[1:, [0, 1, lmax + 1]] = 0  # spin 2 begins at l = 2
+    qu = sht.synthesis(alms[1:], NSIDE, spin=2)
+    for sim in range(2):
+        written(maps / f"{sim}/cmb.fits", np.stack([sht.synthesis(alms[0], NSIDE), *qu]).astype(np.float32))
+    for fields, known in (("TQU", "TEB"), ("T", "T")):
+        settings = {"sims.external.truth": f"{maps}/*/cmb.fits", "sky.lmax": lmax, "sky.fields": list(fields)}
+        pipeline(**settings).run(only=["cmb_map"])
+        found = np.load(tmp_path / "data/sims/Simulations/Test/sim0001/cmb_lensed_alm.npz")
+        assert set(found) == set(known)
+        for x, alm in zip(known, alms, strict=False):
+            assert np.abs(found[x] - 1e6 * alm).max() < 1e-3 * 1e6 * np.abs(alm).max()
+
+
 def test_pictures_do_without_the_truth_and_nothing_runs_twice(pipeline, maps, tmp_path):
-    settings = {"mask.kind": "band", "instrument.bands": [100], "sims.external.fwhm_arcmin": None}
+    settings = {"mask.kind": "band", "instrument.bands": [100], "instrument.fwhm_arcmin": None}
     pipeline(**settings).run(dry=True)
     assert not list(tmp_path.glob("data/sims"))
     pipeline(**settings).run()
@@ -124,8 +144,8 @@ def test_what_does_not_fit_is_refused_before_anything_runs(pipeline, maps):
     refused("unit=K is not known; choose one of K_CMB, mK_CMB, uK_CMB, K_RJ", f"{ours}.unit", "K")
     refused("truth_unit=K_RJ is not known; choose one of K_CMB, mK_CMB, uK_CMB", f"{ours}.truth_unit", "K_RJ")
     refused("split=exam is not known; choose one of train, valid, test", f"{ours}.split", "exam")
-    refused("fwhm_arcmin=7 must be a mapping", f"{ours}.fwhm_arcmin", 7)
-    refused("must give numbers to bands of the instrument", f"{ours}.fwhm_arcmin", {44: 7})
+    refused("fwhm_arcmin=7 must be a mapping", "instrument.fwhm_arcmin", 7)
+    refused("must give numbers to bands of the instrument", "instrument.fwhm_arcmin", {44: 7})
     refused("truth_fwhm_arcmin=-1 must be a number that is not negative", f"{ours}.truth_fwhm_arcmin", -1)
     refused("takes skies as they are; leave foregrounds=pysm out", "foregrounds.kind", "pysm")
     refused("map_100_R3.fits lies in the folder of the dataset=../maps itself", "dataset", "../maps")
@@ -143,7 +163,7 @@ def test_files_that_will_not_do_are_refused(tmp_path):
         if make:
             written(tmp_path / "map.fits", sky() if table is None else table, **how)
         with pytest.raises(UserError, match=message) as caught:
-            read_map(tmp_path / "map.fits", NSIDE, fields, FACTORS)
+            read_map(tmp_path / "map.fits", NSIDE, fields, FACTORS, **KEYS)
         assert "map.fits" in str(caught.value)
         assert ". " not in str(caught.value), "more than one sentence"
 
@@ -156,6 +176,7 @@ def test_files_that_will_not_do_are_refused(tmp_path):
     refused("coordinates 'C'; rotate it to Galactic", COORDSYS="C")
     refused("a part of the sky; write all pixels", INDXSCHM="EXPLICIT")
     refused("no column for the field Q, it has I_STOKES; rename one", sky()[:1], names=NAMES[:1])
+    refused("no column for the field E, it has I_STOKES, Q_STOKES, U_STOKES; rename one", fields="E")
     for value in (np.nan, np.inf, hp.UNSEEN):
         table = sky()
         table[1, 5:7] = value
@@ -178,9 +199,9 @@ def test_empty_pixels_are_filled_where_the_mask_is_zero(tmp_path):
     mask = SkyMap(weights, ("mask",), "1", 0.0, 2)
     path = written(tmp_path / "Größe.fits", table, unit="uK_CMB")
     with pytest.raises(UserError, match="1 pixels of Q_STOKES that are UNSEEN or NaN, where the mask is not 0"):
-        read_map(path, NSIDE, "TQU", FACTORS, mask=mask)
+        read_map(path, NSIDE, "TQU", FACTORS, mask=mask, **KEYS)
     weights[0, 700] = 0
-    found, note = read_map(path, NSIDE, "TQU", FACTORS, mask=mask)
+    found, note = read_map(path, NSIDE, "TQU", FACTORS, mask=mask, **KEYS)
     known = sky()
     known[0, 3] = known[2, 3] = known[1, 700] = 0
     np.testing.assert_array_equal(found, known)
@@ -189,9 +210,9 @@ def test_empty_pixels_are_filled_where_the_mask_is_zero(tmp_path):
 
 def test_healpys_own_maps_and_the_iau_convention(tmp_path):
     hp.write_map(tmp_path / "map.fits", sky(), column_units="uK_CMB", extra_header=[("POLCCONV", "COSMO")])
-    found, _ = read_map(tmp_path / "map.fits", NSIDE, "TQU", FACTORS)
+    found, _ = read_map(tmp_path / "map.fits", NSIDE, "TQU", FACTORS, **KEYS)
     np.testing.assert_array_equal(found, sky())
     path = written(tmp_path / "iau.fits", sky(), ordering="RING", unit="Kcmb", POLCCONV="IAU")
-    found, note = read_map(path, NSIDE, "TQU", FACTORS)
+    found, note = read_map(path, NSIDE, "TQU", FACTORS, **KEYS)
     np.testing.assert_allclose(found, 1e6 * sky().astype(np.float64) * [[1], [1], [-1]], rtol=1e-12)
     assert note == "from iau.fits, U turned from the IAU convention"

@@ -4,7 +4,7 @@ import healpy as hp
 import numpy as np
 import pytest
 
-from cmbml.sky.patches import from_patches, n_patches, patch_index, to_patches
+from cmbml.sky.patches import from_patches, mosaic_index, n_patches, patch_index, to_patches
 
 SW, W, NW, N, NE, E, SE, S = range(8)  # the order of healpy.get_all_neighbours
 CORNERS = {(1, 1): N, (1, -1): E, (-1, 1): W, (-1, -1): S}
@@ -95,6 +95,40 @@ def test_patches_of_a_face_share_their_borders():
     for k in range(len(wide)):
         x0, y0, width = patch * x[k], patch * y[k], patch + 2 * halo
         assert np.array_equal(wide[k], narrow[face[k], x0 : x0 + width, y0 : y0 + width])
+
+
+@pytest.mark.parametrize("nside", [1, 4, 16])
+def test_mosaic_shows_every_pixel_once_in_the_faces_of_the_paper(nside):
+    index = mosaic_index(nside)
+    assert index.shape == (4 * nside, 3 * nside)
+    assert np.array_equal(np.sort(index, axis=None), np.arange(12 * nside**2))
+    x, y, face = (part.reshape(4, nside, 3, nside) for part in hp.pix2xyf(nside, index))
+    assert np.array_equal(face[:, 0, :, 0], [[2, 6, 9], [3, 7, 10], [0, 4, 11], [1, 5, 8]])
+    assert np.all(face == face[:, :1, :, :1])
+    across = np.arange(nside)[::-1]
+    assert np.all(x == across)
+    assert np.all(y == across[:, None, None])
+
+
+@pytest.mark.parametrize("nside", [2, 8])
+def test_seams_of_the_mosaic(nside):
+    """Cells side by side are neighbours over the eight seams between columns of faces, over the nine others nowhere."""
+    index = mosaic_index(nside)
+    around = hp.get_all_neighbours(nside, np.arange(12 * nside**2))[::2]  # over edges
+
+    def near(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return (around[:, a] == b).any(axis=0)
+
+    assert near(index[:, 1:], index[:, :-1]).all()
+    down = near(index[1:], index[:-1])
+    seams = np.arange(1, 4) * nside - 1
+    assert not down[seams].any()
+    assert np.delete(down, seams, axis=0).all()
+
+
+def test_mosaic_of_a_wrong_nside_is_refused():
+    with pytest.raises(ValueError, match="nside must be a power of two"):
+        mosaic_index(12)
 
 
 @pytest.mark.parametrize(

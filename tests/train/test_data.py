@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from cmbml.core.errors import UserError
-from cmbml.sky.patches import to_patches
+from cmbml.sky.patches import mosaic_index, to_patches
 from cmbml.sky.rotation import permutation, rotate_maps
-from cmbml.train.data import HANDS, Patches, crop, squares
+from cmbml.train.data import Patches
+from cmbml.train.images import HANDS, crop, squares
 from tests.train.toy import NSIDE, Skies, settings
 
 PAIRS = [[60, -30], [0, 0], [120, 30]]
@@ -189,6 +190,63 @@ def test_rms_is_that_of_all_skies():
     for got, which in zip(patches.rms(), (0, 1), strict=True):
         maps = np.stack([sky[which] for sky in Skies(3)]).astype(float)
         assert got == pytest.approx(np.sqrt((maps**2).mean((0, 2))), rel=1e-6)
+
+
+def test_robust_numbers_are_the_percentiles_of_the_skies_whatever_a_few_pixels_are():
+    skies = list(Skies(3))
+    half, median = Patches(skies, settings(), device=CPU).robust()
+    cuts = np.mean([np.percentile(x, [16, 50, 84], axis=1) for x, _ in skies], axis=0)
+    assert median == pytest.approx(cuts[1], abs=0.003 * cuts[2, 0])  # one of 3072 ranks
+    assert half == pytest.approx((cuts[2] - cuts[0]) / 2, rel=0.005)
+    for x, _ in skies:
+        x[:, :100] = 1e7
+    spoilt, _ = Patches(skies, settings(), device=CPU).robust()
+    assert spoilt == pytest.approx(half, rel=0.1)
+
+
+@pytest.mark.parametrize("kind", ["none", "harmonic"])
+def test_robust_inputs_are_linear_where_it_is_dark_and_logarithmic_where_it_is_bright(kind):
+    skies = list(Skies(2))
+    for x, _ in skies:
+        x[0, :40] = 1e6
+    patches = Patches(skies, settings(rotation__kind=kind, rotation__pairs=PAIRS), turning=True, device=CPU)
+    half, median = patches.robust()
+    patches.standardise(half, [3.0], 2.0, median)
+    seen = 0
+    for epoch in range(3):
+        patches.turn(1, epoch)
+        seen += sum(patches.orientation)
+        turned = []
+        for (x, y), o in zip(skies, patches.orientation, strict=True):
+            pair, keys = [(0, 0), PAIRS[0], PAIRS[2]][o], {"lmax": 2 * NSIDE}
+            if kind == "harmonic" and o:
+                x, y = rotate_maps(x, *pair, spins=[0, 0], **keys), rotate_maps(y, *pair, spins=[0], **keys)
+            z = (x - np.array(median)[:, None]) / np.array(half)[:, None]
+            turned.append((10 * np.log(z / 10 + np.sqrt(1 + (z / 10) ** 2)), y))  # 10 asinh(z / 10)
+        compare(patches, turned, ([1.0, 1.0], [3.0]), 2.0, 2e-3)  # float32, beside outliers of 1e6
+    assert (seen > 0) == (kind == "harmonic")
+    x = patches.gather(torch.arange(len(patches)))[0]
+    assert x.abs().max() < 10 * np.log(2 * 2e6 / half[0])
+
+
+def test_constant_channel_has_no_percentiles():
+    x, y = Skies(1)[0]
+    x[1, 100:] = 5.0
+    with pytest.raises(UserError, match="Channel 1 of the training skies' input has one value"):
+        Patches([(x, y)], settings(), device=CPU).robust()
+
+
+MOSAIC = {"layout": "mosaic", "patch": NSIDE, "halo": 0}
+
+
+def test_mosaic_is_one_image_a_sky():
+    patches = Patches(Skies(3), settings(patches=MOSAIC), turning=True, device=CPU)
+    assert len(patches) == 3
+    patches.turn(0, 1)
+    x, y = patches.gather(torch.tensor([2, 0]))
+    for k, sky in enumerate((2, 0)):
+        for got, maps in zip((x[k], y[k]), Skies(3)[sky], strict=True):
+            assert np.array_equal(got.numpy(), maps[:, mosaic_index(NSIDE)])
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan])

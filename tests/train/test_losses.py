@@ -55,6 +55,22 @@ def test_cosine_is_torch_s():
         reference.step()
 
 
+def test_exponential_is_the_published_one():
+    # Wang et al. 2022: lr_i = 0.1 (1e-6 / 0.1)^(i / 10000), whatever the length of the training.
+    schedule = Schedule(**SCHEDULE | {"name": "exponential", "final": 1e-5, "steps": 10000})
+    for total in (50, 10**5):
+        factor = learning_rate_factor(schedule, total)
+        for step, rate in ((0, 1e-1), (2000, 1e-2), (4000, 1e-3), (5000, 10**-3.5), (10000, 1e-6), (20000, 1e-6)):
+            assert 0.1 * factor(step) == pytest.approx(rate, rel=1e-12)
+
+
+def test_exponential_without_steps_ends_with_the_training():
+    factor = learning_rate_factor(Schedule(**SCHEDULE | {"name": "exponential", "final": 0.01}), 40)
+    ratios = [factor(step + 1) / factor(step) for step in range(40)]
+    assert ratios == pytest.approx([0.01 ** (1 / 40)] * 40, rel=1e-12)
+    assert factor(40) == pytest.approx(0.01, rel=1e-12)
+
+
 def test_constant():
     factor = learning_rate_factor(Schedule(**SCHEDULE | {"name": "constant"}), 10)
     assert {factor(step) for step in range(10)} == {1.0}

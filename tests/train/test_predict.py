@@ -55,6 +55,12 @@ def test_identity_network_gives_the_inputs_back_in_every_orientation(halo):
         assert np.allclose(out, expected(inputs), rtol=1e-6, atol=1e-6)  # float32
 
 
+def test_identity_network_gives_the_inputs_of_a_mosaic_back():
+    inputs, _ = Skies(1)[0]
+    made = model(patches={"layout": "mosaic", "patch": NSIDE, "halo": 0})
+    assert np.allclose(predict_sky(made, inputs), expected(inputs), rtol=1e-6, atol=1e-6)  # float32
+
+
 def test_harmonic_orientation_is_turned_back():
     lmax = 2 * NSIDE
     alm = hp.synalm(np.ones(lmax + 1), lmax=lmax)
@@ -160,9 +166,12 @@ def test_mean_over_four_commutes_with_the_symmetries_of_the_sphere(mirror):
         ({}, 9, r"rotation\.average=9 must be a whole number from 1 to 8"),
         ({"rotation__average": 0}, None, r"rotation\.average=0"),
         ({}, True, r"rotation\.average=True"),
+        ({"patches": {"layout": "mosaic", "patch": 16, "halo": 0}}, 2, "A mosaic .* rotation.average=1"),
+        ({"patches": {"layout": "mosaic", "patch": 16, "halo": 2}}, 1, r"patches\.halo=2 must be 0"),
+        ({"patches": {"layout": "strips", "patch": 16, "halo": 0}}, 1, "patches.layout=strips must be one of squares"),
     ],
 )
-def test_symmetries_that_there_are_not_are_refused(changes, average, said):
+def test_symmetries_and_layouts_that_there_are_not_are_refused(changes, average, said):
     with pytest.raises(UserError, match=said):
         predict_sky(model(**changes), Skies(1)[0][0], average=average)
 

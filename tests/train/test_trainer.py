@@ -16,7 +16,7 @@ from cmbml.sky.rotation import permutation
 from cmbml.train.fit import fit
 from cmbml.train.predict import predict_sky
 from cmbml.train.trainer import Trainer
-from tests.train.toy import NSIDE, Skies, scratch, settings, train
+from tests.train.toy import NSIDE, SETTINGS, Skies, scratch, settings, train
 
 PLAIN = {"network__norm": "none", "network__dropout": 0.0}
 
@@ -44,6 +44,9 @@ def test_interrupted_training_goes_on_bit_for_bit(tmp_path, monkeypatch, kind, s
     pairs = [[60, -30], [120, 30]]
     tables = [permutation(NSIDE, *pair)[0] for pair in pairs]
     job = {"rotation__kind": kind, "rotation__pairs": pairs, "rotation__symmetries": symmetries}
+    if symmetries:
+        job |= {"train__repeats": 2, "train__standardise": "robust", "train__keep": "last"}
+        job |= {"train__schedule__name": "exponential", "train__schedule__final": 0.1}
     job |= {"tables": tables, "options": {"checkpoint_every": every}}
     _, history = train(tmp_path / "whole", **job)  # 4 epochs of 10 steps, with dropout
     last = scratch(tmp_path / "pieces")["last"]
@@ -127,6 +130,20 @@ def test_losses_are_the_means_over_all_patches(tmp_path, loss):
             assert row[key] == pytest.approx(expected, rel=1e-6)  # float32 convolutions, means in float64
 
 
+@pytest.mark.parametrize(("standardise", "unit"), [("none", 1.0), ("robust", None)])
+def test_loss_is_that_of_the_predictions_however_the_maps_are_standardised(tmp_path, standardise, unit):
+    job = {"train__loss": "l1", "train__optimizer__lr": 1e-30, "train__epochs": 1, "train__standardise": standardise}
+    model, history = train(tmp_path, **job, **PLAIN)
+    x, y = Skies(1, seed=99)[0]
+    error = predict_sky(model, x, device="cpu").astype(float) - y
+    rms = np.sqrt(np.mean([sky[1].astype(float) ** 2 for sky in Skies(2)]))
+    assert history[0]["valid_loss"] == pytest.approx(2.0 * np.abs(error).mean() / (unit or rms), rel=1e-6)  # scale 2
+    # The first layers see what is said: the maps as they are, or in units of their percentiles about the median.
+    bright = np.where(np.arange(12 * NSIDE**2) % 5 == 0, 1e8, 1.0) * x
+    found = predict_sky(model, bright.astype(np.float32), device="cpu")
+    assert (np.abs(found).max() < 1e4) == (standardise == "robust")
+
+
 def test_best_is_the_epoch_of_the_lowest_validation_loss(tmp_path):
     model, history = train(tmp_path, train__schedule__factors=[1, 100])  # the second half spoils it
     losses = [row["valid_loss"] for row in history]
@@ -134,6 +151,37 @@ def test_best_is_the_epoch_of_the_lowest_validation_loss(tmp_path):
     x, y = Skies(1, seed=99)[0]
     error = 2.0 * (predict_sky(model, x, device="cpu").astype(float) - y) / model["target_rms"][0]
     assert np.log(np.cosh(error)).mean() == pytest.approx(min(losses), rel=1e-6)
+
+
+def test_the_last_network_can_be_kept_instead(tmp_path):
+    job = {"train__schedule__factors": [1, 100], "train__epochs": 2}  # the second spoils it
+    model, history = train(tmp_path, train__keep="last", **job)
+    assert model["epoch"] == 2
+    assert model["valid_loss"] == history[1]["valid_loss"] > history[0]["valid_loss"]
+
+
+def test_repeats_are_updates_by_the_same_batch_at_one_learning_rate(tmp_path):
+    job = {"train__schedule__name": "constant", "network__dropout": 0.0}
+    skies, batch = (Skies(2), Skies(1, seed=99), None, {}, "cpu"), torch.arange(7)
+    thrice, once = (Trainer(settings(train__repeats=n, **job), *skies) for n in (3, 1))
+    for trainer in (thrice, once):
+        trainer.net.train()
+    loss, n = thrice.train_step(batch)
+    told = [once.train_step(batch) for _ in range(3)]
+    assert (loss, n) == told[0]  # the loss is that before the first update
+    assert loss > told[2][0]
+    for a, b in zip(thrice.model.parameters(), once.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert (thrice.step, once.step) == (thrice.scheduler.last_epoch, once.scheduler.last_epoch) == (1, 3)
+
+
+def test_keys_that_came_later_do_not_stop_a_training_that_was_begun_without_them(tmp_path, monkeypatch):
+    later = {"train__standardise": "rms", "train__repeats": 1, "train__keep": "best", "train__schedule__steps": None}
+    train_until(25, monkeypatch, tmp_path)
+    with pytest.raises(UserError, match=r"\(train.repeats absent -> 2\)"):
+        train(tmp_path, **later | {"train__repeats": 2})
+    layout = {"layout": "squares", "patch": 8, "halo": 2}
+    assert len(train(tmp_path, **later, patches=layout)[1]) == 4
 
 
 def test_it_learns_the_wiener_filter(tmp_path):
@@ -251,6 +299,15 @@ def test_tensorboard(tmp_path, monkeypatch):
         ({"train__optimizer__lr": 0}, "train.optimizer.lr=0"),
         ({"train__optimizer__betas": [0.9]}, "train.optimizer.betas"),
         ({"train__optimizer__weight_decay": -1}, "train.optimizer.weight_decay"),
+        ({"train__schedule__name": "exponential"}, "train.schedule.final=0.0 must be above 0 for an exponential"),
+        (
+            {"train__schedule": {**SETTINGS["train"]["schedule"], "name": "exponential", "final": 0.1, "steps": 0}},
+            "train.schedule.steps=0 must be a number of at least 1",
+        ),
+        ({"train__standardise": "minmax"}, "train.standardise=minmax must be one of rms, none, robust"),
+        ({"train__repeats": 0}, "train.repeats=0 must be a whole number of at least 1"),
+        ({"train__keep": "first"}, "train.keep=first must be one of best, last"),
+        ({"patches": {"layout": "mosaic", "patch": 16, "halo": 2}}, "patches.halo=2 must be 0"),
         ({"train__compile": "yes"}, "train.compile=yes must be true or false"),
         ({"rotation__average": 9}, "rotation.average=9 must be a whole number from 1 to 8"),
         ({"rotation__symmetries": True, "spins_in": [2, 2]}, "Q and U mix .* rotation.symmetries=false"),

@@ -5,22 +5,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from cmbml.core.asset import Every, File, Files, Item
-from cmbml.core.checks import FEATURES, check_patches
+from cmbml.core.checks import FEATURES
 from cmbml.core.skymap import SkyMap
 from cmbml.core.stage import SimStage, Stage
+from cmbml.methods.learned import Training, prediction
 from cmbml.sky import rotation
 from cmbml.sky.fields import field_map
-from cmbml.train.fit import fit
-from cmbml.train.network import probe
-from cmbml.train.predict import predict_sky
-from cmbml.train.settings import read_train
+from cmbml.train.settings import telling
 
 # What the network is shown and how; training and prediction both depend on it.
 GEOMETRY = ("delens.label", "delens.inputs", "patches", "rotation.kind", "sky.nside", "sky.lmax")
-ODD = ("B", "B_hp")  # fields that change sign in a mirror
 
 
 @dataclass(frozen=True)
@@ -71,10 +68,10 @@ class Rotations(Stage):
         return 4 * npix, 40 * npix
 
 
-class Train(Stage):
+class Train(Training):
     """Train the network on all patches of the training skies; keep the weights with the best validation loss."""
 
-    name, outputs, scratch, parallel = "train", ("model", "history"), ("last", "best"), False
+    groups = (*Training.groups, "delens")
     inputs = (
         *(Every(asset, split=split) for split in ("train", "valid") for asset in ("obs", "features", "label")),
         Every("rotation"),
@@ -82,52 +79,14 @@ class Train(Stage):
     uses = (*GEOMETRY, "network", "train", "rotation.pairs", "rotation.symmetries")
     reads = ("system", "splits", "rotation.average")
 
-    def __init__(self, config: DictConfig):
-        """Check the patches, the training's settings and the network before anything runs."""
-        super().__init__(config)
-        settings = self.trainer_settings()
-        check_patches(settings["nside"], **settings["patches"])
-        read_train(settings["train"])
-        self.weights, self.values = probe(settings, (len(settings["spins_in"]), 1))
+    def channels(self) -> tuple[Sequence[str], Sequence[str]]:
+        """The inputs, and the field of the label."""
+        return self.cfg.delens.inputs, [shown(self.cfg.delens.label)]
 
-    def run(
-        self,
-        item: Item,
-        *skies: Files,
-        scratch: Mapping[str, File],
-    ) -> tuple[dict[str, Any], list[dict[str, float]]]:
+    def run(self, item: Item, *skies: Files, scratch: Mapping[str, File]) -> tuple[dict[str, Any], list[dict]]:
         """The trained network as a plain dictionary, and one row an epoch."""
-        fields, system = tuple(self.cfg.delens.inputs), self.cfg.system
-        return fit(
-            self.trainer_settings(),
-            Pairs(*skies[:3], fields),
-            Pairs(*skies[3:6], fields),
-            skies[6],
-            scratch,
-            devices=system.devices,
-            device=system.device,
-            checkpoint_every=system.checkpoint_every,
-            log_dir=str(scratch["last"].path.parents[1] / "tensorboard") if system.tensorboard else None,
-        )
-
-    def trainer_settings(self) -> dict[str, Any]:
-        """Plain settings of `cmbml.train.fit.fit`: those of the configuration, nside, lmax and the channels' spins."""
-        cfg = OmegaConf.to_container(self.cfg)
-        fields = {"in": cfg["delens"]["inputs"], "out": [shown(cfg["delens"]["label"])]}
-        return {
-            **{group: cfg[group] for group in ("train", "network", "patches", "rotation", "delens")},
-            "nside": cfg["sky"]["nside"],
-            "lmax": cfg["sky"]["lmax"],
-            **{f"spins_{side}": [2 if x in ("Q", "U") else 0 for x in names] for side, names in fields.items()},
-            **{f"parity_{side}": [-1 if x in ODD else 1 for x in names] for side, names in fields.items()},
-        }
-
-    def cost(self) -> tuple[float, float]:
-        """Weights on disk; skies, tables, weights, and one batch of layers with their gradients in memory."""
-        cfg, npix = self.cfg, 12 * self.cfg.sky.nside**2
-        maps = (cfg.splits.train + cfg.splits.valid) * (len(cfg.delens.inputs) + 1) + len(cfg.rotation.pairs)
-        layers = 2 * cfg.train.batch_size * self.values
-        return 4.0 * self.weights, 4.0 * (npix * (maps + 10) + 4 * self.weights + layers)
+        fields = tuple(self.cfg.delens.inputs)
+        return self.fitted(Pairs(*skies[:3], fields), Pairs(*skies[3:6], fields), skies[6], scratch)
 
 
 class Predict(SimStage):
@@ -138,20 +97,15 @@ class Predict(SimStage):
     uses = (*GEOMETRY, "rotation.predict", "rotation.average", "instrument.fwhm_arcmin")
     reads = ("splits", "rotation.pairs", "train.batch_size", "system.device")
 
+    def __init__(self, config: DictConfig):
+        """Leave later keys that change nothing out of the settings."""
+        super().__init__(config)
+        self.settings = telling(self.settings)
+
     def run(self, item: Item, model: dict[str, Any], obs: Files, features: Files, tables: Files) -> SkyMap:
         """Map of `delens.label`: kappa without unit, or a field in uK_CMB with the beam of the observation."""
-        label, rotated = self.cfg.delens.label, self.cfg.rotation
-        known = [list(pair) for pair in rotated.pairs]
-        pairs = [list(pair) for pair in rotated.predict]
-        estimate = predict_sky(
-            model,
-            channels(self.cfg.delens.inputs, obs, features, 0),
-            pairs=pairs,
-            tables=[tables[known.index(pair)] if any(pair) and len(tables) else None for pair in pairs],
-            average=rotated.average,
-            batch_size=self.cfg.train.batch_size,
-            device=self.cfg.system.device,
-        )
+        label = self.cfg.delens.label
+        estimate = prediction(self.cfg, model, channels(self.cfg.delens.inputs, obs, features, 0), tables)
         is_kappa = label == "kappa"
         unit, fwhm_arcmin = ("1", 0.0) if is_kappa else ("uK_CMB", self.cfg.instrument.fwhm_arcmin)
         return SkyMap(estimate, (shown(label),), unit, fwhm_arcmin, self.cfg.sky.lmax, f"{label} by a network")

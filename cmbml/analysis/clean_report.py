@@ -1,0 +1,270 @@
+"""The report of a comparison of cleaning methods, from the blocks of ``page``, and the tables that it shares."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cmbml.analysis.common import describe
+from cmbml.analysis.page import (
+    DIFFERENCES,
+    bullets,
+    cost_section,
+    difference_table,
+    heading,
+    page,
+    paragraph,
+    picture,
+    section,
+    table,
+)
+from cmbml.analysis.tables import format_value
+
+PIXELS = ("MAE", "RMSE", "NRMSE", "PSNR", "corr")
+RATIOS = ("transfer", "rho")  # and residual_{lo}_{hi}: the same in all forms
+BOXES = ("MAE", "RMSE", "PSNR", "corr", *RATIOS)  # and the same
+_NOTHING = 0.001  # uK; the rounding of maps in single precision is less
+SYNTHETIC = (
+    "The foregrounds of these skies are SYNTHETIC: drawn from a seed with the Galaxy's statistics, and no map of the"
+    " real sky. How methods rank here need not be how they rank there."
+)
+HEADLINE = (
+    "Mean ± standard deviation over the test skies, at one beam and one band limit for all, T without monopole and"
+    " dipole. NRMSE: in units of the rms of the CMB. PSNR: of the range of the truth alone. transfer: the part of the"
+    " CMB's amplitude that is kept (1: all of it); rho: correlation, multipole by multipole; residual: power of what is"
+    " wrong over that of the CMB. A floor has seen the truth: no method can be expected to reach it."
+)
+FORMS = {
+    "common": "The same beam and band limit for all.",
+    "unsmoothed": "Each map as it is, against a truth without any beam. What the beam of a map has erased counts as"
+    " error, and mostly these numbers tell just that: at nside 512 a map without any other error, left at 20.6 arcmin,"
+    " scores an RMSE of 35 to 40 µK here, and a Wiener filter of CMB and noise alone 29.5 µK. They are here because"
+    " others publish them.",
+    "native": "Each map as it is, against a truth with the beam and the band limit of that map. Good for one method; of"
+    " two with different beams it compares different skies.",
+}
+LEGENDS = {
+    "spectra": "Truth and predictions, the part of the CMB's amplitude that is kept, and the power of what is wrong"
+    " over that of the CMB; beams are divided out. Lines: mean over the test skies; bars: scatter of one sky. Dotted:"
+    " floors.",
+    "boxes": "Every sky (points), the median, the quartiles, and the range without outliers. Floors are left out.",
+    "skies": "Truth and predictions of one sky at the common beam, and what is wrong with each, on one scale. Grey:"
+    " what the mask leaves out. Floors are left out.",
+    "zoom": "The same for one patch.",
+}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What tables and report are made of.
+
+    Attributes
+    ----------
+    caption : mapping
+        See ``common.describe``.
+    reference : str
+        Method of the paired differences.
+    headline : mapping
+        ``form`` and ``area`` of the numbers that count.
+    beam : str
+        The common beam and band limit.
+    floors : sequence of str
+        Methods that have seen the truth.
+    summary : sequence of mappings
+        From ``tables.summarise``, one a method, field, form and area.
+    paired : sequence of mappings
+        From ``comparison.paired``, with ``field``, ``form`` and ``area``.
+    costs : sequence of mappings
+        From ``comparison.costs``.
+    origins : sequence of mappings
+        Rows that say where each method's numbers come from.
+    """
+
+    caption: Mapping[str, Any]
+    reference: str
+    headline: Mapping[str, str]
+    beam: str
+    floors: Sequence[str]
+    summary: Sequence[Mapping[str, Any]]
+    paired: Sequence[Mapping[str, Any]]
+    costs: Sequence[Mapping[str, Any]]
+    origins: Sequence[Mapping[str, str]]
+
+    def kind(self, method: str) -> str:
+        """Whether a method is one, or a floor."""
+        return "floor" if method in self.floors else "method"
+
+    @property
+    def marked(self) -> list[dict[str, Any]]:
+        """The summary, each line with its kind."""
+        return [{"method": line["method"], "kind": self.kind(line["method"]), **line} for line in self.summary]
+
+    def words(self, form: str, area: str) -> dict[str, str]:
+        """Entries of ``common.describe`` for one form and area."""
+        told = {
+            "common": f"at {self.beam}",
+            "unsmoothed": "as they are, truth without a beam",
+            "native": "as they are, truth with the beam of each",
+        }
+        return {"maps": told[form], "area": "full sky" if area == "full" else "what the mask leaves"}
+
+    def parts(self) -> list[tuple[str, str]]:
+        """Pairs (form, area) of the tables, the headline first."""
+        pairs = list(dict.fromkeys((line["form"], line["area"]) for line in self.summary))
+        head = self.headline["form"], self.headline["area"]
+        return sorted(pairs, key=lambda pair: (pair != head, pair[1] != head[1], list(FORMS).index(pair[0])))
+
+    def lines(self, form: str, area: str) -> list[dict[str, Any]]:
+        """Lines of one table: what tells them apart, the metrics that belong to the form, and the note."""
+        own = [line for line in self.marked if (line["form"], line["area"]) == (form, area)]
+        ratios = [name for name in own[0] if name in RATIOS or name.startswith("residual_")]
+        metrics = [*PIXELS, *(ratios if form == "common" else ()), *(("psnr_joint",) if form == "unsmoothed" else ())]
+        labels = ["method", "kind", *(["field"] if len({line["field"] for line in own}) > 1 else []), "n"]
+        return [{name: line[name] for name in (*labels, *metrics, "note")} for line in own]
+
+    def differences(self, form: str, area: str) -> list[dict[str, Any]]:
+        """Paired differences of one form and area."""
+        own = [line for line in self.paired if (line["form"], line["area"]) == (form, area)]
+        drop = {"form", "area", *(["field"] if len({line["field"] for line in own}) == 1 else [])}
+        return [{name: value for name, value in line.items() if name not in drop} for line in own]
+
+    def blocks(self) -> list[tuple[dict[str, str], list[dict[str, Any]]]]:
+        """Tables of the text files: (entries of the caption, lines), the headline and its differences first."""
+        tables = [(self.words(*part), self.lines(*part)) for part in self.parts()]
+        head = (self.headline["form"], self.headline["area"])
+        said = self.words(*head) | {"mean difference from": f"{self.reference} ± standard error"}
+        lines = [
+            {name: value for name, value in line.items() if not name.endswith("_interval")}
+            for line in self.differences(*head)
+        ]
+        return [tables[0], *([(said, lines)] if lines else []), *tables[1:]]
+
+
+def report(compared: Compared, figures: Mapping[str, Sequence[bytes]], *, synthetic: bool) -> str:
+    """Return the page.
+
+    Parameters
+    ----------
+    compared : Compared
+    figures : mapping
+        PNG files by the names of ``LEGENDS``: one, or one a field.
+    synthetic : bool
+        Whether the foregrounds are synthetic.
+    """
+
+    def drawn(name: str) -> list[str]:
+        pngs, fields = figures[name], compared.caption["field"]
+        return [
+            picture(png, f"Field {fields[i]}: {LEGENDS[name]}" if len(pngs) > 1 else LEGENDS[name])
+            for i, png in enumerate(pngs)
+        ]
+
+    head, *others = compared.parts()
+    at = " · ".join(compared.words(*head).values())
+    parts = [
+        paragraph(describe(compared.caption), look="small"),
+        *([paragraph(SYNTHETIC, look="warning")] if synthetic else []),
+        section("Verdict", bullets(verdicts(compared))),
+        section(f"Maps {at}", _table(compared, *head), paragraph(HEADLINE, look="small")),
+        section(f"Differences from {compared.reference} on the same skies", _differences(compared, *head)),
+        section("Spectra", *drawn("spectra")),
+        section("Skies", *drawn("skies"), *drawn("zoom")),
+        section("Scatter of the skies", *drawn("boxes")),
+        section("Other beams, and the full sky", *_parts(compared, others)),
+        cost_section(compared.costs),
+        section("Where the numbers come from", table(compared.origins)),
+    ]
+    return page(f"Cleaning of {compared.caption['field']}: methods on the same skies", parts)
+
+
+def verdicts(compared: Compared) -> list[str]:
+    """Return one sentence a method and field, from the headline, the floors last."""
+    head = compared.headline["form"], compared.headline["area"]
+    own = [line for line in compared.summary if (line["form"], line["area"]) == head]
+    several = len({line["field"] for line in own}) > 1
+    pairs = {(line["method"], line["field"]): line for line in compared.paired if (line["form"], line["area"]) == head}
+    said = []
+    for line in sorted(own, key=lambda line: line["method"] in compared.floors):
+        name, field = line["method"], line["field"]
+        who = f"{name}, a floor, which has seen the truth" if name in compared.floors else name
+        rmse, nrmse, transfer = (line[metric][0] for metric in ("RMSE", "NRMSE", "transfer"))
+        size = f"{rmse:.3g} µK, {nrmse:.2%} of the CMB's rms" if rmse >= _NOTHING else f"below {_NOTHING} µK"
+        text = f"{who}{f' ({field})' if several else ''}: RMSE {size}"
+        text += "" if math.isnan(transfer) else f"; transfer {transfer:.3f}"
+        if (name, field) in pairs and name not in compared.floors:
+            text += f"; {_against(pairs[name, field], compared.reference)}"
+        said.append(f"{text}.")
+    return said
+
+
+def _against(line: Mapping[str, Any], reference: str) -> str:
+    """Say how the RMSE of a method differs from the reference's, and when the skies cannot tell."""
+    (mean, error), (low, high) = line["RMSE"], line["RMSE_interval"]
+    skies = f"on the same {line['n']} skies" if line["n"] > 1 else "on the one sky"
+    if low <= 0 <= high:
+        return f"these {line['n']} skies cannot tell it from {reference} (95 %: {low:+.2g} .. {high:+.2g} µK)"
+    bounds = "" if math.isnan(low) else f" (95 %: {low:+.2g} .. {high:+.2g} µK)"
+    way = "above" if mean > 0 else "below"
+    size = f"{abs(mean):.3g}" if math.isnan(error) else format_value(abs(mean), error)
+    return f"{size} µK {way} {reference} {skies}{bounds}"
+
+
+def _table(compared: Compared, form: str, area: str) -> str:
+    rows = []
+    for line in compared.lines(form, area):
+        cells = {name: value for name, value in line.items() if name != "note"}
+        rows.append(
+            {
+                ("skies" if name == "n" else heading(name, compared.caption)): format_value(*value)
+                if isinstance(value, tuple)
+                else str(value)
+                for name, value in cells.items()
+            }
+        )
+    return table(rows)
+
+
+def _differences(compared: Compared, form: str, area: str) -> str:
+    lines = compared.differences(form, area)
+    if not lines:
+        return paragraph("There is no other method.")
+    shown = {name: heading(name, compared.caption) for name in lines[0]}
+    return difference_table(lines, shown) + paragraph(DIFFERENCES, look="small")
+
+
+def _parts(compared: Compared, parts: Sequence[tuple[str, str]]) -> list[str]:
+    """Return a table of each form and area, what the form means below the first of it."""
+    told, sections = set(), []
+    for form, area in parts:
+        note = [] if form in told else [paragraph(FORMS[form], look="small")]
+        title = f"Maps {' · '.join(compared.words(form, area).values())}"
+        sections.append(section(title, _table(compared, form, area), *note, level=3))
+        told.add(form)
+    return sections
+
+
+def boxes(compared: Compared, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, np.ndarray]]:
+    """Return metric -> method -> its value for each sky, of the headline; without the floors if anything else is there.
+
+    Of several fields only RMSE, corr and transfer, each under its field's name.
+    """
+    own = [row for row in rows if compared.headline.items() <= row.items()]
+    names = [name for name in dict.fromkeys(row["method"] for row in own) if name not in compared.floors]
+    names = names or list(compared.floors)
+    fields = list(dict.fromkeys(row["field"] for row in own))
+    every = [name for name in own[0] if name in BOXES or name.startswith("residual_")]
+    metrics = every if len(fields) == 1 else ["RMSE", "corr", "transfer"]
+
+    def values(metric: str, field: str) -> dict[str, np.ndarray]:
+        return {
+            name: np.array([row[metric] for row in own if (row["method"], row["field"]) == (name, field)], dtype=float)
+            for name in names
+        }
+
+    return {
+        metric if len(fields) == 1 else f"{metric} of {field}": values(metric, field)
+        for field in fields
+        for metric in metrics
+    }

@@ -1,0 +1,201 @@
+"""The stages that measure one method of cleaning; they read predictions and truth as assets and know no method."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from omegaconf import DictConfig
+
+from cmbml.analysis import cleaning_figures, spectra, tables
+from cmbml.analysis.cleaning_metrics import (
+    FORMS,
+    agreement,
+    at_own_beam,
+    band_ratios,
+    error_spectra,
+    in_forms,
+    together,
+    without_dipole,
+)  # fmt: skip
+from cmbml.analysis.stages import inside
+from cmbml.core.asset import Every, Files, Item
+from cmbml.core.errors import UserError
+from cmbml.core.masked import Masked
+from cmbml.core.skymap import SkyMap
+from cmbml.core.stage import SimStage, Stage
+from cmbml.core.truth import has_truth
+from cmbml.sky.spectra import bin_edges
+
+BY = ("method", "field", "form", "area")  # what tells one line of the tables from the next
+
+
+class Captioned(Stage):
+    """A stage whose pictures and tables say what they show."""
+
+    caption_keys = (
+        "dataset", "clean.field", "method.name", "instrument.name", "foregrounds.kind", "foregrounds.presets",
+        "sims.external", "sky.nside",
+    )  # fmt: skip
+
+    def caption(self, **more: Any) -> dict[str, Any]:
+        """Entries of `cmbml.analysis.common.describe`."""
+        cfg, kind = self.cfg, self.cfg.foregrounds.kind
+        origin = {"synthetic": "SYNTHETIC templates", "pysm": f"PySM3 {' '.join(cfg.foregrounds.presets)}"}
+        known = {
+            "field": cfg.clean.field, "unit": "uK_CMB", "method": cfg.method.name, "dataset": cfg.dataset,
+            "nside": cfg.sky.nside, "instrument": cfg.instrument.name,
+            "foregrounds": "those of the files" if cfg.sims.external else origin.get(kind, kind),
+        }  # fmt: skip
+        return known | more
+
+
+def seen_part(mask: SkyMap | None) -> dict[str, str]:
+    """Entry of a caption: how much of the sky counts; none for the full sky."""
+    return {} if mask is None else {"mask": f"leaves {inside(mask).mean():.0%} of the sky"}
+
+
+class OfTruth(Masked):
+    """A stage that has nothing to do where no truth is known."""
+
+    def __init__(self, config: DictConfig):
+        """Know whether there is a truth."""
+        super().__init__(config)
+        self.known = has_truth(config)
+
+    def items(self) -> Iterable[Item]:
+        """All, or none."""
+        return super().items() if self.known else []
+
+
+class Measure(OfTruth, SimStage):
+    """Pixel metrics in each form of `cleaning_metrics.in_forms`, and beam-deconvolved spectra with what they tell.
+
+    Pixels of the area ``mask`` are those where the mask exceeds one half; its spectra are of maps times the mask.
+    Transfer, rho and the residual's power over the CMB's are those of the spectra and the same for all forms; of Q and
+    U those of E and B together, the power of the polarisation.
+    """
+
+    name, splits = "measure", ("test",)
+    inputs, outputs = ("prediction", "cmb_map", "lensed_alm"), ("metrics", "spectra")
+    masked_inputs = ("mask",)
+    uses = ("method.name", "analysis.fwhm_arcmin", "analysis.lmax", "analysis.band", "analysis.bands")
+    reads = ("splits", "sky.nside")
+
+    def run(
+        self,
+        item: Item,
+        prediction: SkyMap,
+        cmb: SkyMap,
+        alms: dict[str, np.ndarray],
+        mask: SkyMap | None = None,
+    ) -> tuple[list[dict], dict[str, np.ndarray]]:
+        """One row a field, area and form, and the spectra of `cleaning_metrics.error_spectra`.
+
+        Those are named ``{field}_{area}/{name}``, of the fields T, E and B.
+        """
+        if prediction.nside != self.cfg.sky.nside:
+            raise UserError(f"The prediction has nside {prediction.nside} where {self.cfg.sky.nside} is needed.")
+        a, rows, found = self.cfg.analysis, [], {}
+        areas = ({} if mask is None else {"mask": mask["mask"]}) | {"full": None}
+        every = np.ones(prediction.data.shape[-1], dtype=bool)
+        for fields in together(prediction.fields):
+            for area, weight in areas.items():
+                good = every if weight is None else inside(mask)
+                forms = in_forms(prediction, cmb, alms, fields, good, fwhm_arcmin=a.fwhm_arcmin, lmax=a.lmax)
+                truth, error, fwhm_arcmin = forms["spectra"]
+                cls = error_spectra(truth, error, fields, fwhm_arcmin=fwhm_arcmin, lmax=a.lmax, mask=weight)
+                found |= {f"{x}_{area}/{name}": cl for x, own in cls.items() for name, cl in own.items()}
+                total = {name: sum(own[name] for own in cls.values()) for name in cls[next(iter(cls))]}
+                ratios = band_ratios(total, band=a.band, bands=a.bands)
+                for i, field in enumerate(fields):
+                    for form in FORMS:
+                        row = {"method": self.cfg.method.name, "field": field, "form": form, "area": area, **item}
+                        t, e = (m[i] for m in forms[form][:2])
+                        rows.append(row | agreement(t, t + e, good) | ratios)
+        return rows, found
+
+    def cost(self) -> tuple[float, float]:
+        """Spectra on disk, a dozen maps in memory."""
+        return 24 * 8 * self.cfg.analysis.lmax, 24 * 8 * 12 * self.cfg.sky.nside**2
+
+
+class Pictures(Masked, SimStage, Captioned):
+    """Truth, prediction and difference: the whole sky, one zoomed patch, and the histogram of the difference.
+
+    The truth has the beam and band limit of the prediction, T no monopole and dipole; what is masked is grey. Where no
+    truth is known the prediction is drawn alone, and no histogram.
+    """
+
+    name, splits = "cleaning_pictures", ("test",)
+    inputs, outputs = ("prediction", "cmb_map", "lensed_alm"), ("skies_png", "zoom_png", "residual_png")
+    masked_inputs = ("mask",)
+    uses, reads = (*Captioned.caption_keys, "analysis.zoom"), ("splits", "analysis.pictures")
+
+    def items(self) -> list[Item]:
+        """The first test skies."""
+        return list(super().items())[: self.cfg.analysis.pictures]
+
+    def __init__(self, config: DictConfig):
+        """Read no truth where there is none."""
+        super().__init__(config)
+        self.known = has_truth(config)
+        if not self.known:
+            self.inputs = tuple(name for name in self.inputs if name not in ("cmb_map", "lensed_alm"))
+            self.outputs = self.outputs[:2]
+
+    def run(self, item: Item, prediction: SkyMap, *more: Any) -> tuple[Figure, ...]:
+        """Three figures, or two."""
+        mask = more[-1] if len(more) % 2 else None
+        good = np.ones(prediction.data.shape[-1], dtype=bool) if mask is None else inside(mask)
+        skies, errors = {}, {}
+        for fields in together(prediction.fields):
+            if self.known:
+                truth, error, _ = at_own_beam(prediction, *more[:2], fields, good, lmax=prediction.lmax)
+                skies |= {x: (truth[i], truth[i] + error[i]) for i, x in enumerate(fields)}
+                errors |= dict(zip(fields, error, strict=True))
+            else:
+                skies |= {x: (prediction[x].astype(np.float64),) for x in fields}
+        if not self.known and "T" in skies:
+            skies["T"] = (without_dipole(skies["T"][0], good),)
+        beam = {"fwhm_arcmin": round(prediction.fwhm_arcmin, 2), "lmax": prediction.lmax}
+        keys = {"caption": self.caption(**item, **beam, **seen_part(mask)), "mask": good}
+        zoom = tuple(self.cfg.analysis.zoom)
+        drawn = (cleaning_figures.sky_figure(skies, **keys), cleaning_figures.sky_figure(skies, zoom=zoom, **keys))
+        return (*drawn, cleaning_figures.residual_figure(errors, **keys)) if self.known else drawn
+
+    def cost(self) -> tuple[float, float]:
+        """Three pictures on disk, a dozen maps in memory."""
+        return 1e6, 12 * 8 * 12 * self.cfg.sky.nside**2
+
+
+class Summary(OfTruth, Captioned):
+    """The table over all test skies, and the figure of spectra: of the mask's area, of the full sky without a mask."""
+
+    name = "summary"
+    inputs = (Every("metrics", split="test"), Every("spectra", split="test"))
+    outputs = ("table_csv", "table_md", "table_tex", "spectra_png")
+    masked_inputs = ("mask",)
+    uses = (*Captioned.caption_keys, "analysis.fwhm_arcmin", "analysis.lmax", "analysis.delta_l", "analysis.band")
+
+    def run(
+        self, item: Item, rows: Files, cls: Files, mask: SkyMap | None = None
+    ) -> tuple[list[dict], str, str, Figure]:
+        """CSV rows, Markdown, LaTeX and a figure."""
+        a, area = self.cfg.analysis, "full" if mask is None else "mask"
+        caption = self.caption(split="test", sims=len(rows), **seen_part(mask))
+        forms = {"common beam": f"{a.fwhm_arcmin:.4g} arcmin to lmax {a.lmax}"}
+        band = f"{a.band[0]} .. {min(a.band[1], a.lmax)}"
+        of_mask = "" if mask is None else ", of the masked maps over the mean squared mask (multipoles mixed)"
+        cls_are = {"spectra": f"beam-deconvolved{of_mask}"}
+        words = {**caption, **forms, "transfer and rho": f"of l = {band}", **cls_are}
+        summary = tables.summarise([row for sky in rows for row in sky], by=BY)
+        edges, skies = bin_edges(2, a.lmax + 1, a.delta_l), list(cls)
+        fields = dict.fromkeys(key.partition("_")[0] for key in skies[0])
+        stacked = {x: spectra.stack(spectra.of_method(skies, f"{x}_{area}"), edges) for x in fields}
+        return (
+            tables.to_rows(summary),
+            tables.to_markdown(summary, caption=words),
+            tables.to_latex(summary, caption=words),
+            cleaning_figures.spectra_figure(stacked, caption={**caption, "lmax": a.lmax, **cls_are}),
+        )

@@ -1,0 +1,83 @@
+"""Figures of a cleaned map, from the blocks of ``projections`` and ``figures``: one row or column a field."""
+
+from collections.abc import Mapping, Sequence
+
+import healpy as hp
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from cmbml.analysis.figures import draw_histogram, draw_spectra
+from cmbml.analysis.projections import STYLE, draw_images, gnomonic_pixels, mollweide_pixels, new_figure
+
+SPECTRA = {"truth": "truth", "prediction": "predicted", "residual": "residual"}
+# Amplitude of the colours of the sky and of the difference: uK of T, multiples of the truth's rms of other fields.
+T_SCALES, SCALES = (500.0, 120.0), (4.0, 1.0)
+
+
+def sky_figure(
+    skies: Mapping[str, Sequence[np.ndarray]],
+    *,
+    caption: Mapping,
+    mask: np.ndarray,
+    zoom: tuple[float, float, float] | None = None,
+) -> Figure:
+    """Draw truth, prediction and their difference, a row a field; the prediction alone where the truth is not known.
+
+    T is drawn up to +-500 uK and differences of T to +-120 uK; other fields to 4 and 1 times the rms of the first map.
+
+    Parameters
+    ----------
+    skies : mapping
+        Field -> (truth, prediction), or (prediction,), of shape (npix,), RING.
+    caption : mapping
+        See ``common.describe``.
+    mask : bool array (npix,)
+        True where a pixel counts; the others are grey.
+    zoom : (float, float, float), optional
+        Longitude, latitude and side in degrees of a patch, drawn in gnomonic projection; else the whole sphere.
+    """
+    nside, columns = hp.npix2nside(len(mask)), 3 if len(next(iter(skies.values()))) == 2 else 1
+    height, more = 1.6, {}
+    if zoom:
+        height, more = 2.75, {"centre": f"(l, b) = ({zoom[0]:g}°, {zoom[1]:g}°)"}
+    pixels = gnomonic_pixels(nside, *zoom) if zoom else mollweide_pixels(nside)
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(max(2.37 * columns, 4.2), 0.4 + height * len(skies), {**caption, **more})
+        rows = figure.subplots(len(skies), columns, squeeze=False)
+        for axes, (field, maps) in zip(rows, skies.items(), strict=True):
+            name = f"{field}, " if len(skies) > 1 else ""
+            shown = dict(zip((f"{name}truth", f"{name}predicted")[-len(maps) :], maps, strict=True))
+            difference = {f"{name}predicted − truth": maps[1] - maps[0]} if len(maps) == 2 else {}
+            keys = {"caption": caption, "half": zoom[2] / 2 if zoom else None, "scales": _scales(field, maps[0][mask])}
+            draw_images(axes, shown, difference, pixels, mask, **keys)
+    return figure
+
+
+def _scales(field: str, sky: np.ndarray) -> tuple[float, float]:
+    """Amplitude of the colours of a field and of its difference."""
+    rms = float(np.sqrt(np.mean(sky**2))) or 1.0
+    return T_SCALES if field == "T" else tuple(float(f"{n * rms:.1e}") for n in SCALES)
+
+
+def residual_figure(errors: Mapping[str, np.ndarray], *, caption: Mapping, mask: np.ndarray) -> Figure:
+    """Draw the histogram of prediction - truth, (npix,), of each field in a panel of its own."""
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(5.2 if len(errors) == 1 else 3.4 * len(errors), 3.8, caption)
+        for axis, (field, error) in zip(figure.subplots(1, len(errors), squeeze=False)[0], errors.items(), strict=True):
+            draw_histogram(axis, {field: error}, caption=caption, mask=mask)
+            axis.legend(loc="upper center")
+    return figure
+
+
+def spectra_figure(stacked: Mapping[str, Mapping[str, np.ndarray]], *, caption: Mapping) -> Figure:
+    """Draw D_l of truth, prediction and residual of each field in a column, and below prediction over truth.
+
+    ``stacked``: field -> its spectra (``cleaning_metrics.error_spectra``) through ``spectra.stack``.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(5.2 if len(stacked) == 1 else 3.4 * len(stacked), 4.8, caption)
+        axes = figure.subplots(2, len(stacked), sharex=True, height_ratios=(2.4, 1), squeeze=False)
+        for column, (field, own) in zip(axes.T, stacked.items(), strict=True):
+            draw_spectra(*column, own, caption={**caption, "field": field}, names=SPECTRA, truth="truth")
+    return figure

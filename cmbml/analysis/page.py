@@ -1,0 +1,129 @@
+"""Building blocks of a report: one HTML page that needs no other file, no script and no network."""
+
+import base64
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from cmbml.analysis.common import unit_text
+from cmbml.analysis.tables import format_value
+
+STYLE = """
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 60rem; margin: 0 auto;
+  padding: 0 1rem 3rem; overflow-wrap: anywhere; }
+h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
+h3 { font-size: 1rem; margin: 1.6rem 0 .4rem; }
+.table { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
+th, td { padding: .3rem .55rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
+th { border-bottom: 2px solid #555; }
+figure { margin: 1.2rem 0; } img { max-width: 100%; height: auto; }
+figcaption, .small { color: #444; font-size: .88rem; } s { color: #a33; } dt { font-weight: 600; margin-top: .7rem; }
+dd { margin-left: 1rem; } .warning { border-left: 4px solid #d55e00; padding-left: .8rem; }
+"""
+DIFFERENCES = (
+    "Method minus reference, mean ± standard error over the skies; below it, where there are enough of them: 95 % of"
+    " the means of resampled skies."
+)
+COSTS = (
+    "From the record that each step leaves beside its file: wall-clock seconds, reading and writing included, and the"
+    " most memory that its process held, the interpreter and its libraries included. They are those of the machine on"
+    " which each ran, with the workers and threads that it had there: only rows of one machine can be compared. What"
+    " another program did to make a map is not in them."
+)
+
+
+def heading(metric: str, caption: Mapping[str, Any]) -> str:
+    """Return the name of a metric, or of one "of T", as readers see it, with its unit."""
+    name, *field = metric.split(" of ")
+    if name.startswith("residual_"):
+        return "residual, l = {1} .. {2}".format(*name.split("_"))
+    unit = unit_text(caption)
+    units = {"MAE": unit, "RMSE": unit, "MSE": f"{unit}²" if unit else "", "PSNR": "dB", "psnr_joint": "dB"}
+    shown = {"sigma_r": "sigma(r)", "sigma_r_ratio": "sigma(r) ratio", "psnr_joint": "PSNR, joint range"}
+    text = " of ".join([shown.get(name, name), *field])
+    return f"{text} [{units[name]}]" if units.get(name) else text
+
+
+def page(title: str, parts: Iterable[str]) -> str:
+    """Return the whole page, whose parts are made by the functions below."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n"
+        + "\n".join(parts)
+        + "\n</body>\n</html>\n"
+    )
+
+
+def section(title: str, *parts: str, level: int = 2) -> str:
+    """Return parts under a heading."""
+    return "\n".join([f"<h{level}>{escape(title)}</h{level}>", *parts])
+
+
+def paragraph(text: str, *, look: str = "") -> str:
+    """Return a paragraph; ``look`` is "small", "warning", or nothing."""
+    attribute = f' class="{look}"' if look else ""
+    return f"<p{attribute}>{escape(text)}</p>"
+
+
+def bullets(lines: Iterable[str]) -> str:
+    """Return lines as a list."""
+    return "<ul>\n" + "\n".join(f"<li>{escape(line)}</li>" for line in lines) + "\n</ul>"
+
+
+def picture(png: bytes, legend: str, caption: str = "") -> str:
+    """Return a PNG file within the page, with its legend and one line of what it shows below."""
+    data = base64.b64encode(png).decode()
+    said = f"{legend} {caption}." if caption else legend
+    return (
+        f'<figure><img alt="{escape(legend.split(".")[0])}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{escape(said)}</figcaption></figure>"
+    )
+
+
+def table(rows: Sequence[Mapping[str, str]], *, escaped: bool = False) -> str:
+    """Return rows as a table that scrolls by itself on a narrow screen, its first column fixed."""
+    head = "".join(f"<th>{escape(name)}</th>" for name in rows[0]) if rows else ""
+    body = [
+        "<tr>" + "".join(f"<td>{cell if escaped else escape(str(cell))}</td>" for cell in row.values()) + "</tr>"
+        for row in rows
+    ]
+    return '<div class="table"><table>\n<thead><tr>' + head + "</tr></thead>\n" + "\n".join(body) + "\n</table></div>"
+
+
+def difference_table(
+    lines: Sequence[Mapping[str, Any]], shown: Mapping[str, str] | None = None, *, strike: str = ""
+) -> str:
+    """Return paired differences (``comparison.paired``) as a table; ``shown`` gives metrics other names.
+
+    The metric ``strike`` is struck out where the line has a note.
+    """
+    rows = []
+    for line in lines:
+        row = {name: escape(value) for name, value in line.items() if isinstance(value, str) and name != "note"}
+        for metric in (name for name in line if f"{name}_interval" in line):
+            cell = escape(format_value(*line[metric]))
+            low, high = line[f"{metric}_interval"]
+            cell += "" if math.isnan(low) else f"<br>{low:.3g} .. {high:.3g}"
+            row[(shown or {}).get(metric, metric)] = f"<s>{cell}</s>" if metric == strike and line["note"] else cell
+        rows.append(row)
+    return table(rows, escaped=True)
+
+
+def cost_section(costs: Sequence[Mapping[str, Any]]) -> str:
+    """Return the section of time and memory (``comparison.costs``)."""
+    rows = [
+        {
+            "method": line["method"],
+            "step": line["step"],
+            "times": str(line["n"]),
+            "seconds": format_value(*line["seconds"]),
+            "peak memory [GB]": "-" if math.isnan(line["peak_gb"]) else f"{line['peak_gb']:.2f}",
+        }
+        for line in costs
+    ]
+    told = [table(rows), paragraph(COSTS, look="small")] if rows else [paragraph("No step has left a record of it.")]
+    return section("Time and memory", *told)

@@ -1,0 +1,105 @@
+"""The typed roots of the configuration: which groups and keys each job has."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import MISSING
+
+from cmbml.core.schema import (
+    Analysis,
+    Assets,
+    Clean,
+    CleaningAnalysis,
+    Compare,
+    Cosmology,
+    Delens,
+    Foregrounds,
+    Instrument,
+    Mask,
+    Method,
+    Noise,
+    Patches,
+    Quadratic,
+    Rotation,
+    Run,
+    Sims,
+    Sky,
+    Splits,
+    Survey,
+    System,
+)
+
+
+@dataclass
+class Root:
+    """What every job has."""
+
+    nside: int = MISSING
+    dataset: str = MISSING
+    system: System = dataclasses.field(default_factory=System)
+    run: Run = dataclasses.field(default_factory=Run)
+    sky: Sky = dataclasses.field(default_factory=Sky)
+    cosmology: Cosmology = dataclasses.field(default_factory=Cosmology)
+    mask: Mask = dataclasses.field(default_factory=Mask)
+    splits: Splits = dataclasses.field(default_factory=Splits)
+    sims: Sims = dataclasses.field(default_factory=Sims)
+    assets: Assets = dataclasses.field(default_factory=Assets)
+    pipeline: list[str] = MISSING
+
+
+@dataclass
+class Config(Root):
+    """Everything that `main_delens.py` knows."""
+
+    field: str = MISSING
+    scale: float = MISSING
+    epochs: int = MISSING
+    instrument: Instrument = dataclasses.field(default_factory=Instrument)
+    rotation: Rotation = dataclasses.field(default_factory=Rotation)
+    patches: Patches = dataclasses.field(default_factory=Patches)
+    delens: Delens = dataclasses.field(default_factory=Delens)
+    quadratic: Quadratic = dataclasses.field(default_factory=Quadratic)
+    method: Method = dataclasses.field(default_factory=Method)
+    network: dict[str, Any] = MISSING
+    train: dict[str, Any] = MISSING
+    analysis: Analysis = dataclasses.field(default_factory=Analysis)
+
+
+@dataclass
+class SimsConfig(Root):
+    """Everything that `main_sims.py` knows."""
+
+    instrument: Survey = dataclasses.field(default_factory=Survey)
+    foregrounds: Foregrounds = dataclasses.field(default_factory=Foregrounds)
+    noise: Noise = dataclasses.field(default_factory=Noise)
+
+
+@dataclass
+class CleanConfig(SimsConfig):
+    """Everything that `main_clean.py` knows; a method of cleaning has keys of its own."""
+
+    field: str = MISSING
+    scale: float = MISSING
+    epochs: int = MISSING
+    clean: Clean = dataclasses.field(default_factory=Clean)
+    rotation: Rotation = dataclasses.field(default_factory=Rotation)
+    patches: Patches = dataclasses.field(default_factory=Patches)
+    method: dict[str, Any] = MISSING
+    network: dict[str, Any] = MISSING
+    train: dict[str, Any] = MISSING
+    analysis: CleaningAnalysis = dataclasses.field(default_factory=CleaningAnalysis)
+
+
+@dataclass
+class CompareConfig(Config):
+    """What `main_analysis_compare.py` knows beside, of delensing methods."""
+
+    compare: Compare = dataclasses.field(default_factory=Compare)
+
+
+@dataclass
+class CompareCleanConfig(CleanConfig):
+    """What `main_analysis_compare.py` knows beside, of cleaning methods."""
+
+    compare: Compare = dataclasses.field(default_factory=Compare)

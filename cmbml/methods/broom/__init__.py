@@ -1,0 +1,1 @@
+"""BROOM, a package of its own and of another licence, on our maps."""

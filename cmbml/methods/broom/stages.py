@@ -1,0 +1,74 @@
+"""The stage that runs BROOM's needlet ILC; the package is imported in the run alone."""
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+
+from cmbml.core.asset import Files, Item
+from cmbml.core.errors import UserError
+from cmbml.core.skymap import SkyMap
+from cmbml.methods.peers import PeerStage
+from cmbml.sky import sht
+from cmbml.sky.beams import gaussian_beam
+
+
+class Broom(PeerStage):
+    """The NILC of BROOM (https://github.com/alecarones/broom) on T, E or B, with cosine needlets.
+
+    It gets alms at the common beam and gives a map. It knows Gaussian beams alone, by which it leaves bands out of the
+    scales that they do not resolve.
+    """
+
+    name = "broom"
+
+    def __init__(self, config: DictConfig):
+        """Refuse several fields at once."""
+        super().__init__(config)
+        if len(self.cfg.clean.field) > 1:
+            raise UserError(f"method=broom recovers T, E or B, not field={self.cfg.clean.field}.")
+
+    def run(self, item: Item, obs: Files) -> SkyMap:
+        """Map of `clean.field`, uK_CMB, RING, with the beam that was asked for."""
+        try:
+            from broom import Configs, component_separation
+        except ImportError:
+            raise UserError(
+                "method=broom needs the package cmbroom, which the extra peers brings (pip install -e '.[peers]')."
+            ) from None
+        alms, fwhm_arcmin = {}, {}
+        for i, known in enumerate(obs.items):
+            seen = obs[i]
+            if ("T" if self.cfg.clean.field == "T" else "Q") in seen.fields:
+                alms[known["band"]], fwhm_arcmin[known["band"]] = self.alm(known, seen), seen.fwhm_arcmin
+        target = self.target(fwhm_arcmin.values())
+        beam = gaussian_beam(target, self.lmax)
+        total = SimpleNamespace(total=np.stack([sht.almxfl(alm, beam) for alm in alms.values()]))
+        found = component_separation(Configs(config=self.asked(fwhm_arcmin, target)), total)
+        return self.cleaned(found.total[0], target, "BROOM, NILC")
+
+    def alm(self, item: Item, seen: SkyMap) -> np.ndarray:
+        """Alms of a band to ELLMAX, without its beam."""
+        field = self.cfg.clean.field
+        if field == "T":
+            alm = sht.analysis(seen["T"], self.lmax)
+        else:
+            alm = sht.analysis(seen.select("QU"), self.lmax, spin=2)["EB".index(field)]
+        return sht.almxfl(alm, 1 / self.beam(item)[: self.lmax + 1])
+
+    def asked(self, fwhm_arcmin: Mapping[str, float], target: float) -> dict[str, Any]:
+        """BROOM's configuration, for bands with these beams and a result with the beam ``target``."""
+        field, bands = self.cfg.clean.field, [self.instrument.band(name) for name in fwhm_arcmin]
+        # it wants the last peak within the band limit
+        needlets = {"needlet_windows": "cosine", "ell_peaks": [*self.peaks[:-1], self.lmax]}
+        return {
+            "nside": self.cfg.sky.nside, "lmin": 0, "lmax": self.lmax, "data_type": "alms", "field_in": field,
+            "field_out": field, "fwhm_out": target, "units": "uK_CMB", "bring_to_common_resolution": False,
+            "save_compsep_products": False, "return_compsep_products": True,
+            "instrument": {"frequency": [b.center_ghz for b in bands], "fwhm": list(fwhm_arcmin.values())},
+            "compsep": [{"method": "ilc", "domain": "needlet", "needlet_config": needlets,
+                         "ilc_bias": self.cfg.method.ILC_bias_tol}],
+            **{f"generate_input_{part}": False for part in ("foregrounds", "noise", "cmb", "data")},
+        }  # fmt: skip

@@ -1,0 +1,77 @@
+"""The stage that brings predictions of another program into the comparison."""
+
+import numbers
+from functools import cached_property
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from cmbml.core.asset import Item
+from cmbml.core.config import matching
+from cmbml.core.errors import UserError
+from cmbml.core.foreign import read_map
+from cmbml.core.masked import Masked
+from cmbml.core.skymap import SkyMap
+from cmbml.core.stage import SimStage
+from cmbml.sky.units import conversion
+
+UNITS = ("K_CMB", "mK_CMB", "uK_CMB")
+
+
+class ReadPredictions(Masked, SimStage):
+    """Maps that another program made of the test skies: in the order of their names, the k-th is of test sky k."""
+
+    name, outputs, splits = "read_predictions", ("prediction",), ("test",)
+    uses = ("clean.field", "sky.nside", "method.unit", "method.fwhm_arcmin", "method.lmax", "method.listing")
+    reads = (*SimStage.reads, "method.name", "method.predictions", "system.root", "dataset")
+    masked_inputs = ("mask",)
+
+    def __init__(self, config: DictConfig):
+        """Refuse settings that no map can follow."""
+        super().__init__(config)
+        given, most = self.cfg.method, 3 * self.cfg.sky.nside - 1
+        if given.unit not in (*UNITS, None):
+            raise UserError(f"method.unit={given.unit} is not known; choose one of {', '.join(UNITS)}.")
+        if not isinstance(given.fwhm_arcmin, numbers.Real) or given.fwhm_arcmin < 0:
+            raise UserError(
+                f"method.fwhm_arcmin={given.fwhm_arcmin} must be the beam that the predictions carry, in arcmin; 0 if"
+                " they estimate the sky without any."
+            )
+        if not isinstance(given.lmax, int) or not 2 <= given.lmax <= most:
+            raise UserError(f"method.lmax={given.lmax} must lie between 2 and 3 nside - 1 = {most}.")
+
+    @cached_property
+    def files(self) -> list[Path]:
+        """File of each test sky."""
+        given, n = self.cfg.method, self.cfg.splits.test
+        if not given.predictions:
+            raise UserError("method.predictions names no files; give a pattern of maps, like /maps/cmb_*.fits.")
+        found = matching(given.predictions)
+        if len(found) != n:
+            raise UserError(
+                f"method.predictions={given.predictions} finds {len(found)} files, and splits.test is {n}; a test sky"
+                " needs one each, bring what is missing or narrow the pattern."
+            )
+        own = (Path(self.cfg.system.root) / self.cfg.dataset / given.name).resolve()
+        for path in found:
+            if path.resolve().is_relative_to(own):
+                raise UserError(f"{path} lies where method.name={given.name} writes; choose another name.")
+        return found
+
+    def items(self) -> list[Item]:
+        """The test skies, of which each must have a file."""
+        return list(super().items()) if self.files else []
+
+    def run(self, item: Item, mask: SkyMap | None = None) -> SkyMap:
+        """Map of `clean.field`, uK_CMB, RING, with the beam that it is said to have."""
+        given, fields = self.cfg.method, tuple(self.cfg.clean.field)
+        factors = {unit: conversion(unit, "uK_CMB", 100.0) for unit in UNITS}  # the same at all frequencies
+        keys = {"unit_key": "method.unit", "fields_key": f"field={self.cfg.clean.field}"}
+        path, nside = self.files[item["sim"]], self.cfg.sky.nside
+        data, note = read_map(path, nside, fields, factors, unit=given.unit, mask=mask, **keys)
+        return SkyMap(data, fields, "uK_CMB", float(given.fwhm_arcmin), given.lmax, note)
+
+    def cost(self) -> tuple[float, float]:
+        """A map on disk, some in memory."""
+        npix = 12 * self.cfg.sky.nside**2 * len(self.cfg.clean.field)
+        return 4 * npix, 8 * npix * 4

@@ -1,0 +1,152 @@
+"""The stages of the floors of a comparison."""
+
+import numbers
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from omegaconf import DictConfig
+
+from cmbml.core.asset import Every, Files, Item
+from cmbml.core.errors import UserError
+from cmbml.core.skymap import SkyMap
+from cmbml.core.stage import SimStage
+from cmbml.core.truth import has_parts, has_truth
+from cmbml.sims.bands import BandStage
+from cmbml.sky import noise, sht
+from cmbml.sky.beams import gaussian_beam
+
+
+class PerfectIlc(SimStage):
+    """The truth at the beam of an internal linear combination: what one without noise and foregrounds would find."""
+
+    name, inputs, outputs, splits = "perfect_ilc", ("lensed_alm", "cmb_map"), ("prediction",), ("test",)
+    uses = ("clean.field", "clean.fwhm_arcmin", "method.perform_ILC_at_beam", "sky.nside", "sky.lmax")
+
+    def __init__(self, config: DictConfig):
+        """Refuse skies whose truth is not known, and beams that are none."""
+        super().__init__(config)
+        if not has_truth(config):
+            raise UserError("method=perfect_ilc is the truth at a beam; give sims.external.truth.")
+        beam = self.cfg.method.perform_ILC_at_beam
+        if beam is not None and not (isinstance(beam, numbers.Real) and beam >= 0):
+            raise UserError(f"method.perform_ILC_at_beam={beam} must be a number of arcmin that is not negative.")
+
+    def run(self, item: Item, lensed: dict[str, np.ndarray], cmb: SkyMap) -> SkyMap:
+        """Map of `clean.field`, uK_CMB, RING; with the truth's own beam where that is wider."""
+        sky, beam = self.cfg.sky, self.cfg.method.perform_ILC_at_beam
+        fwhm_arcmin = max(self.cfg.clean.fwhm_arcmin if beam is None else beam, cmb.fwhm_arcmin)
+        missing = gaussian_beam((fwhm_arcmin**2 - cmb.fwhm_arcmin**2) ** 0.5, sky.lmax)
+        seen = {x: sht.almxfl(lensed[x].astype(np.complex128), missing) for x in scalars(self.cfg.clean.field)}
+        return skymap(seen, self.cfg.clean.field, sky, fwhm_arcmin, "the truth at the beam of an ILC")
+
+    def cost(self) -> tuple[float, float]:
+        """A map on disk, some in memory."""
+        npix = 12 * self.cfg.sky.nside**2 * len(self.cfg.clean.field)
+        return 4 * npix, 8 * npix * 4
+
+
+class NoiseWiener(BandStage):
+    """A Wiener filter of all bands as they would be without foregrounds: what noise alone leaves to be found.
+
+    With s the sky, b_l and N_l the beam and the noise model of a band and n its noise in this sky,
+
+        estimate = C / (1 + C I) sum_bands b / N (b s + n),    I = sum_bands b^2 / N,
+
+    the inverse-variance combination of the deconvolved bands, whose noise is 1 / I, times C / (C + 1 / I). C is the
+    lensed spectrum of the sky's own cosmology. It estimates the sky without a beam, with the expected squared error
+
+        sum_l (2l + 1) / (4 pi) C / (1 + C I).
+    """
+
+    name, outputs = "noise_wiener", ("prediction",)
+    inputs = ("cls", "lensed_alm", Every("obs"))
+    uses = (*BandStage.uses, "clean.field", "foregrounds.kind", "noise.kind", "noise.factor", "noise.knee")
+
+    def __init__(self, config: DictConfig):
+        """Read the foregrounds and the variances if there are any; refuse skies whose parts are not known."""
+        super().__init__(config)
+        if not has_parts(config):
+            raise UserError("method=noise_wiener takes the foregrounds away, which are not known of sims=external.")
+        if config.noise.kind == "none":
+            raise UserError("method=noise_wiener is the floor that noise sets; choose another noise than none.")
+        self.more = ["foreground"] if config.foregrounds.kind != "none" else []
+        self.more += ["variance"] if config.noise.kind in ("scan", "variance_map") else []
+        self.inputs = (*self.inputs, *map(Every, self.more))
+
+    def items(self) -> Iterable[Item]:
+        """The test skies."""
+        return [item for item in self.skies() if item["split"] == "test"]
+
+    def run(
+        self, item: Item, cls: dict[str, np.ndarray], lensed: dict[str, np.ndarray], obs: Files, *more: Files
+    ) -> SkyMap:
+        """Map of `clean.field`, uK_CMB, RING, without a beam."""
+        field, lmax = self.cfg.clean.field, self.cfg.sky.lmax
+        lensed = {x: lensed[x].astype(np.complex128) for x in "TEB"}
+        precision = {x: np.zeros(lmax + 1) for x in scalars(field)}
+        summed = {x: np.zeros_like(lensed[x]) for x in precision}
+        for i, band in enumerate(obs.items):
+            part = {name: _of_band(maps, band) for name, maps in zip(self.more, more, strict=True)}
+            beam = self.beam(band)
+            for x, alm in self.noise_alms(obs[i], lensed, beam, part.get("foreground")).items():
+                weight = beam / self.spectrum(band, x, part.get("variance"))
+                precision[x] += beam * weight
+                summed[x] += sht.almxfl(alm, weight)
+        found = {}
+        for x, inverse in precision.items():
+            cl = cls[f"lensed_{x}{x}".lower()][: lmax + 1]
+            found[x] = sht.almxfl(sht.almxfl(lensed[x], inverse) + summed[x], cl / (1 + cl * inverse))
+        return skymap(found, field, self.cfg.sky, 0.0, "Wiener filter of CMB and noise, without foregrounds")
+
+    def noise_alms(
+        self, seen: SkyMap, lensed: Mapping[str, np.ndarray], beam: np.ndarray, foreground: SkyMap | None
+    ) -> dict[str, np.ndarray]:
+        """Alms of the noise of a band, of what is asked for and it sees.
+
+        They come by plain quadrature: of noise it has the right spectrum up to 3 nside, and iterations have not.
+        """
+        alms, wanted = {}, scalars(self.cfg.clean.field)
+        for spin, fields, pixels in ((0, "T", "T"), (2, "EB", "QU")):
+            if set(fields) & set(wanted) and set(pixels) <= set(seen.fields):
+                cmb = sht.synthesis(np.stack([sht.almxfl(lensed[x], beam) for x in fields]), seen.nside, spin=spin)
+                left = seen.select(pixels) - cmb - (0 if foreground is None else foreground.select(pixels))
+                found = sht.analysis(left, self.cfg.sky.lmax, spin=spin, niter=0)
+                alms |= {x: alm for x, alm in zip(fields, found, strict=True) if x in wanted}
+        return alms
+
+    def spectrum(self, item: Item, field: str, variance: SkyMap | None) -> np.ndarray:
+        """N_l of a band, as its noise was drawn: (lmax + 1,), uK^2."""
+        cfg, band = self.cfg.noise, self.instrument.band(item["band"])
+        levels = {"T": band.noise_t_uk_arcmin, "E": band.noise_p_uk_arcmin, "B": band.noise_p_uk_arcmin}
+        level = levels[field]
+        if variance is not None:
+            level = noise.white_level(variance.select("T" if field == "T" else "QU")).mean()
+        if level == 0:
+            raise UserError(
+                f"method=noise_wiener: the band {band.name} has no noise in {field}; leave it out of instrument.bands."
+            )
+        knee = (band.l_knee_t, band.alpha_t) if field == "T" else (band.l_knee_p, band.alpha_p)
+        l_knee, alpha = knee if cfg.knee else (0.0, 0.0)
+        return noise.noise_cl(cfg.factor * level, self.cfg.sky.lmax, l_knee=l_knee, alpha=alpha)
+
+
+def scalars(field: str) -> str:
+    """Alms that a field is made of: T, E and B for T, Q, U, and else itself."""
+    return "TEB" if field == "TQU" else field
+
+
+def skymap(alms: Mapping[str, np.ndarray], field: str, sky: DictConfig, fwhm_arcmin: float, note: str) -> SkyMap:
+    """Map of T, E or B, or of T, Q and U."""
+    if field == "TQU":
+        maps = [
+            sht.synthesis(alms["T"], sky.nside),
+            *sht.synthesis(np.stack([alms[x] for x in "EB"]), sky.nside, spin=2),
+        ]
+    else:
+        maps = [sht.synthesis(alms[field], sky.nside)]
+    return SkyMap(np.stack(maps), tuple(field), "uK_CMB", fwhm_arcmin, sky.lmax, note)
+
+
+def _of_band(maps: Files, item: Item) -> SkyMap:
+    """The map of an item's band, of no other is a file read."""
+    return maps[[known["band"] for known in maps.items].index(item["band"])]

@@ -1,0 +1,1 @@
+"""Internal linear combinations: harmonic (`hilc`) and of cosine needlets (`cnilc`)."""

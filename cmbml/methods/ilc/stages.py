@@ -1,0 +1,186 @@
+"""The stages of the internal linear combinations: the CMB with its weights, and what of the rest is left in it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from omegaconf import DictConfig
+
+from cmbml.core.asset import Every, Files, Item
+from cmbml.core.errors import UserError
+from cmbml.core.skymap import SkyMap
+from cmbml.core.truth import has_parts
+from cmbml.methods.ilc.scales import bin_windows, cosine_windows, last_multipole, make_scales
+from cmbml.methods.ilc.seds import response
+from cmbml.methods.ilc.settings import check, needlet_peaks
+from cmbml.methods.ilc.weights import apply, fit
+from cmbml.sims.bands import BandStage
+from cmbml.sky import sht
+from cmbml.sky.beams import gaussian_beam
+
+_GOOD = 2.5  # multipoles of a HEALPix map, in units of nside, up to which the analysis errs by less than a percent
+
+
+class IlcStage(BandStage):
+    """A stage that works on one field of all bands of a test sky, in harmonic space."""
+
+    uses = (*BandStage.uses, "clean.field")
+
+    def items(self) -> list[Item]:
+        """The test skies."""
+        return [{"split": "test", "sim": sim} for sim in range(self.cfg.splits.test)]
+
+    def analysed(self, bands: Files) -> tuple[list[str], np.ndarray]:
+        """Names of the bands that have the field, and the alms of the field in them, (nband, nalm) to `sky.lmax`."""
+        field, found = self.cfg.clean.field, {}
+        needed, spin = (("T",), 0) if field == "T" else (("Q", "U"), 2)
+        for i, item in enumerate(bands.items):
+            seen: SkyMap = bands[i]
+            if set(needed) <= set(seen.fields):
+                alm = sht.analysis(seen.select(needed), self.cfg.sky.lmax, spin=spin)
+                found[item["band"]] = alm[int(field == "B")]
+        if not found:
+            raise UserError(f"field={field} needs bands with {' and '.join(needed)}, and none of the bands has them.")
+        return list(found), np.stack(list(found.values()))
+
+
+class Clean(IlcStage):
+    """The combination of the bands that keeps the CMB and has the least variance, scale by scale."""
+
+    name, inputs, outputs = "clean", (Every("obs"),), ("prediction", "ilc_weights")
+    uses = (
+        *IlcStage.uses, "clean.fwhm_arcmin", "method.ELLMAX", "method.ellmin", "method.perform_ILC_at_beam",
+        "method.wavelet_beam_criterion", "method.prewhiten", "method.N_deproj", "method.ILC_deproj_comps",
+        "method.seds",
+    )  # fmt: skip
+
+    def __init__(self, config: DictConfig):
+        """Refuse settings that cannot be."""
+        super().__init__(config)
+        check(self.cfg)
+
+    def run(self, item: Item, obs: Files) -> tuple[SkyMap, dict[str, np.ndarray]]:
+        """Map of `clean.field`, uK_CMB, RING, with a Gaussian beam, and the weights of `cmbml.methods.ilc.weights.fit`.
+
+        With the weights are stored ``bands``, their names, and ``beams`` (nband, ELLMAX + 1), by which each band's alms
+        are multiplied beforehand: the map's beam over the band's own.
+        """
+        method, sky = self.cfg.method, self.cfg.sky
+        names, alms = self.analysed(obs)
+        beams = np.stack([self.beam({"band": name}) for name in names])
+        fwhm_arcmin, ellmax = float(method.perform_ILC_at_beam or self.cfg.clean.fwhm_arcmin), self.ellmax(beams)
+        scales = make_scales(
+            self.windows(ellmax), beams, criterion=method.wavelet_beam_criterion,
+            constraints=1 + len(method.ILC_deproj_comps), bias_tol=method.get("ILC_bias_tol"),
+        )  # fmt: skip
+        ratio = beam_ratio(beams, fwhm_arcmin)
+        alms = rebeamed(alms, ratio)
+        weights = fit(alms, scales, self.mixing(names), prewhiten=method.prewhiten)
+        data = sht.synthesis(apply(weights, alms), sky.nside)
+        note = f"{self.kind} internal linear combination of {len(names)} bands"
+        prediction = SkyMap(data[None], (self.cfg.clean.field,), "uK_CMB", fwhm_arcmin, ellmax, note)
+        return prediction, {"bands": np.array(names), "beams": ratio[:, : ellmax + 1], **weights}
+
+    def ellmax(self, beams: np.ndarray) -> int:
+        """`method.ELLMAX`, or what pixels and beams allow."""
+        method, sky = self.cfg.method, self.cfg.sky
+        if method.ELLMAX is not None:
+            return method.ELLMAX
+        if method.get("ellpeaks") is not None:
+            return method.ellpeaks[-1] - 1
+        needed = 1 + len(method.ILC_deproj_comps)
+        seen = last_multipole(beams, criterion=method.wavelet_beam_criterion, needed=needed)
+        return min(sky.lmax, int(_GOOD * sky.nside), seen)
+
+    def mixing(self, names: Sequence[str]) -> np.ndarray:
+        """Response of each band to the CMB and to what is deprojected, (nband, 1 + N_deproj)."""
+        method = self.cfg.method
+        columns = [np.ones(len(names))]
+        for component in method.ILC_deproj_comps:
+            column = [response(component, *self.bandpass({"band": name}), method.seds) for name in names]
+            columns.append(np.array(column) / np.linalg.norm(column))
+        return np.stack(columns, axis=1)
+
+    def windows(self, ellmax: int) -> np.ndarray:
+        """Windows of the scales, (nscale, ellmax + 1)."""
+        raise NotImplementedError
+
+    def cost(self) -> tuple[float, float]:
+        """A map and small weights on disk; alms, and maps on the grid of the finest scale in memory."""
+        n, lmax = len(self.instrument.bands), self.cfg.sky.lmax
+        return 4 * 12 * self.cfg.sky.nside**2, n * (3 * 16 * sht.alm_size(lmax) + 8 * 2 * lmax**2)
+
+
+class HarmonicClean(Clean):
+    """One weight a band in each bin of multipoles, the same over the sky (Tegmark et al. 2003, PRD 68 123523)."""
+
+    kind = "harmonic"
+    uses = (*Clean.uses, "method.BinSize")
+
+    def windows(self, ellmax: int) -> np.ndarray:
+        """Bins of `method.BinSize` multipoles; by default those that did best on synthetic skies of Planck."""
+        width = self.cfg.method.BinSize or (160 if self.cfg.clean.field == "T" else 80)
+        return bin_windows(self.cfg.method.ellmin, ellmax, width)
+
+
+class NeedletClean(Clean):
+    """Weights that vary over the sky in each scale of needlets (Delabrouille et al. 2009, A&A 493 835)."""
+
+    kind = "needlet"
+    uses = (*Clean.uses, "method.N_scales", "method.ellpeaks", "method.ILC_bias_tol")
+
+    def windows(self, ellmax: int) -> np.ndarray:
+        """Cosine needlets."""
+        return cosine_windows(self.cfg.method.ellmin, needlet_peaks(self.cfg.method, ellmax))
+
+
+class Residuals(IlcStage):
+    """What the weights leave of the foregrounds and of the noise, where they are known apart.
+
+    The weights are linear and keep the CMB: CMB, foregrounds and noise are together the prediction. What the map
+    analysis of the bands errs in the CMB counts as noise.
+    """
+
+    name, inputs, outputs = "residuals", ("prediction", "ilc_weights", "lensed_alm"), ("residuals",)
+
+    def __init__(self, config: DictConfig):
+        """Read the foregrounds if there are any."""
+        super().__init__(config)
+        self.known = has_parts(config)
+        if config.foregrounds.kind != "none":
+            self.inputs = (*self.inputs, Every("foreground"))
+
+    def items(self) -> list[Item]:
+        """The test skies, if they are simulated."""
+        return super().items() if self.known else []
+
+    def run(
+        self, item: Item, prediction: SkyMap, weights: dict[str, np.ndarray], lensed: dict[str, np.ndarray],
+        foregrounds: Files | None = None,
+    ) -> SkyMap:  # fmt: skip
+        """Maps of ``{field}_foregrounds`` and ``{field}_noise``, uK_CMB, with the beam of the prediction."""
+        field, nside, lmax = self.cfg.clean.field, self.cfg.sky.nside, prediction.lmax
+        left = np.zeros(12 * nside**2)
+        if foregrounds is not None:
+            _, alms = self.analysed(foregrounds)
+            left = sht.synthesis(apply(weights, rebeamed(sht.truncate(alms, lmax), weights["beams"])), nside)
+        seen = gaussian_beam(prediction.fwhm_arcmin, lmax) * np.sum(weights["windows"] ** 2, axis=0)
+        cmb = sht.synthesis(sht.almxfl(sht.truncate(lensed[field].astype(np.complex128), lmax), seen), nside)
+        data = np.stack([left, prediction[field].astype(np.float64) - cmb - left])
+        return replace(
+            prediction,
+            data=data,
+            fields=(f"{field}_foregrounds", f"{field}_noise"),
+            note=f"residuals: {prediction.note}",
+        )
+
+
+def beam_ratio(beams: np.ndarray, fwhm_arcmin: float) -> np.ndarray:
+    """What brings bands to one Gaussian beam, (nband, lmax + 1); 0 where a band sees nothing any more."""
+    target = gaussian_beam(fwhm_arcmin, beams.shape[1] - 1)
+    return np.divide(target, beams, out=np.zeros_like(beams), where=beams > np.sqrt(np.finfo(float).tiny))
+
+
+def rebeamed(alms: np.ndarray, ratio: np.ndarray) -> np.ndarray:
+    """Alms of each band times what brings it to the common beam."""
+    return np.stack([sht.almxfl(alm, one) for alm, one in zip(alms, ratio, strict=True)])

@@ -1,0 +1,258 @@
+"""What learned methods share: the stage that trains a network, and from the bands of a sky to a map of the CMB.
+
+A method of cleaning that learns lists ``Target``, ``TrainBands`` and ``PredictBands`` in its yaml file, and chooses its
+network, training, patches and rotation there. What it does otherwise it overrides in a stage of its own.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from cmbml.core.asset import Every, File, Files, Item
+from cmbml.core.checks import check_patches
+from cmbml.core.errors import UserError
+from cmbml.core.skymap import SkyMap
+from cmbml.core.stage import SimStage, Stage
+from cmbml.core.truth import has_parts
+from cmbml.sims.bands import BandStage
+from cmbml.sky import rotation, sht
+from cmbml.sky.fields import field_map
+from cmbml.train.data import Skies
+from cmbml.train.fit import fit
+from cmbml.train.images import check_symmetries
+from cmbml.train.network import probe
+from cmbml.train.predict import predict_sky
+from cmbml.train.settings import read_train, telling
+
+ODD = ("B", "B_hp")  # fields that change sign in a mirror
+
+
+class Training(Stage):
+    """A stage that trains a network on patches of skies and keeps one set of its weights.
+
+    The fields of the maps that the network sees, and of those that it gives, are the two lists of ``self.channels()``.
+    """
+
+    name, outputs, scratch, parallel = "train", ("model", "history"), ("last", "best"), False
+    groups: ClassVar[tuple[str, ...]] = ("train", "network", "patches", "rotation")
+
+    def __init__(self, config: DictConfig):
+        """Check the patches, the training's settings and the network before anything runs."""
+        super().__init__(config)
+        self.settings = telling(self.settings)
+        settings = self.trainer_settings()
+        check_patches(settings["nside"], settings["patches"]["patch"], settings["patches"]["halo"])
+        read_train(settings["train"])
+        check_symmetries(settings, settings["rotation"]["average"])
+        self.weights, self.values = probe(settings, tuple(map(len, self.channels())))
+
+    def trainer_settings(self) -> dict[str, Any]:
+        """Plain settings of `cmbml.train.fit.fit`: those of the configuration, nside, lmax and the channels' spins."""
+        cfg, channels = OmegaConf.to_container(self.cfg), dict(zip(("in", "out"), self.channels(), strict=True))
+        return {
+            **{group: cfg[group] for group in self.groups},
+            "nside": cfg["sky"]["nside"],
+            "lmax": cfg["sky"]["lmax"],
+            **{f"spins_{side}": [2 if x in ("Q", "U") else 0 for x in names] for side, names in channels.items()},
+            **{f"parity_{side}": [-1 if x in ODD else 1 for x in names] for side, names in channels.items()},
+        }
+
+    def fitted(
+        self, train: Skies, valid: Skies, tables: Sequence[np.ndarray], scratch: Mapping[str, File]
+    ) -> tuple[dict[str, Any], list[dict[str, float]]]:
+        """The trained network as a plain dictionary, and one row an epoch."""
+        system = self.cfg.system
+        return fit(
+            self.trainer_settings(),
+            train,
+            valid,
+            tables,
+            scratch,
+            devices=system.devices,
+            device=system.device,
+            checkpoint_every=system.checkpoint_every,
+            log_dir=str(scratch["last"].path.parents[1] / "tensorboard") if system.tensorboard else None,
+        )
+
+    def cost(self) -> tuple[float, float]:
+        """Weights on disk; skies, tables, weights, and one batch of layers with their gradients in memory."""
+        cfg, npix = self.cfg, 12 * self.cfg.sky.nside**2
+        maps = (cfg.splits.train + cfg.splits.valid) * sum(map(len, self.channels())) + len(cfg.rotation.pairs)
+        layers = 2 * cfg.train.batch_size * self.values
+        return 4.0 * self.weights, 4.0 * (npix * (maps + 10) + 4 * self.weights + layers)
+
+
+def prediction(cfg: DictConfig, model: Mapping[str, Any], inputs: np.ndarray, tables: Sequence) -> np.ndarray:
+    """What a network finds in a sky, (cout, npix), averaged as the group `rotation` says.
+
+    ``tables`` are those of ``rotation.pairs`` when they are permutations, else empty.
+    """
+    known = [list(pair) for pair in cfg.rotation.pairs]
+    pairs = [list(pair) for pair in cfg.rotation.predict]
+    return predict_sky(
+        model,
+        inputs,
+        pairs=pairs,
+        tables=[tables[known.index(pair)] if any(pair) and len(tables) else None for pair in pairs],
+        average=cfg.rotation.average,
+        batch_size=cfg.train.batch_size,
+        device=cfg.system.device,
+    )
+
+
+class Target(SimStage):
+    """The map that a network is asked for: the CMB of a sky, with the beam `clean.target_fwhm_arcmin`."""
+
+    name, inputs, outputs, splits = "target", ("lensed_alm", "cmb_map"), ("target",), ("train", "valid")
+    uses = ("clean.field", "clean.target_fwhm_arcmin", "sky.nside", "sky.lmax")
+
+    def __init__(self, config: DictConfig):
+        """Refuse skies that nobody knows the truth of."""
+        super().__init__(config)
+        if not has_parts(config):
+            raise UserError(
+                f"method={config.method.name} learns from simulated skies, and sims=external brings others; choose a "
+                "method that does not learn."
+            )
+
+    def run(self, item: Item, lensed: dict[str, np.ndarray], cmb: SkyMap) -> SkyMap:
+        """Map of `clean.field`, uK_CMB, RING; 0 arcmin is the CMB as it is."""
+        clean, sky = self.cfg.clean, self.cfg.sky
+        fwhm_arcmin = clean.target_fwhm_arcmin or cmb.fwhm_arcmin
+        if fwhm_arcmin < cmb.fwhm_arcmin:
+            raise UserError(
+                f"clean.target_fwhm_arcmin={fwhm_arcmin} is finer than the {cmb.fwhm_arcmin} of the CMB's own maps; "
+                "widen it, or give 0 for the maps as they are."
+            )
+        missing = (fwhm_arcmin**2 - cmb.fwhm_arcmin**2) ** 0.5
+        maps = [field_map(lensed, x, nside=sky.nside, fwhm_arcmin=missing) for x in clean.field]
+        return SkyMap(np.stack(maps), tuple(clean.field), "uK_CMB", fwhm_arcmin, sky.lmax, "CMB without noise")
+
+    def cost(self) -> tuple[float, float]:
+        """One map on disk, some and the alms in memory."""
+        npix = 12 * self.cfg.sky.nside**2 * len(self.cfg.clean.field)
+        return 4 * npix, 8 * npix * 6
+
+
+class OfBands(BandStage):
+    """A stage that shows the bands of a sky to a network."""
+
+    def channels(self) -> tuple[list[str], list[str]]:
+        """Fields of the maps that the network sees, band by band, and of those that it gives."""
+        field = self.cfg.clean.field
+        return [x for band in self.bands() for x in shown(self.fields(band), field)], list(field)
+
+    def sky(self, obs: Files, sim: int) -> np.ndarray:
+        """Return what the network sees of a sky, (channels, npix), float32, RING; of E and B their own maps."""
+        field, places = self.cfg.clean.field, {(x["sim"], x["band"]): i for i, x in enumerate(obs.items)}
+        seen = (obs[places[sim, band["band"]]] for band in self.bands() if shown(self.fields(band), field))
+        return np.concatenate([maps_of(m, field, self.cfg.sky.lmax) for m in seen])
+
+    def tables(self) -> "Tables":
+        """Pixel tables of the orientations, when these are permutations."""
+        turned = self.cfg.rotation
+        pairs = turned.pairs if turned.kind == "permutation" else []
+        return Tables(self.cfg.sky.nside, tuple(map(tuple, pairs)))
+
+
+def shown(fields: Sequence[str], wanted: str) -> list[str]:
+    """Fields of a band's maps that a network sees when it is asked for T, E, B or TQU."""
+    if wanted in ("E", "B"):
+        return [wanted] if {"Q", "U"} <= set(fields) else []
+    return [x for x in fields if x in wanted] if "T" in fields else []
+
+
+def maps_of(seen: SkyMap, wanted: str, lmax: int) -> np.ndarray:
+    """Maps (n, npix) of a band as `shown` lists them."""
+    if wanted in ("E", "B"):
+        alm = sht.analysis(seen.select("QU").astype(np.float64), lmax, spin=2)["EB".index(wanted)]
+        return sht.synthesis(alm, seen.nside)[None].astype(np.float32)
+    return seen.select(shown(seen.fields, wanted))
+
+
+@dataclass(frozen=True)
+class Tables(Sequence):
+    """Tables of rotation by permutation, each made when it is asked for."""
+
+    nside: int
+    pairs: tuple[tuple[float, float], ...]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, k: int) -> np.ndarray:
+        return rotation.permutation(self.nside, *self.pairs[k])[0]
+
+
+@dataclass(frozen=True)
+class BandSkies(Sequence):
+    """Skies as the trainer wants them: (inputs, target), each (channels, npix) float32 RING, read when asked for."""
+
+    stage: OfBands
+    obs: Files
+    target: Files
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.stage.sky(self.obs, self.target.items[i]["sim"]), self.target[i].data
+
+
+# What the network is shown and how; training and prediction both depend on it.
+GEOMETRY = (*BandStage.uses, "clean.field", "patches", "rotation.kind")
+
+
+class TrainBands(Training, OfBands):
+    """Train a network from the bands of the training skies to their targets."""
+
+    inputs = tuple(Every(asset, split=split) for split in ("train", "valid") for asset in ("obs", "target"))
+    uses = (*GEOMETRY, "network", "train", "rotation.pairs", "rotation.symmetries")
+    reads = ("system", "splits", "instrument.bands", "rotation.average")
+
+    def __init__(self, config: DictConfig):
+        """Refuse rotations that do not suit the fields, too."""
+        field, kind = config.clean.field, config.rotation.kind
+        if field == "TQU" and (kind == "permutation" or config.rotation.symmetries or config.rotation.average > 1):
+            raise UserError(
+                "field=TQU: Q and U mix when the sky or a patch is turned, which index tables cannot do; use "
+                "rotation=harmonic or rotation=none."
+            )
+        super().__init__(config)
+
+    def items(self) -> Iterable[Item]:
+        """One training."""
+        return [{}]
+
+    def run(self, item: Item, *skies: Files, scratch: Mapping[str, File]) -> tuple[dict[str, Any], list[dict]]:
+        """The trained network as a plain dictionary, with the beam of its target, and one row an epoch."""
+        train, valid = BandSkies(self, *skies[:2]), BandSkies(self, *skies[2:])
+        model, history = self.fitted(train, valid, self.tables(), scratch)
+        return model | {"fwhm_arcmin": skies[1][0].fwhm_arcmin}, history
+
+
+class PredictBands(OfBands):
+    """What the network finds in the test skies: the CMB with the beam of its target."""
+
+    name, inputs, outputs, parallel = "predict", ("model", Every("obs")), ("prediction",), False
+    uses = (*GEOMETRY, "rotation.predict", "rotation.average")
+    reads = (*BandStage.reads, "rotation.pairs", "train.batch_size", "system.device")
+
+    def items(self) -> Iterable[Item]:
+        """The test skies."""
+        return [item for item in self.skies() if item["split"] == "test"]
+
+    def run(self, item: Item, model: dict[str, Any], obs: Files) -> SkyMap:
+        """Map of `clean.field`, uK_CMB, RING."""
+        found = prediction(self.cfg, model, self.sky(obs, item["sim"]), self.tables())
+        fields, lmax = tuple(self.cfg.clean.field), self.cfg.sky.lmax
+        return SkyMap(found, fields, "uK_CMB", model["fwhm_arcmin"], lmax, "CMB found by a network")
+
+    def cost(self) -> tuple[float, float]:
+        """The maps of the prediction on disk; those of all bands and some more in memory."""
+        npix = 12 * self.cfg.sky.nside**2
+        inputs, outputs = map(len, self.channels())
+        return 4 * npix * outputs, 8 * npix * (2 * inputs + 6 * outputs)

@@ -1,0 +1,1 @@
+"""pyilc, a program of its own, on our maps."""

@@ -1,0 +1,143 @@
+"""The stage that runs a user's own checkout of pyilc; nothing of it is imported."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import healpy as hp
+import numpy as np
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from cmbml.core.asset import File, Files, Item
+from cmbml.core.errors import UserError
+from cmbml.core.foreign import read_map
+from cmbml.core.skymap import SkyMap
+from cmbml.methods.peers import PeerStage
+
+SETTINGS = (
+    "wavelet_type",
+    "BinSize",
+    "wavelet_beam_criterion",
+    "N_deproj",
+    "ILC_deproj_comps",
+)  # beside those of peers
+TYPES = ("CosineNeedlets", "TopHatHarmonic")
+LINES = 3  # of its last words, in the sentence about a failure
+
+
+class Pyilc(PeerStage):
+    """A needlet or harmonic ILC of T by pyilc (arXiv:2307.01043), in a process of its own.
+
+    Its contract, as its input files and its reader have it: ``python pyilc/main.py input.yml``; one map a file in
+    K_CMB, b_l and bandpass of each in text files of two columns, all from the widest beam to the narrowest; and, with
+    the CMB preserved, the map ``needletILCmap_component_CMB*.fits`` in uK_CMB with the Gaussian beam that was asked
+    for. All of it lies in a temporary folder beside the prediction. What the program says is kept when it fails.
+    """
+
+    name, scratch = "pyilc", ("pyilc_log",)
+    uses = (*PeerStage.uses, "method.listing", "method.param_dict_file", *(f"method.{key}" for key in SETTINGS))
+    reads = (*PeerStage.reads, "method.checkout", "method.python")
+
+    def __init__(self, config: DictConfig):
+        """Refuse what pyilc does not know."""
+        super().__init__(config)
+        given = self.cfg.method
+        if self.cfg.clean.field != "T":
+            raise UserError(f"method=pyilc recovers T alone, not field={self.cfg.clean.field}.")
+        if given.wavelet_type not in TYPES:
+            raise UserError(f"method.wavelet_type={given.wavelet_type} is not known; choose {' or '.join(TYPES)}.")
+        if given.N_deproj not in (None, len(given.ILC_deproj_comps)):
+            raise UserError(
+                f"method.N_deproj={given.N_deproj} is not the number of"
+                f" method.ILC_deproj_comps={given.ILC_deproj_comps}; leave it out."
+            )
+
+    @property
+    def program(self) -> Path:
+        """Its main file."""
+        checkout = self.cfg.method.checkout
+        path = Path(checkout or "").expanduser().absolute() / "pyilc" / "main.py"
+        if checkout is None or not path.is_file():
+            raise UserError(
+                f"method.checkout={checkout} has no pyilc/main.py; give the folder of a clone of"
+                " https://github.com/jcolinhill/pyilc."
+            )
+        return path
+
+    def items(self) -> list[Item]:
+        """The test skies, if the program is there."""
+        return super().items() if self.program else []
+
+    def run(self, item: Item, obs: Files, scratch: dict[str, File]) -> SkyMap:
+        """Map of T, uK_CMB, RING, with the beam that was asked for."""
+        log = scratch["pyilc_log"].path
+        log.parent.mkdir(parents=True, exist_ok=True)
+        for left in log.parent.glob(".pyilc-*"):  # of a run that was killed
+            shutil.rmtree(left)
+        with TemporaryDirectory(prefix=".pyilc-", dir=log.parent) as name:
+            folder = Path(name)
+            fwhm_arcmin = self.write(folder, obs)
+            target = self.target(fwhm_arcmin.values())
+            (folder / "input.yml").write_text(yaml.safe_dump(self.input(folder, list(fwhm_arcmin), target)))
+            found = self.call(folder, log)
+            keys = {"unit_key": "pyilc's file", "fields_key": "field"}
+            data, _ = read_map(found, self.cfg.sky.nside, "T", {"uK_CMB": 1.0}, unit="uK_CMB", **keys)
+        return self.cleaned(data[0], target, f"pyilc, {self.cfg.method.wavelet_type}")
+
+    def write(self, folder: Path, obs: Files) -> dict[str, float]:
+        """Write map, beam and bandpass of each band; names and beams, arcmin, from the widest to the narrowest."""
+        fwhm_arcmin = {}
+        (folder / "out").mkdir()
+        for i, known in enumerate(obs.items):
+            seen, name = obs[i], known["band"]
+            beam, (freqs, response) = self.beam(known), self.bandpass(known)
+            if len(freqs) == 1:  # it wants a width
+                freqs, response = freqs * [0.999, 1.001], np.ones(2)
+            kelvin = 1e-6 * seen["T"].astype(np.float64)
+            hp.write_map(folder / f"map_{name}.fits", kelvin, dtype=np.float64, column_units="K_CMB", coord="G")
+            np.savetxt(folder / f"beam_{name}.txt", np.transpose([np.arange(len(beam)), beam]))
+            np.savetxt(folder / f"bandpass_{name}.txt", np.transpose([freqs, response]))
+            fwhm_arcmin[name] = seen.fwhm_arcmin
+        return dict(sorted(fwhm_arcmin.items(), key=lambda band: -band[1]))
+
+    def input(self, folder: Path, bands: list[str], target: float) -> dict[str, Any]:
+        """What its input file says: our settings by the same names, and where the files are."""
+        given = OmegaConf.to_container(self.cfg.method)
+        files = {kind: [str(folder / f"{kind}_{name}.{end}") for name in bands]
+                 for kind, end in (("map", "fits"), ("beam", "txt"), ("bandpass", "txt"))}  # fmt: skip
+        default = self.program.parents[1] / "input" / "fg_SEDs_default_params.yml"
+        asked = {
+            **{key: given[key] for key in (*SETTINGS, "ellmin", "ILC_bias_tol")}, "ELLMAX": self.lmax,
+            "N_scales": len(self.peaks), "ellpeaks": self.peaks[1:], "perform_ILC_at_beam": target,
+            "ILC_preserved_comp": "CMB", "N_deproj": len(given["ILC_deproj_comps"]),
+            "param_dict_file": str(given["param_dict_file"] or default), "override_ILCbiastol_threshold": "yes",
+            "taper_width": 0, "N_SED_params": 0, "N_maps_xcorr": 0,
+        }  # fmt: skip
+        return asked | {
+            "N_side": self.cfg.sky.nside, "N_freqs": len(bands), "freq_map_files": files["map"],
+            "beam_type": "1DBeams", "beam_files": files["beam"], "bandpass_type": "ActualBandpasses",
+            "freq_bp_files": files["bandpass"], "output_dir": f"{folder / 'out'}/", "output_prefix": "",
+            "output_suffix": "", "save_as": "fits", "save_weights": "no",
+        }  # fmt: skip
+
+    def call(self, folder: Path, log: Path) -> Path:
+        """Run the program, and return the map that it makes."""
+        python = self.cfg.method.python or sys.executable
+        command, silent = [python, str(self.program), "input.yml"], subprocess.DEVNULL
+        try:
+            with log.open("w") as file:
+                done = subprocess.run(command, cwd=folder, stdin=silent, stdout=file, stderr=file, check=False)
+        except OSError as error:
+            raise UserError(f"method.python={python} cannot be run ({error.strerror}).") from None
+        found = list((folder / "out").glob("needletILCmap_component_CMB*.fits"))
+        if done.returncode or len(found) != 1:
+            last = " | ".join([line.strip() for line in log.read_text().splitlines() if line.strip(" ^~")][-LINES:])
+            raise UserError(
+                f"pyilc made no map and ended with status {done.returncode}; its last words are {last!r}, all of them"
+                f" are in {log}."
+            )
+        return found[0]
