@@ -95,10 +95,13 @@ def main() -> None:
         for job in jobs:
             rows += job.result()
             save("cmbnncs", rows, given.out)  # what is there stays, whatever comes
+    first = None
     for name in given.variants:
         mine = [row for row in rows if row["variant"] == name]
         values = {key: np.mean([row[key] for row in mine]) for key in (*COLUMNS, "train_s")}
-        print(f"{name:18s}" + "".join(f" {key} {value:9.4g}" for key, value in values.items()))
+        first = first or values["RMSE"]
+        told = "".join(f" {key} {value:9.4g}" for key, value in values.items())
+        print(f"{name:18s}{told} RMSE ratio to {given.variants[0]} {values['RMSE'] / first:.3f}")
 
 
 if __name__ == "__main__":

@@ -38,13 +38,16 @@ BANDS = shlex.split(
 )
 SIMULATED = "run.only=[theory,cmb,observe,label]"
 TRAINED = "run.only=[theory,mask,cmb,observe,label,filters,estimate,mean_field,features,rotations,train]"
+CLEANED = [*BANDS, "nside=32", "sky.lmax=80", "epochs=1"]
 CLASSICAL = ("method=quadratic", "method=wiener")
 BENCHMARKS = {
     "delensing": [*(w for w in SMALL if "zoom" not in w), *shlex.split("--variants no_halo --seeds 0")],
+    "cmbnncs": [*CLEANED[:-1], *shlex.split("--variants default --epochs 1")],
     "engine": ["--items", "20", "--kilobytes", "1"],
+    "ilc": ["--nside", "16", "--threads", "1", "--repeat", "1", "--no-broom"],
     "reconstruct": ["--nside", "32", "--lmax", "80"],
     "rotation": ["--nside", "16"],
-    "skies": ["--nside", "16"],
+    "skies": ["--nside", "16", "--margin", "64", "--repeat", "1"],
 }
 
 
@@ -126,6 +129,19 @@ def test_bands_command(line, tmp_path, sketches):
         assert len(list(tmp_path.rglob("obs_143_map.fits"))) == 3
 
 
+@pytest.mark.parametrize("line", [c for c in COMMANDS if "main_clean" in c])
+def test_cleaning_command(line, tmp_path, root, sketches):
+    words, keys = [word for word in words_of(line) if word != "-m"], {"root": root, "config_name": "clean"}
+    sweep = next((word for word in words if "," in word and "[" not in word), "")
+    (key, _, values), rest = sweep.partition("="), [word for word in words if word != sweep]
+    for one in [f"{key}={value}" for value in values.split(",")] if sweep else [""]:
+        given = [*rest, one] if one else rest
+        here(*given, "run.dry=true", root=tmp_path, config_name="clean")  # the line at its full size
+        if "run.dry" not in line:
+            own = [w for w in CLEANED if not ("litebird" in line and w.startswith("instrument."))]
+            here(*given, *own, *(["instrument.bands=[100,119]"] if "litebird" in line else []), **keys)
+
+
 @pytest.mark.parametrize("line", [c for c in COMMANDS if "get_data" in c])
 def test_fetch_command(line, tmp_path):
     assert "files to bring" in run(*launcher(shlex.split(line)), "--root", str(tmp_path))
@@ -136,7 +152,7 @@ def test_comparison_commands(root, sketches):
     for words in ("method=wiener", "method=quadratic", "scale=5", "experiment=unet_unlensed scale=5"):
         small = SKY if any(word in words for word in CLASSICAL) else SMALL
         here("field=B", *words.split(), *small, root=root)
-    lines = [c for c in COMMANDS if "main_analysis_compare" in c]
+    lines = [c for c in COMMANDS if "main_analysis_compare" in c and "job=clean" not in c]
     assert lines
     for line in lines:
         here(*words_of(line), *SKY, root=root, config_name="compare")
@@ -144,15 +160,24 @@ def test_comparison_commands(root, sketches):
         assert all(name in page for name in ("wiener", "quadratic", "delens_unet"))
 
 
+def test_cleaning_comparison_command(root, sketches):
+    """The comparison of the methods that the cleaning's first line has run."""
+    (line,) = [c for c in COMMANDS if "job=clean" in c]
+    here(*words_of(line), *CLEANED, root=root, config_name="compare")
+    page = (root / "cleaning_demo" / "Comparison" / "T" / "report.html").read_text()
+    assert all(name in page for name in ("noise_wiener", "hilc", "cnilc", "patch_unet"))
+
+
 @pytest.fixture
 def script(root, monkeypatch, capsys):
-    """Function that runs a benchmark, and the mains that it calls, in this process and under the shared root; returns what it has printed."""
+    """Function that runs a benchmark, and the mains that it calls, in this process; returns what it has printed."""
     really = subprocess.run
 
     def run_main(command: list[str], **keys) -> subprocess.CompletedProcess:
-        if command[:2] != [sys.executable, "main_delens.py"]:
+        mains = {"main_delens.py": "delens", "main_sims.py": "sims", "main_clean.py": "clean"}
+        if command[0] != sys.executable or command[1] not in mains:
             return really(command, **keys)
-        code, error = run_here(*command[2:], root=root)
+        code, error = run_here(*command[2:], root=root, config_name=mains[command[1]])
         return subprocess.CompletedProcess(command, code, "", error)
 
     def run_script(path: str, *words: str) -> str:
@@ -169,7 +194,7 @@ def script(root, monkeypatch, capsys):
 def test_benchmark_command(command, tmp_path, script):
     path = re.search(r"benchmarks/(\w+)\.py", command)
     words = [*BENCHMARKS[path[1]], "--out", str(tmp_path)]
-    alone = path[1] != "delensing"  # which runs the mains in processes of their own
+    alone = path[1] not in ("delensing", "cmbnncs")  # which run the mains in processes of their own
     output = run(*launcher(shlex.split(command)), *words) if alone else script(path[0], *words)
     assert "ratio" in output
     assert next(tmp_path.rglob("*.csv")).read_text().count("\n") >= 2

@@ -269,4 +269,5 @@ class Report(Cleaning):
         names = (name.split("_")[1] for name in self.pictures)
         pictures = {name: list(files) for name, files in zip(names, more[len(self.steps) :], strict=False)}
         synthetic = not self.cfg.sims.external and self.cfg.foregrounds.kind == "synthetic"
-        return clean_report.report(compared, pictures, synthetic=synthetic)
+        fixed = self.cfg.foregrounds.kind != "none" and not any(self.cfg.foregrounds.vary.values())
+        return clean_report.report(compared, pictures, synthetic=synthetic, fixed=fixed)

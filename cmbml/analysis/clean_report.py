@@ -30,6 +30,11 @@ SYNTHETIC = (
     "The foregrounds of these skies are SYNTHETIC: drawn from a seed with the Galaxy's statistics, and no map of the"
     " real sky. How methods rank here need not be how they rank there."
 )
+FIXED = (
+    "The foregrounds are the same in all skies, as in CMB-ML's datasets: a method that is trained on some of them"
+    " has seen the foregrounds of the test skies, and nothing here says how it does on others. foregrounds.vary makes"
+    " them differ."
+)
 HEADLINE = (
     "Mean ± standard deviation over the test skies, at one beam and one band limit for all, T without monopole and"
     " dipole. NRMSE: in units of the rms of the CMB. PSNR: of the range of the truth alone. transfer: the part of the"
@@ -142,7 +147,7 @@ class Compared:
         return [tables[0], *([(said, lines)] if lines else []), *tables[1:]]
 
 
-def report(compared: Compared, figures: Mapping[str, Sequence[bytes]], *, synthetic: bool) -> str:
+def report(compared: Compared, figures: Mapping[str, Sequence[bytes]], *, synthetic: bool, fixed: bool = False) -> str:
     """Return the page.
 
     Parameters
@@ -152,6 +157,8 @@ def report(compared: Compared, figures: Mapping[str, Sequence[bytes]], *, synthe
         PNG files by the names of ``LEGENDS``: one, or one a field.
     synthetic : bool
         Whether the foregrounds are synthetic.
+    fixed : bool, optional
+        Whether they are the same in all skies.
     """
 
     def drawn(name: str) -> list[str]:
@@ -165,7 +172,7 @@ def report(compared: Compared, figures: Mapping[str, Sequence[bytes]], *, synthe
     at = " · ".join(compared.words(*head).values())
     parts = [
         paragraph(describe(compared.caption), look="small"),
-        *([paragraph(SYNTHETIC, look="warning")] if synthetic else []),
+        *(paragraph(text, look="warning") for text, holds in ((SYNTHETIC, synthetic), (FIXED, fixed)) if holds),
         section("Verdict", bullets(verdicts(compared))),
         section(f"Maps {at}", _table(compared, *head), paragraph(HEADLINE, look="small")),
         section(f"Differences from {compared.reference} on the same skies", _differences(compared, *head)),

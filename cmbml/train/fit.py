@@ -5,6 +5,9 @@ The settings are plain values, and all that decides the result: ``train``, ``net
 (T, E, kappa) or -1 (B) (``parity_in``, ``parity_out``). Any other key is only compared when a training goes on; a hash
 of the data set is a good one.
 
+``patches`` has ``layout``, ``patch`` and ``halo``: squares of the base faces with true neighbours around them, or the
+whole sky as one mosaic.
+
 ``rotation`` has ``kind`` and ``pairs``, the orientations of the sphere; ``symmetries``, whether each patch is seen each
 epoch under one of the eight symmetries of the square, drawn at random, with the signs of its channels; and ``average``,
 how many of the eight a prediction averages (``predict.predict_sky``).

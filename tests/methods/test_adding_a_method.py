@@ -22,7 +22,7 @@ class Half(SimStage):
         return dataclasses.replace(obs, data=0.5 * obs.select([field]), fields=(field,))
 
 
-def test_added_method_is_simulated_for_measured_and_drawn(command, tmp_path):
+def test_added_method_is_simulated_for_measured_and_drawn(command, tmp_path, sketches):
     code, error = command(
         f"hydra.searchpath=[file://{REPO}/tests/methods/cfg]",
         "method=half", "experiment=tiny", "splits.train=1", "run.workers=1",

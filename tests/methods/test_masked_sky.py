@@ -257,7 +257,7 @@ def test_one_training_sky_has_no_mean_field(make):
         build(make("mask=band", "splits.train=1"))
 
 
-def test_masked_run_from_the_command_to_the_table(command, tmp_path):
+def test_masked_run_from_the_command_to_the_table(command, tmp_path, sketches):
     code, error = command("experiment=tiny", "method=quadratic", *BAND, "splits.train=2", "run.workers=1")
     assert code == 0, error
     folder = tmp_path / "data" / "delens_tiny"
