@@ -1,5 +1,6 @@
 """Shared helpers of the tests."""
 
+import os
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -12,6 +13,9 @@ from matplotlib.figure import Figure
 from cmbml.core import config
 
 REPO = Path(__file__).parents[1]
+# Numba does not ask OMP_NUM_THREADS, and torch would go on with as many threads as it has started.
+if "OMP_NUM_THREADS" in os.environ:
+    os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def here(root: Path, *overrides: str) -> str:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """Root of a finished run, of a process of its own: what torch has done before changes a training's last digits."""
+    """Root of a finished run, of a process of its own, in which nothing has changed the number of torch's threads."""
     root = tmp_path_factory.mktemp("tiny")
     assert list(table(run(root, "delens.export_npy=true", "run.workers=1"))) == STAGES
     return root

@@ -5,6 +5,7 @@ import pytest
 from cmbml.core import cluster
 from cmbml.core.errors import UserError
 from cmbml.core.pipeline import Pipeline
+from cmbml.core.stage import THREAD_VARIABLES
 from tests.core.test_engine import contents
 from tests.core.toy import toy
 
@@ -23,7 +24,9 @@ def test_cluster_does_not_change_the_bytes(tmp_path):
     on_dask(toy(tmp_path / "there"), address="tcp://127.0.0.1:1").run()  # nothing to do: no cluster is asked
 
 
-def test_failed_item_is_told_from_a_cluster_that_is_running(tmp_path):
+def test_failed_item_is_told_from_a_cluster_that_is_running(tmp_path, monkeypatch):
+    for name in THREAD_VARIABLES:
+        monkeypatch.setenv(name, "1")  # as the worker does, which is a thread of this process here
     with (
         distributed.LocalCluster(1, processes=False, protocol="tcp", dashboard_address=None) as cluster,
         pytest.raises(UserError, match=r"failed for split=train, sim=1: ValueError: this sim cannot be made"),
