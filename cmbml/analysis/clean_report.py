@@ -13,14 +13,13 @@ from cmbml.analysis.page import (
     bullets,
     cost_section,
     difference_table,
-    heading,
     page,
     paragraph,
     picture,
     section,
     table,
 )
-from cmbml.analysis.tables import format_value
+from cmbml.analysis.tables import format_value, heading
 
 PIXELS = ("MAE", "RMSE", "NRMSE", "PSNR", "corr")
 RATIOS = ("transfer", "rho")  # and residual_{lo}_{hi}: the same in all forms
@@ -125,9 +124,9 @@ class Compared:
         """Lines of one table: what tells them apart, the metrics that belong to the form, and the note."""
         own = [line for line in self.marked if (line["form"], line["area"]) == (form, area)]
         ratios = [name for name in own[0] if name in RATIOS or name.startswith("residual_")]
-        metrics = [*PIXELS, *(ratios if form == "common" else ()), *(("psnr_joint",) if form == "unsmoothed" else ())]
+        more = {"common": ratios, "unsmoothed": ["psnr_joint"], "native": ["fwhm_arcmin"]}[form]
         labels = ["method", "kind", *(["field"] if len({line["field"] for line in own}) > 1 else []), "n"]
-        return [{name: line[name] for name in (*labels, *metrics, "note")} for line in own]
+        return [{name: line[name] for name in (*labels, *PIXELS, *more, "note")} for line in own]
 
     def differences(self, form: str, area: str) -> list[dict[str, Any]]:
         """Paired differences of one form and area."""

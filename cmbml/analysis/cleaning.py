@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
-from cmbml.analysis import cleaning_figures, spectra, tables
+from cmbml.analysis import cleaning_figures, figures, spectra, tables
 from cmbml.analysis.cleaning_metrics import (
     FORMS,
     agreement,
@@ -24,7 +24,7 @@ from cmbml.core.errors import UserError
 from cmbml.core.masked import Masked
 from cmbml.core.skymap import SkyMap
 from cmbml.core.stage import SimStage, Stage
-from cmbml.core.truth import has_truth
+from cmbml.core.truth import has_parts, has_truth
 from cmbml.sky.spectra import bin_edges
 
 BY = ("method", "field", "form", "area")  # what tells one line of the tables from the next
@@ -76,7 +76,7 @@ class Measure(OfTruth, SimStage):
     U those of E and B together, the power of the polarisation.
     """
 
-    name, splits = "measure", ("test",)
+    name, version, splits = "measure", 2, ("test",)
     inputs, outputs = ("prediction", "cmb_map", "lensed_alm"), ("metrics", "spectra")
     masked_inputs = ("mask",)
     uses = ("method.name", "analysis.fwhm_arcmin", "analysis.lmax", "analysis.band", "analysis.bands")
@@ -111,8 +111,9 @@ class Measure(OfTruth, SimStage):
                 for i, field in enumerate(fields):
                     for form in FORMS:
                         row = {"method": self.cfg.method.name, "field": field, "form": form, "area": area, **item}
-                        t, e = (m[i] for m in forms[form][:2])
-                        rows.append(row | agreement(t, t + e, good) | ratios)
+                        t, e, beam = forms[form]
+                        agreed = agreement(t[i], t[i] + e[i], good)
+                        rows.append(row | agreed | ratios | {"fwhm_arcmin": beam})
         return rows, found
 
     def cost(self) -> tuple[float, float]:
@@ -167,6 +168,35 @@ class Pictures(Masked, SimStage, Captioned):
     def cost(self) -> tuple[float, float]:
         """Three pictures on disk, a dozen maps in memory."""
         return 1e6, 12 * 8 * 12 * self.cfg.sky.nside**2
+
+
+class ResidualPictures(Masked, SimStage, Captioned):
+    """What a linear method leaves of the foregrounds and of the noise, on the whole sky; what is masked is grey."""
+
+    name, splits, inputs, outputs = "residual_pictures", ("test",), ("residuals",), ("residuals_png",)
+    masked_inputs = ("mask",)
+    uses, reads = Captioned.caption_keys, ("splits", "analysis.pictures")
+
+    def items(self) -> list[Item]:
+        """The first test skies, if foregrounds and noise are known apart."""
+        return list(super().items())[: self.cfg.analysis.pictures] if has_parts(self.cfg) else []
+
+    def run(self, item: Item, residuals: SkyMap, mask: SkyMap | None = None) -> Figure:
+        """One figure."""
+        good = np.ones(residuals.data.shape[-1], dtype=bool) if mask is None else inside(mask)
+        caption = self.caption(**item, fwhm_arcmin=round(residuals.fwhm_arcmin, 2), **seen_part(mask))
+        left = {f"{x.partition('_')[2]} left in {x[0]}": residuals[x] for x in residuals.fields}
+        return cleaning_figures.left_figure(left, caption=caption, mask=good)
+
+
+class Curves(Captioned):
+    """Loss and learning rate of a network against the epoch."""
+
+    name, inputs, outputs, uses = "curves", ("history",), ("curves",), Captioned.caption_keys
+
+    def run(self, item: Item, history: list[dict]) -> Figure:
+        """One figure."""
+        return figures.loss_curves(history, caption=self.caption())
 
 
 class Summary(OfTruth, Captioned):

@@ -60,6 +60,15 @@ def _scales(field: str, sky: np.ndarray) -> tuple[float, float]:
     return T_SCALES if field == "T" else tuple(float(f"{n * rms:.1e}") for n in SCALES)
 
 
+def left_figure(left: Mapping[str, np.ndarray], *, caption: Mapping, mask: np.ndarray) -> Figure:
+    """Draw maps of what is left, title -> (npix,), side by side on one scale, as ``sky_figure`` draws the sphere."""
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(2.9 * len(left), 2.1, caption)
+        axes = figure.subplots(1, len(left), squeeze=False)[0]
+        draw_images(axes, {}, left, mollweide_pixels(hp.npix2nside(len(mask))), mask, caption=caption)
+    return figure
+
+
 def residual_figure(errors: Mapping[str, np.ndarray], *, caption: Mapping, mask: np.ndarray) -> Figure:
     """Draw the histogram of prediction - truth, (npix,), of each field in a panel of its own."""
     with matplotlib.rc_context(STYLE):

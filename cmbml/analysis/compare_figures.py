@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cmbml.analysis.figures import COLOURS, LOOK, dl_label, draw_line, limit_floor, multipole_axis
-from cmbml.analysis.page import heading
 from cmbml.analysis.projections import STYLE, draw_images, gnomonic_pixels, mollweide_pixels, new_figure
 from cmbml.analysis.spectra import ratio, scatter
+from cmbml.analysis.tables import heading
 
 MARKERS = "osD^v<>"
 _COLUMNS = 3  # of panels of boxes

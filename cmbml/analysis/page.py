@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from cmbml.analysis.common import unit_text
 from cmbml.analysis.tables import format_value
 
 STYLE = """
@@ -33,18 +32,6 @@ COSTS = (
     " which each ran, with the workers and threads that it had there: only rows of one machine can be compared. What"
     " another program did to make a map is not in them."
 )
-
-
-def heading(metric: str, caption: Mapping[str, Any]) -> str:
-    """Return the name of a metric, or of one "of T", as readers see it, with its unit."""
-    name, *field = metric.split(" of ")
-    if name.startswith("residual_"):
-        return "residual, l = {1} .. {2}".format(*name.split("_"))
-    unit = unit_text(caption)
-    units = {"MAE": unit, "RMSE": unit, "MSE": f"{unit}²" if unit else "", "PSNR": "dB", "psnr_joint": "dB"}
-    shown = {"sigma_r": "sigma(r)", "sigma_r_ratio": "sigma(r) ratio", "psnr_joint": "PSNR, joint range"}
-    text = " of ".join([shown.get(name, name), *field])
-    return f"{text} [{units[name]}]" if units.get(name) else text
 
 
 def page(title: str, parts: Iterable[str]) -> str:

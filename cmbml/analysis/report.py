@@ -13,14 +13,13 @@ from cmbml.analysis.page import (
     bullets,
     cost_section,
     difference_table,
-    heading,
     page,
     paragraph,
     picture,
     section,
     table,
 )
-from cmbml.analysis.tables import format_value
+from cmbml.analysis.tables import format_value, heading
 
 # What a method may claim follows from what it estimates; the last entry is for any map whose transfer is not kept.
 KINDS = {

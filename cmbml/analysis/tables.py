@@ -12,6 +12,9 @@ from cmbml.analysis.metrics import verdict
 _PLAIN = (1e-4, 1e6)
 # No mean has more digits than these, however small its scatter.
 _DIGITS = 6
+_SHOWN = {
+    "sigma_r": "sigma(r)", "sigma_r_ratio": "sigma(r) ratio", "psnr_joint": "PSNR, joint range", "fwhm_arcmin": "beam",
+}  # fmt: skip
 
 
 def summarise(
@@ -138,15 +141,19 @@ def _cells(summary, caption, *, strike, mark, pm="±", times="e{}", escape=str):
         if line["note"]:
             cells["A_res"] = strike.format(cells["A_res"]) + mark.format(notes.index(line["note"]) + 1)
         lines.append([cells[name] for name in names])
-    return [escape(_heading(name, caption)) for name in names], lines, list(enumerate(notes, start=1))
+    return [escape(heading(name, caption)) for name in names], lines, list(enumerate(notes, start=1))
 
 
-def _heading(name: str, caption: Mapping) -> str:
-    """Return a column's name with its unit."""
+def heading(metric: str, caption: Mapping) -> str:
+    """Return the name of a metric, or of one "of T", as readers see it, with its unit."""
+    name, *field = metric.split(" of ")
+    if name.startswith("residual_"):
+        return "residual, l = {1} .. {2}".format(*name.split("_"))
     unit = unit_text(caption)
     units = {"MAE": unit, "RMSE": unit, "MSE": f"{unit}²" if unit else "", "PSNR": "dB", "psnr_joint": "dB"}
-    shown = {"sigma_r": "sigma(r)", "sigma_r_ratio": "sigma(r) ratio"}.get(name, name)
-    return f"{shown} [{units[name]}]" if units.get(name) else shown
+    units["fwhm_arcmin"] = "arcmin"
+    text = " of ".join([_SHOWN.get(name, name), *field])
+    return f"{text} [{units[name]}]" if units.get(name) else text
 
 
 def _tex(text: str) -> str:

@@ -92,6 +92,7 @@ def test_a_perfect_prediction_has_no_error_whatever_its_beam(fields):
             assert row["transfer"] == pytest.approx(1, abs=1e-6)
             assert row["rho"] == pytest.approx(1, abs=1e-6)
             assert row["residual_2_30"] < 1e-10
+            assert row["fwhm_arcmin"] == {"common": COMMON, "unsmoothed": 0.0, "native": fwhm}[form]
             if form != "unsmoothed":
                 assert row["NRMSE"] < 1e-6
                 assert row["corr"] == pytest.approx(1, abs=1e-10)

@@ -10,6 +10,8 @@ from cmbml.core.asset import Assets
 from cmbml.core.pipeline import Pipeline
 from tests.analysis.test_cleaning import ALMS, CMB, GOOD, MASK, NOISE, NSIDE, TEST, config, maps, measure, noisy, sky
 
+NOISE_MAP = maps(NOISE, "T", 60)[0]
+
 
 def panels(figure) -> list:
     return [axis for axis in figure.axes if axis.images]
@@ -65,3 +67,24 @@ def test_from_files_to_the_table(tmp_path):
     assert first["RMSE_std"] == pytest.approx(rms / np.sqrt(2), rel=1e-4)
     assert "foregrounds SYNTHETIC templates" in assets.file("table_md", {}).read()
     assert assets.file("spectra_png", {}).read().startswith(b"\x89PNG")
+
+
+def test_what_is_left_is_drawn_where_it_is_known_and_grey_under_the_mask():
+    data = np.stack([NOISE_MAP, 2 * NOISE_MAP])
+    left = sky(data, ("T_foregrounds", "T_noise"), 60.0)
+    stage = cleaning.ResidualPictures(config())
+    assert len(list(stage.items())) == 2
+    first, second = (axis.images[0] for axis in panels(stage.run(TEST, left, MASK)))
+    assert first.norm.vmax == second.norm.vmax
+    np.testing.assert_array_equal(first.get_array().mask, ~GOOD[mollweide_pixels(NSIDE)])
+    np.testing.assert_allclose(second.get_array(), 2 * first.get_array(), rtol=1e-6)
+    external = config()
+    external.sims.external = {"obs": "x"}
+    assert list(cleaning.ResidualPictures(external).items()) == []
+
+
+def test_curves_of_a_network_mark_its_best_epoch():
+    rows = [{"epoch": i, "train_loss": 3.0 - i, "valid_loss": v, "lr": 0.1} for i, v in enumerate((3.0, 1.5, 2.0))]
+    figure = cleaning.Curves(config()).run({}, rows)
+    assert "best: epoch 1, 1.5" in figure.axes[0].get_legend_handles_labels()[1]
+    assert "method mine" in figure.get_suptitle()

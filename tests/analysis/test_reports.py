@@ -24,7 +24,7 @@ def compared(rmse, *, n=6, fields="T", floors=("floor",), interval=(0.1, 0.3)):
     *others, reference = rmse
     summary = [
         {"method": name, "field": field, "form": form, "area": area, "n": n} | dict.fromkeys(METRICS, (value, 0.1))
-        | {"note": ""}
+        | {"fwhm_arcmin": (60.0, 0.0), "note": ""}
         for name, value in rmse.items() for field in fields
         for form in ("native", "unsmoothed", "common") for area in ("full", "mask")
     ]  # fmt: skip
@@ -77,6 +77,8 @@ def test_the_tables_begin_with_the_one_that_counts():
     assert "truth without a beam" in raw[0]["maps"]
     assert "psnr_joint" in raw[1][0]
     assert "rho" not in raw[1][0]
+    native = next(lines for said, lines in own.blocks() if said["maps"].endswith("beam of each"))
+    assert native[0]["fwhm_arcmin"] == (60.0, 0.0)
 
 
 def test_boxes_are_of_the_numbers_that_count_and_of_no_floor():

@@ -6,6 +6,7 @@ Scales overlap (cosine needlets) or do not (bins); the squares of their windows 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -115,10 +116,14 @@ def make_scales(
         if bias_tol is not None and len(bands) > constraints:
             sigma = np.sqrt(2 * (len(bands) - constraints) / (modes * bias_tol))
             if sigma > np.pi:
-                log.warning(
-                    "The %.0f modes of %s are too few for %d bands to keep the bias below method.ILC_bias_tol=%g.",
-                    modes, name, len(bands), bias_tol,
-                )  # fmt: skip
+                _too_few(modes, name, len(bands), bias_tol)
                 sigma = np.pi
         scales.append(Scale(name, window, bands, float(sigma)))
     return scales
+
+
+@cache
+def _too_few(modes: float, name: str, bands: int, bias_tol: float) -> None:
+    """Warn, once a process and not for every sky."""
+    text = "The %.0f modes of %s are too few for %d bands to keep the bias below method.ILC_bias_tol=%g."
+    log.warning(text, modes, name, bands, bias_tol)
