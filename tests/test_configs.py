@@ -56,7 +56,11 @@ def test_option_of_many_bands_composes_builds_and_is_read(composed, option):
 
 @pytest.mark.parametrize("option", [*sorted(CLEANING - {"method=external", "method=pyilc"}), "instrument=litebird"])
 def test_option_of_cleaning_composes_builds_and_is_read(composed, option):
-    halves = {"network=unet5": ["method=cmbnncs"], "network=unet8": ["method=cmbnncs", "nside=128", "patches.halo=64"]}
+    halves = {
+        "network=unet5": ["method=cmbnncs"],
+        "network=unet8": ["method=cmbnncs", "nside=128", "patches.halo=64"],
+        "method=cnilc_cmbml": ["nside=512"],
+    }
     learned = ["method=patch_unet", "rotation=none"] if option.split("=")[0] in ("network", "patches") else []
     cfg = composed(option, *halves.get(option, learned), name="clean")
     stages = build(cfg).stages
