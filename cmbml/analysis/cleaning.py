@@ -171,7 +171,10 @@ class Pictures(Masked, SimStage, Captioned):
 
 
 class ResidualPictures(Masked, SimStage, Captioned):
-    """What a linear method leaves of the foregrounds and of the noise, on the whole sky; what is masked is grey."""
+    """What a linear method leaves of the foregrounds and of the noise, on the whole sky; what is masked is grey.
+
+    Of T without the monopole and dipole of what is not masked, as everywhere.
+    """
 
     name, splits, inputs, outputs = "residual_pictures", ("test",), ("residuals",), ("residuals_png",)
     masked_inputs = ("mask",)
@@ -185,7 +188,9 @@ class ResidualPictures(Masked, SimStage, Captioned):
         """One figure."""
         good = np.ones(residuals.data.shape[-1], dtype=bool) if mask is None else inside(mask)
         caption = self.caption(**item, fwhm_arcmin=round(residuals.fwhm_arcmin, 2), **seen_part(mask))
-        left = {f"{x.partition('_')[2]} left in {x[0]}": residuals[x] for x in residuals.fields}
+        maps = {x: residuals[x].astype(np.float64) for x in residuals.fields}
+        maps = {x: without_dipole(m, good) if x[0] == "T" else m for x, m in maps.items()}
+        left = {f"{x.partition('_')[2]} left in {x[0]}": m for x, m in maps.items()}
         return cleaning_figures.left_figure(left, caption=caption, mask=good)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -239,7 +240,9 @@ class Pipeline:
             return
         workers = -1 if self._on_cluster else min(workers, len(todo))  # -1: all that the cluster has
         threads = self.cluster["threads"] if self._on_cluster else max(1, len(os.sched_getaffinity(0)) // workers)
-        with _environment({name: str(threads) for name in THREAD_VARIABLES}):
+        with _environment({name: str(threads) for name in THREAD_VARIABLES}), warnings.catch_warnings():
+            # joblib's word for idle workers of an earlier stage that are replaced: nothing is lost.
+            warnings.filterwarnings("ignore", message="A worker stopped while some jobs", category=UserWarning)
             jobs = (delayed(execute)(stage, work, fresh=fresh, threads=threads) for work in todo)
             try:
                 yield from tqdm(Parallel(n_jobs=workers, return_as="generator_unordered")(jobs), **bar)
