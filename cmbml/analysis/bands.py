@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
+from cmbml.analysis.common import foregrounds_text
 from cmbml.analysis.figures import COLOURS, dl_label, limit_floor, multipole_axis
 from cmbml.analysis.projections import STYLE, draw_images, mollweide_pixels, new_figure
 from cmbml.core.asset import Every, Files, Item
@@ -62,12 +63,10 @@ class BandPictures(Stage):
 
     def caption(self, item: Item) -> dict:
         """What stands above the figures."""
-        cfg, kind = self.cfg, self.cfg.foregrounds.kind
-        origin = {"synthetic": "SYNTHETIC templates", "pysm": f"PySM3 {' '.join(cfg.foregrounds.presets)}"}
-        kind = "those of the files" if self.external else origin.get(kind, kind)
+        cfg = self.cfg
         return {
             "field": "T", "unit": "uK_CMB", "dataset": cfg.dataset, **item, "nside": cfg.sky.nside,
-            "lmax": cfg.sky.lmax, "foregrounds": kind,
+            "lmax": cfg.sky.lmax, "instrument": cfg.instrument.name, "foregrounds": foregrounds_text(cfg),
         }  # fmt: skip
 
 

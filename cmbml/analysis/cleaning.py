@@ -18,6 +18,7 @@ from cmbml.analysis.cleaning_metrics import (
     together,
     without_dipole,
 )  # fmt: skip
+from cmbml.analysis.common import foregrounds_text
 from cmbml.analysis.stages import inside
 from cmbml.core.asset import Every, Files, Item
 from cmbml.core.errors import UserError
@@ -40,12 +41,11 @@ class Captioned(Stage):
 
     def caption(self, **more: Any) -> dict[str, Any]:
         """Entries of `cmbml.analysis.common.describe`."""
-        cfg, kind = self.cfg, self.cfg.foregrounds.kind
-        origin = {"synthetic": "SYNTHETIC templates", "pysm": f"PySM3 {' '.join(cfg.foregrounds.presets)}"}
+        cfg = self.cfg
         known = {
             "field": cfg.clean.field, "unit": "uK_CMB", "method": cfg.method.name, "dataset": cfg.dataset,
             "nside": cfg.sky.nside, "instrument": cfg.instrument.name,
-            "foregrounds": "those of the files" if cfg.sims.external else origin.get(kind, kind),
+            "foregrounds": foregrounds_text(cfg),
         }  # fmt: skip
         return known | more
 

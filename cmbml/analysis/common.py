@@ -8,6 +8,7 @@ Here too: the one line that every table and picture carries to say what it shows
 from collections.abc import Mapping
 
 import numpy as np
+from omegaconf import DictConfig
 
 from cmbml.core.errors import UserError
 from cmbml.sky import sht
@@ -106,6 +107,14 @@ def unit_text(caption: Mapping) -> str:
     """Return the unit of a caption for readers, "" for a dimensionless field."""
     unit = str(caption.get("unit") or "")
     return "" if unit == "1" else unit.replace("uK", "µK")
+
+
+def foregrounds_text(config: DictConfig) -> str:
+    """Return what the foregrounds of a dataset are, from the groups `foregrounds` and `sims`."""
+    if config.sims.external:
+        return "those of the files"
+    kind = config.foregrounds.kind
+    return {"synthetic": "SYNTHETIC templates", "pysm": f"PySM3 {' '.join(config.foregrounds.presets)}"}.get(kind, kind)
 
 
 def describe(caption: Mapping) -> str:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 
 log = logging.getLogger("cmbml")
+logging.getLogger("healpy").setLevel(logging.WARNING)  # it tells the header of every file that it reads
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
