@@ -33,6 +33,8 @@ MISTAKES = {
     "lmax": (["sky.lmax=5000"], r"sky.lmax=5000 must lie between"),
     "common beam": (["analysis.fwhm_arcmin=1"], r"analysis.fwhm_arcmin=1.0 is finer"),
     "no test skies": (["splits.test=0"], r"splits.test=0 must be larger than 0"),
+    "no training skies": (["splits.train=0"], r"splits.train=0 leaves none"),
+    "no skies to measure on": (["splits.train=0", "method=quadratic"], r"weights are measured on training skies"),
     "stage": (["run.only=[trian]"], r"there is no stage 'trian'; the stages are theory"),
     "missing input": (["run.only=[predict]"], r"'predict' reads .*, which is not up to date \(not made yet\)"),
     "devices": (["system.devices=-1"], r"system.devices=-1 must be auto or a positive number"),

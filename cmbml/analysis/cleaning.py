@@ -198,6 +198,11 @@ class Curves(Captioned):
     """Loss and learning rate of a network against the epoch."""
 
     name, inputs, outputs, uses = "curves", ("history",), ("curves",), Captioned.caption_keys
+    reads = ("method.trained",)
+
+    def items(self) -> list[Item]:
+        """One figure; none where the network is given."""
+        return [] if self.cfg.method.trained else [{}]
 
     def run(self, item: Item, history: list[dict]) -> Figure:
         """One figure."""

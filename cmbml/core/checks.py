@@ -64,14 +64,14 @@ def _check_numbers(cfg: DictConfig) -> None:
         "run.workers",
         "system.checkpoint_every",
         "analysis.delta_l",
-        "splits.train",
-        "splits.valid",
         "splits.test",
     )
     for key in positive:
         value = OmegaConf.select(cfg, key)  # None: this job has no such key
         _demand(value is None or value > 0, f"{key}={value} must be larger than 0.")
     not_negative = (
+        "splits.train",
+        "splits.valid",
         "sky.margin",
         "patches.halo",
         "instrument.noise_t_uk_arcmin",

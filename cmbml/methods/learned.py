@@ -1,106 +1,29 @@
-"""What learned methods share: the stage that trains a network, and from the bands of a sky to a map of the CMB.
+"""What learned methods of cleaning share: from the bands of a sky, by a network, to a map of the CMB.
 
 A method of cleaning that learns lists ``Target``, ``TrainBands`` and ``PredictBands`` in its yaml file, and chooses its
 network, training, patches and rotation there. What it does otherwise it overrides in a stage of its own.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import cached_property
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from cmbml.core.asset import Every, File, Files, Item
-from cmbml.core.checks import check_patches
 from cmbml.core.errors import UserError
 from cmbml.core.skymap import SkyMap
-from cmbml.core.stage import SimStage, Stage
-from cmbml.core.truth import has_parts
+from cmbml.core.stage import SimStage
+from cmbml.core.truth import has_truth
+from cmbml.methods.training import Training, prediction
 from cmbml.sims.bands import BandStage
 from cmbml.sky import rotation, sht
 from cmbml.sky.fields import field_map
-from cmbml.train.data import Skies
-from cmbml.train.fit import fit
-from cmbml.train.images import check_symmetries
-from cmbml.train.network import probe
-from cmbml.train.predict import predict_sky
-from cmbml.train.settings import read_train, telling
-
-ODD = ("B", "B_hp")  # fields that change sign in a mirror
-
-
-class Training(Stage):
-    """A stage that trains a network on patches of skies and keeps one set of its weights.
-
-    The fields of the maps that the network sees, and of those that it gives, are the two lists of ``self.channels()``.
-    """
-
-    name, outputs, scratch, parallel = "train", ("model", "history"), ("last", "best"), False
-    groups: ClassVar[tuple[str, ...]] = ("train", "network", "patches", "rotation")
-
-    def __init__(self, config: DictConfig):
-        """Check the patches, the training's settings and the network before anything runs."""
-        super().__init__(config)
-        self.settings = telling(self.settings)
-        settings = self.trainer_settings()
-        check_patches(settings["nside"], settings["patches"]["patch"], settings["patches"]["halo"])
-        read_train(settings["train"])
-        check_symmetries(settings, settings["rotation"]["average"])
-        self.weights, self.values = probe(settings, tuple(map(len, self.channels())))
-
-    def trainer_settings(self) -> dict[str, Any]:
-        """Plain settings of `cmbml.train.fit.fit`: those of the configuration, nside, lmax and the channels' spins."""
-        cfg, channels = OmegaConf.to_container(self.cfg), dict(zip(("in", "out"), self.channels(), strict=True))
-        return {
-            **{group: cfg[group] for group in self.groups},
-            "nside": cfg["sky"]["nside"],
-            "lmax": cfg["sky"]["lmax"],
-            **{f"spins_{side}": [2 if x in ("Q", "U") else 0 for x in names] for side, names in channels.items()},
-            **{f"parity_{side}": [-1 if x in ODD else 1 for x in names] for side, names in channels.items()},
-        }
-
-    def fitted(
-        self, train: Skies, valid: Skies, tables: Sequence[np.ndarray], scratch: Mapping[str, File]
-    ) -> tuple[dict[str, Any], list[dict[str, float]]]:
-        """The trained network as a plain dictionary, and one row an epoch."""
-        system = self.cfg.system
-        return fit(
-            self.trainer_settings(),
-            train,
-            valid,
-            tables,
-            scratch,
-            devices=system.devices,
-            device=system.device,
-            checkpoint_every=system.checkpoint_every,
-            log_dir=str(scratch["last"].path.parents[1] / "tensorboard") if system.tensorboard else None,
-        )
-
-    def cost(self) -> tuple[float, float]:
-        """Weights on disk; skies, tables, weights, and one batch of layers with their gradients in memory."""
-        cfg, npix = self.cfg, 12 * self.cfg.sky.nside**2
-        maps = (cfg.splits.train + cfg.splits.valid) * sum(map(len, self.channels())) + len(cfg.rotation.pairs)
-        layers = 2 * cfg.train.batch_size * self.values
-        return 4.0 * self.weights, 4.0 * (npix * (maps + 10) + 4 * self.weights + layers)
-
-
-def prediction(cfg: DictConfig, model: Mapping[str, Any], inputs: np.ndarray, tables: Sequence) -> np.ndarray:
-    """What a network finds in a sky, (cout, npix), averaged as the group `rotation` says.
-
-    ``tables`` are those of ``rotation.pairs`` when they are permutations, else empty.
-    """
-    known = [list(pair) for pair in cfg.rotation.pairs]
-    pairs = [list(pair) for pair in cfg.rotation.predict]
-    return predict_sky(
-        model,
-        inputs,
-        pairs=pairs,
-        tables=[tables[known.index(pair)] if any(pair) and len(tables) else None for pair in pairs],
-        average=cfg.rotation.average,
-        batch_size=cfg.train.batch_size,
-        device=cfg.system.device,
-    )
 
 
 class Target(SimStage):
@@ -108,15 +31,20 @@ class Target(SimStage):
 
     name, inputs, outputs, splits = "target", ("lensed_alm", "cmb_map"), ("target",), ("train", "valid")
     uses = ("clean.field", "clean.target_fwhm_arcmin", "sky.nside", "sky.lmax")
+    reads = (*SimStage.reads, "method.trained")
 
     def __init__(self, config: DictConfig):
         """Refuse skies that nobody knows the truth of."""
         super().__init__(config)
-        if not has_parts(config):
+        if not (has_truth(config) or config.method.trained):
             raise UserError(
-                f"method={config.method.name} learns from simulated skies, and sims=external brings others; choose a "
-                "method that does not learn."
+                f"method={config.method.name} learns from skies whose CMB is known; name it in sims.external.truth, or"
+                " give method.trained=..., the model.pt of a network that was trained on simulated skies."
             )
+
+    def items(self) -> Iterable[Item]:
+        """The training and validation skies, if a network is trained."""
+        return [] if self.cfg.method.trained else super().items()
 
     def run(self, item: Item, lensed: dict[str, np.ndarray], cmb: SkyMap) -> SkyMap:
         """Map of `clean.field`, uK_CMB, RING; 0 arcmin is the CMB as it is."""
@@ -144,6 +72,11 @@ class OfBands(BandStage):
         """Fields of the maps that the network sees, band by band, and of those that it gives."""
         field = self.cfg.clean.field
         return [x for band in self.bands() for x in shown(self.fields(band), field)], list(field)
+
+    def named(self) -> list[str]:
+        """Field and band of each map that the network sees."""
+        field = self.cfg.clean.field
+        return [f"{x} of {band['band']}" for band in self.bands() for x in shown(self.fields(band), field)]
 
     def sky(self, obs: Files, sim: int) -> np.ndarray:
         """Return what the network sees of a sky, (channels, npix), float32, RING; of E and B their own maps."""
@@ -211,7 +144,7 @@ class TrainBands(Training, OfBands):
 
     inputs = tuple(Every(asset, split=split) for split in ("train", "valid") for asset in ("obs", "target"))
     uses = (*GEOMETRY, "network", "train", "rotation.pairs", "rotation.symmetries")
-    reads = ("system", "splits", "instrument.bands", "rotation.average")
+    reads = ("system", "splits", "instrument.bands", "rotation.average", "method.trained")
 
     def __init__(self, config: DictConfig):
         """Refuse rotations that do not suit the fields, too."""
@@ -224,29 +157,62 @@ class TrainBands(Training, OfBands):
         super().__init__(config)
 
     def items(self) -> Iterable[Item]:
-        """One training."""
-        return [{}]
+        """One training; none where the network is given."""
+        return [] if self.cfg.method.trained else [{}]
 
     def run(self, item: Item, *skies: Files, scratch: Mapping[str, File]) -> tuple[dict[str, Any], list[dict]]:
-        """The trained network as a plain dictionary, with the beam of its target, and one row an epoch."""
+        """The trained network as a plain dictionary, with its bands and the beam of its target; one row an epoch."""
         train, valid = BandSkies(self, *skies[:2]), BandSkies(self, *skies[2:])
         model, history = self.fitted(train, valid, self.tables(), scratch)
-        return model | {"fwhm_arcmin": skies[1][0].fwhm_arcmin}, history
+        about = {"shown": self.named(), "found": self.cfg.clean.field, "fwhm_arcmin": skies[1][0].fwhm_arcmin}
+        return model | about, history
 
 
 class PredictBands(OfBands):
     """What the network finds in the test skies: the CMB with the beam of its target."""
 
     name, inputs, outputs, parallel = "predict", ("model", Every("obs")), ("prediction",), False
-    uses = (*GEOMETRY, "rotation.predict", "rotation.average")
-    reads = (*BandStage.reads, "rotation.pairs", "train.batch_size", "system.device")
+    uses = (*GEOMETRY, "rotation.predict", "rotation.average", "method.listing")
+    reads = (*BandStage.reads, "rotation.pairs", "train.batch_size", "system.device", "method.trained")
+
+    def __init__(self, config: DictConfig):
+        """Do without the training where the network is given."""
+        super().__init__(config)
+        if self.cfg.method.trained:
+            self.inputs = self.inputs[1:]
 
     def items(self) -> Iterable[Item]:
         """The test skies."""
         return [item for item in self.skies() if item["split"] == "test"]
 
-    def run(self, item: Item, model: dict[str, Any], obs: Files) -> SkyMap:
-        """Map of `clean.field`, uK_CMB, RING."""
+    @cached_property
+    def trained(self) -> dict[str, Any]:
+        """The network of `method.trained`.
+
+        Raises
+        ------
+        UserError
+            When it cannot be read, or was trained on other bands or for another field.
+        """
+        given = self.cfg.method.trained
+        model = None
+        with suppress(UnpicklingError, RuntimeError, EOFError):  # what torch says of files that are not its own
+            model = File(Path(given).expanduser()).read()
+        if not (isinstance(model, dict) and {"shown", "found"} <= set(model)):
+            raise UserError(f"method.trained={given} is no network of a method of cleaning; give its model.pt.")
+        known, output = model["shown"], model["found"]
+        mine = self.named()
+        if (known, output) != (mine, self.cfg.clean.field):
+            raise UserError(
+                f"The network of method.trained={given} finds {output} from {', '.join(known)}, and here"
+                f" {self.cfg.clean.field} is wanted from {', '.join(mine)}; give the same field and instrument.bands."
+            )
+        return model
+
+    def run(self, item: Item, *given: Any) -> SkyMap:
+        """Map of `clean.field`, uK_CMB, RING, from the network, if none is given, and the observations."""
+        *model, obs = given
+        model = model[0] if model else self.trained
         found = prediction(self.cfg, model, self.sky(obs, item["sim"]), self.tables())
         fields, lmax = tuple(self.cfg.clean.field), self.cfg.sky.lmax
         return SkyMap(found, fields, "uK_CMB", model["fwhm_arcmin"], lmax, "CMB found by a network")

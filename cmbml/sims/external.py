@@ -39,8 +39,8 @@ class ExternalMaps(Masked, BandStage):
         for group in ("foregrounds", "noise"):
             if config[group].kind != "none":
                 raise UserError(f"sims=external takes skies as they are; leave {group}={config[group].kind} out.")
-        for key, known in (("unit", UNITS), ("truth_unit", OF_CMB), ("split", tuple(self.cfg.splits))):
-            if given[key] not in known and (given[key] is not None or key == "split"):
+        for key, known in (("unit", UNITS), ("truth_unit", OF_CMB)):
+            if given[key] not in known and given[key] is not None:
                 raise UserError(f"sims.external.{key}={given[key]} is not known; choose one of {', '.join(known)}.")
         fwhm = given.truth_fwhm_arcmin
         if not isinstance(fwhm, numbers.Real) or fwhm < 0:
@@ -71,11 +71,13 @@ class ExternalMaps(Masked, BandStage):
                     f"sims.external.{key}={given[key]} finds {len(found)} files of {name} and {n} of {first}; a sky"
                     " needs one of each, bring what is missing or narrow the pattern."
                 )
-        if self.cfg.splits[given.split] != n:
-            raise UserError(
-                f"sims.external.obs={given.obs} finds {n} skies, and splits.{given.split} is"
-                f" {self.cfg.splits[given.split]}; say splits.{given.split}={n}."
+        splits = dict(self.cfg.splits)
+        if sum(splits.values()) != n:
+            told = ", ".join(f"splits.{name}={of}" for name, of in splits.items())
+            hint = (
+                f"say splits.test={n}" if not (splits["train"] or splits["valid"]) else "they must be as many together"
             )
+            raise UserError(f"sims.external.obs={given.obs} finds {n} skies, and {told}; {hint}.")
         self._refuse_own(files)
         return files
 
@@ -89,13 +91,14 @@ class ExternalMaps(Masked, BandStage):
                 )
 
     def skies(self) -> list[Item]:
-        """One item a sky that is found."""
-        split = self.cfg.sims.external.split
-        return [{"split": split, "sim": sim} for sim in range(len(next(iter(self.files.values()))))]
+        """One item a sky, after the files are found."""
+        return super().skies() if self.files else []
 
     def checked(self, name: str, item: Item) -> Path:
-        """File of a band, or of the truth, whose ordering is that of all."""
-        path, first = self.files[name][item["sim"]], next(iter(self.files.values()))[0]
+        """File of a band, or of the truth, whose ordering is that of all: first those for training, test skies last."""
+        splits = list(self.cfg.splits)
+        before = sum(self.cfg.splits[split] for split in splits[: splits.index(item["split"])])
+        path, first = self.files[name][before + item["sim"]], next(iter(self.files.values()))[0]
         own, others = ordering(path), ordering(first)
         if own != others:
             raise UserError(f"{path} is {own} and {first} is {others}; bring all maps into one ordering.")

@@ -28,8 +28,8 @@ def config(mask: str = "band", field: str = "T", **external) -> DictConfig:
     given = {
         "nside": NSIDE, "sky": {"nside": NSIDE, "lmax": TOP}, "splits": {"train": 1, "valid": 1, "test": 2},
         "mask": {"kind": mask}, "sims": {"external": external}, "foregrounds": {"kind": "synthetic", "presets": []},
-        "clean": {"field": field, "fwhm_arcmin": 1.0}, "method": {"name": "mine"}, "instrument": {"name": "toy"},
-        "dataset": "standin",
+        "clean": {"field": field, "fwhm_arcmin": 1.0}, "method": {"name": "mine", "trained": None},
+        "instrument": {"name": "toy"}, "dataset": "standin",
     }  # fmt: skip
     analysis = OmegaConf.load(REPO / "cfg" / "analysis" / "cleaning.yaml")
     return OmegaConf.merge(given, {"analysis": analysis}, {"analysis": {"fwhm_arcmin": COMMON, "lmax": LMAX}})

@@ -7,6 +7,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from cmbml.analysis.cleaning import Curves
 from cmbml.core import config
 from cmbml.core.asset import File
 from cmbml.core.errors import UserError
@@ -80,8 +81,8 @@ def test_targets_that_there_are_not_are_refused(changed):
     cmb = SkyMap(np.zeros((3, 12 * NSIDE**2)), ("T", "Q", "U"), "uK_CMB", 300.0, LMAX)
     with pytest.raises(UserError, match=r"clean.target_fwhm_arcmin=200.0 is finer than the 300.0"):
         Target(changed(clean__target_fwhm_arcmin=200.0)).run({}, drawn(0), cmb)
-    with pytest.raises(UserError, match="method=patch_unet learns from simulated skies"):
-        Target(changed(sims__external={"split": "test"}))
+    with pytest.raises(UserError, match="method=patch_unet learns from skies whose CMB is known; name it in"):
+        Target(changed(sims__external={"truth": None}))
 
 
 def dataset(cfg, split: str, n: int, seed: int) -> tuple[Held, Held]:
@@ -142,9 +143,37 @@ def test_network_finds_the_cmb_of_a_clear_sky(changed, tmp_path, field, kind):
         assert np.sqrt(np.mean((a - b) ** 2)) < 0.3 * b.std()
 
 
+def test_a_network_serves_other_skies_of_the_same_bands(changed, tmp_path):
+    cfg = changed(epochs=1, network__n_filters=4, system__device="cpu")
+    stage, scratch = TrainBands(cfg), {name: File(tmp_path / f"{name}.pt") for name in ("last", "best")}
+    model, _ = stage.run({}, *dataset(cfg, "train", 1, 0), *dataset(cfg, "valid", 1, 50), scratch=scratch)
+    path = tmp_path / "model.pt"
+    File(path).write(model)
+    obs, _ = dataset(cfg, "test", 1, 90)
+    item, own = {"split": "test", "sim": 0}, PredictBands(cfg).run({"split": "test", "sim": 0}, model, obs)
+    given = {
+        "method__trained": str(path),
+        "splits": {"train": 0, "valid": 0, "test": 1},
+        "sims__external": {"truth": None},
+    }
+    there = PredictBands(changed(**given)).run(item, obs)
+    np.testing.assert_array_equal(there.data, own.data)
+    assert there.fwhm_arcmin == own.fwhm_arcmin
+    assert [list(kind(changed(**given)).items()) for kind in (Target, TrainBands, Curves)] == [[], [], []]
+    with pytest.raises(
+        UserError, match="finds T from T of 30, .* and here B is wanted from B of 30, B of 353; give the"
+    ):
+        PredictBands(changed(**given, field="B")).run(item, obs)
+    (tmp_path / "text.pt").write_text("<html>")
+    for path in (tmp_path / "text.pt", scratch["last"].path):
+        with pytest.raises(UserError, match=f"{path} is no network of a method of cleaning"):
+            PredictBands(changed(**{**given, "method__trained": str(path)})).run(item, obs)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        ({"splits__valid": 0}, "splits.valid=0 leaves none"),
         ({"field": "TQU"}, "field=TQU: Q and U mix .* rotation=harmonic or rotation=none"),
         ({"patches__patch": 24}, "patches.patch=24 must be a power of two"),
         ({"train__repeats": 0}, "train.repeats=0"),

@@ -97,6 +97,13 @@ def test_maps_become_a_dataset(pipeline, maps, tmp_path):
     np.testing.assert_allclose(read_skymap(folder / "obs_143_map.fits").data, in_cmb * sky(1, 143), rtol=2e-6)
 
 
+def test_the_first_skies_are_those_to_learn_from(pipeline, maps, tmp_path):
+    pipeline(**{"splits.valid": 1, "splits.test": 1}).run(only=["observe"])
+    for k, split in enumerate(("Valid", "Test")):
+        found = read_skymap(tmp_path / f"data/sims/Simulations/{split}/sim0000/obs_100_map.fits")
+        np.testing.assert_allclose(found.data, 100 * sky(k, 100), rtol=2e-6)
+
+
 def test_alms_of_the_truth_are_those_that_its_map_was_made_of(pipeline, maps, tmp_path):
     """They end at 2 nside: three iterations find them to 1e-3."""
     lmax = 2 * NSIDE
@@ -140,10 +147,10 @@ def test_what_does_not_fit_is_refused_before_anything_runs(pipeline, maps):
     refused("must be a pattern with {band}.*it is None", f"{ours}.obs", None)
     refused("map_{band}_.*finds no file of the band 217; mend the pattern", "instrument.bands", [143, 217])
     refused("truth=.*finds 1 files of truth and 2 of 100; a sky", f"{ours}.truth", f"{maps}/0/cmb.fits")
-    refused("finds 2 skies, and splits.test is 3; say splits.test=2", "splits.test", 3)
+    refused("finds 2 skies, and splits.train=0, splits.valid=0, splits.test=3; say splits.test=2", "splits.test", 3)
+    refused("splits.train=1, .*, splits.test=2; they must be as many together", "splits.train", 1)
     refused("unit=K is not known; choose one of K_CMB, mK_CMB, uK_CMB, K_RJ", f"{ours}.unit", "K")
     refused("truth_unit=K_RJ is not known; choose one of K_CMB, mK_CMB, uK_CMB", f"{ours}.truth_unit", "K_RJ")
-    refused("split=exam is not known; choose one of train, valid, test", f"{ours}.split", "exam")
     refused("fwhm_arcmin=7 must be a mapping", "instrument.fwhm_arcmin", 7)
     refused("must give numbers to bands of the instrument", "instrument.fwhm_arcmin", {44: 7})
     refused("truth_fwhm_arcmin=-1 must be a number that is not negative", f"{ours}.truth_fwhm_arcmin", -1)

@@ -11,7 +11,7 @@ from cmbml.core.asset import Every, File, Files, Item
 from cmbml.core.checks import FEATURES
 from cmbml.core.skymap import SkyMap
 from cmbml.core.stage import SimStage, Stage
-from cmbml.methods.learned import Training, prediction
+from cmbml.methods.training import Training, prediction
 from cmbml.sky import rotation
 from cmbml.sky.fields import field_map
 from cmbml.train.settings import telling

@@ -94,7 +94,13 @@ class Weights(Masked):
     name, outputs = "weights", ("weights",)
     inputs = (Every("kappa_qe", split="train"), Every("unlensed_alm", split="train"), "filters")
     masked_inputs = ("mean_field", "mask")
-    uses = ("sky.lmax",)
+    uses, reads = ("sky.lmax",), ("splits.train",)
+
+    def __init__(self, config: DictConfig):
+        """Refuse to measure on no sky."""
+        super().__init__(config)
+        if not self.cfg.splits.train:
+            raise UserError("Wiener weights are measured on training skies; raise splits.train.")
 
     def run(
         self,

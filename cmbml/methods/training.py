@@ -1,0 +1,96 @@
+"""What learned methods of both jobs share: the stage that trains a network, and its prediction of a sky."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from cmbml.core.asset import File
+from cmbml.core.checks import check_patches
+from cmbml.core.errors import UserError
+from cmbml.core.stage import Stage
+from cmbml.train.data import Skies
+from cmbml.train.fit import fit
+from cmbml.train.images import check_symmetries
+from cmbml.train.network import probe
+from cmbml.train.predict import predict_sky
+from cmbml.train.settings import read_train, telling
+
+ODD = ("B", "B_hp")  # fields that change sign in a mirror
+
+
+class Training(Stage):
+    """A stage that trains a network on patches of skies and keeps one set of its weights.
+
+    The fields of the maps that the network sees, and of those that it gives, are the two lists of ``self.channels()``.
+    """
+
+    name, outputs, scratch, parallel = "train", ("model", "history"), ("last", "best"), False
+    groups: ClassVar[tuple[str, ...]] = ("train", "network", "patches", "rotation")
+
+    def __init__(self, config: DictConfig):
+        """Check the patches, the training's settings and the network before anything runs."""
+        super().__init__(config)
+        self.settings = telling(self.settings)
+        settings = self.trainer_settings()
+        check_patches(settings["nside"], settings["patches"]["patch"], settings["patches"]["halo"])
+        read_train(settings["train"])
+        check_symmetries(settings, settings["rotation"]["average"])
+        lacking = [split for split in ("train", "valid") if not self.cfg.splits[split]] if list(self.items()) else []
+        if lacking:
+            raise UserError(f"A network needs skies to learn from; splits.{lacking[0]}=0 leaves none.")
+        self.weights, self.values = probe(settings, tuple(map(len, self.channels())))
+
+    def trainer_settings(self) -> dict[str, Any]:
+        """Plain settings of `cmbml.train.fit.fit`: those of the configuration, nside, lmax and the channels' spins."""
+        cfg, channels = OmegaConf.to_container(self.cfg), dict(zip(("in", "out"), self.channels(), strict=True))
+        return {
+            **{group: cfg[group] for group in self.groups},
+            "nside": cfg["sky"]["nside"],
+            "lmax": cfg["sky"]["lmax"],
+            **{f"spins_{side}": [2 if x in ("Q", "U") else 0 for x in names] for side, names in channels.items()},
+            **{f"parity_{side}": [-1 if x in ODD else 1 for x in names] for side, names in channels.items()},
+        }
+
+    def fitted(
+        self, train: Skies, valid: Skies, tables: Sequence[np.ndarray], scratch: Mapping[str, File]
+    ) -> tuple[dict[str, Any], list[dict[str, float]]]:
+        """The trained network as a plain dictionary, and one row an epoch."""
+        system = self.cfg.system
+        return fit(
+            self.trainer_settings(),
+            train,
+            valid,
+            tables,
+            scratch,
+            devices=system.devices,
+            device=system.device,
+            checkpoint_every=system.checkpoint_every,
+            log_dir=str(scratch["last"].path.parents[1] / "tensorboard") if system.tensorboard else None,
+        )
+
+    def cost(self) -> tuple[float, float]:
+        """Weights on disk; skies, tables, weights, and one batch of layers with their gradients in memory."""
+        cfg, npix = self.cfg, 12 * self.cfg.sky.nside**2
+        maps = (cfg.splits.train + cfg.splits.valid) * sum(map(len, self.channels())) + len(cfg.rotation.pairs)
+        layers = 2 * cfg.train.batch_size * self.values
+        return 4.0 * self.weights, 4.0 * (npix * (maps + 10) + 4 * self.weights + layers)
+
+
+def prediction(cfg: DictConfig, model: Mapping[str, Any], inputs: np.ndarray, tables: Sequence) -> np.ndarray:
+    """What a network finds in a sky, (cout, npix), averaged as the group `rotation` says.
+
+    ``tables`` are those of ``rotation.pairs`` when they are permutations, else empty.
+    """
+    known = [list(pair) for pair in cfg.rotation.pairs]
+    pairs = [list(pair) for pair in cfg.rotation.predict]
+    return predict_sky(
+        model,
+        inputs,
+        pairs=pairs,
+        tables=[tables[known.index(pair)] if any(pair) and len(tables) else None for pair in pairs],
+        average=cfg.rotation.average,
+        batch_size=cfg.train.batch_size,
+        device=cfg.system.device,
+    )
