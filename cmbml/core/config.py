@@ -68,13 +68,13 @@ def matching(pattern: str, **fields: str) -> list[Path]:
 
 
 def listing(pattern: str | None) -> str:
-    """Hash of the paths, sizes and times of the files of a pattern, of any ``{band}``; empty without a pattern.
+    """Hash of the paths, sizes and times of the files of a pattern, of any ``{band}`` and ``{split}``; empty without a pattern.
 
     It stands in the configuration, so that a change of the files is a change of a setting.
     """
     if not pattern:
         return ""
-    known = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in matching(pattern, band="*")]
+    known = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in matching(pattern, band="*", split="*")]
     return hashlib.sha256(repr(known).encode()).hexdigest()[:12]
 
 

@@ -54,7 +54,7 @@ class ExternalMaps(Masked, BandStage):
             raise UserError(
                 f"sims.external.obs must be a pattern with {{band}}, like /maps/*_{{band}}.fits; it is {given.obs}."
             )
-        files = {band.name: matching(given.obs, band=band.name) for band in self.instrument.bands}
+        files = {band.name: self._found("obs", band=band.name) for band in self.instrument.bands}
         for name, found in files.items():
             if not found:
                 raise UserError(
@@ -62,7 +62,7 @@ class ExternalMaps(Masked, BandStage):
                     " band out of instrument.bands."
                 )
         if given.truth is not None:
-            files["truth"] = matching(given.truth)
+            files["truth"] = self._found("truth")
         first, n = next((name, len(found)) for name, found in files.items())
         for name, found in files.items():
             if len(found) != n:
@@ -80,6 +80,21 @@ class ExternalMaps(Masked, BandStage):
             raise UserError(f"sims.external.obs={given.obs} finds {n} skies, and {told}; {hint}.")
         self._refuse_own(files)
         return files
+
+    def _found(self, key: str, **fields: str) -> list[Path]:
+        """Files of a pattern in the order of the skies: split by split where it has ``{split}``."""
+        pattern, found = self.cfg.sims.external[key], []
+        if "{split}" not in pattern:
+            return matching(pattern, **fields)
+        for split, n in self.cfg.splits.items():
+            own = matching(pattern, split=split.capitalize(), **fields)
+            if own and len(own) != n:
+                raise UserError(
+                    f"sims.external.{key}={pattern} finds {len(own)} skies of {split.capitalize()}, and splits.{split}"
+                    f" is {n}; say splits.{split}={len(own)}."
+                )
+            found += own
+        return found
 
     def _refuse_own(self, files: dict[str, list[Path]]) -> None:
         dataset = (Path(self.cfg.system.root) / self.cfg.dataset).resolve()

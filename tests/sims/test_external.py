@@ -104,6 +104,18 @@ def test_the_first_skies_are_those_to_learn_from(pipeline, maps, tmp_path):
         np.testing.assert_allclose(found.data, 100 * sky(k, 100), rtol=2e-6)
 
 
+def test_splits_may_be_folders(pipeline, maps, tmp_path):
+    for k, split in enumerate(("Test", "Valid")):  # their names are not in the order of the splits
+        (maps / f"{k}").rename(maps / split)
+    settings = {"sims.external.obs": f"{maps}/{{split}}/map_{{band}}_*.fits", "splits.valid": 1}
+    with pytest.raises(UserError, match="finds 1 skies of Test, and splits.test is 2; say splits.test=1"):
+        pipeline(**settings)
+    pipeline(**settings, **{"splits.test": 1}).run(only=["observe"])
+    for k, split in enumerate(("Test", "Valid")):
+        found = read_skymap(tmp_path / f"data/sims/Simulations/{split}/sim0000/obs_100_map.fits")
+        np.testing.assert_allclose(found.data, 100 * sky(k, 100), rtol=2e-6)
+
+
 def test_alms_of_the_truth_are_those_that_its_map_was_made_of(pipeline, maps, tmp_path):
     """They end at 2 nside: three iterations find them to 1e-3."""
     lmax = 2 * NSIDE
