@@ -68,7 +68,7 @@ def matching(pattern: str, **fields: str) -> list[Path]:
 
 
 def listing(pattern: str | None) -> str:
-    """Hash of the paths, sizes and times of the files of a pattern, of any ``{band}`` and ``{split}``; empty without a pattern.
+    """Hash of the paths, sizes and times of the files of a pattern, whatever its fields; empty without a pattern.
 
     It stands in the configuration, so that a change of the files is a change of a setting.
     """
