@@ -4,8 +4,10 @@
 
 ``paper`` is ``experiment=cmbnncs_paper`` with UNet5, every other variant that but for the overrides of its line in
 ``VARIANTS``; ``default`` is ``method=cmbnncs``. All are trained for as many epochs, and the learning rate comes to its
-end with the training (``train.schedule.steps=null``), which is shorter than the published one. The first words are
-overrides of all runs, of the dataset as well: ``nside=128 splits.train=24 dataset=bench``.
+end with the training (``train.schedule.steps=null``), which is shorter than the published one. A batch is one sky, a
+mosaic or its twelve faces, so that all but ``default`` take as many steps: with the published batch of twelve skies a
+dataset of twelve would allow three steps an epoch. The first words are overrides of all runs, of the dataset as well:
+``nside=128 splits.train=24 dataset=bench``.
 
 Written to benchmarks/results/cmbnncs.csv: RMSE in uK and other metrics of every variant, seed and test sky, with the
 common beam and outside the mask (on the full sky if there is none), and the seconds of its training.
@@ -28,12 +30,12 @@ from cmbml.core.provenance import Sidecar
 from record import parser, save
 
 REPO = Path(__file__).parents[1]
-PAPER = ("experiment=cmbnncs_paper", "network=unet5", "train.schedule.steps=null")
+PAPER = ("experiment=cmbnncs_paper", "network=unet5", "train.schedule.steps=null", "train.batch_size=1")
 CHANGES = {
     "linear_output": ("network.linear_output=true",),
     "robust_all_bands": ("train.standardise=robust", "scale=1", "instrument.bands=all"),
     "best_on_valid": ("train.keep=best",),
-    "true_neighbours": ("patches.layout=squares", "patches.halo=16"),
+    "true_neighbours": ("patches.layout=squares", "patches.halo=16", "train.batch_size=12"),
     "target_beam": ("clean.target_fwhm_arcmin=${clean.fwhm_arcmin}",),
 }
 VARIANTS = {
