@@ -1,6 +1,8 @@
 """Pictures of a many-band dataset: every band and the CMB of one sky, and the spectra of what each band sees."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import chain
 
 import matplotlib
 import numpy as np
@@ -54,11 +56,11 @@ class BandPictures(Stage):
     def run(self, item: Item, obs: Files, *more: Files | SkyMap) -> tuple[Figure, Figure]:
         """Two figures."""
         given = dict(zip(self.more, more, strict=True))
-        cmb = given.get("cmb_map")
+        cmb = given.pop("cmb_map", None)
+        cmb = cmb and replace(cmb, data=cmb.select("T"), fields=("T",))
         mask = given["mask"]["mask"].astype(np.float64) if "mask" in given else np.ones(12 * self.cfg.sky.nside**2)
-        bands = {known["band"]: observed for known, observed in zip(obs.items, obs, strict=True)}
-        pictures = sky_figure(cmb, bands, self.caption(item))
-        return pictures, spectra_figure(cmb, bands, given, mask, self.caption(item))
+        caption = self.caption(item)
+        return sky_figure(cmb, obs, caption), spectra_figure(cmb, obs, given, mask, caption)
 
     def caption(self, item: Item) -> dict:
         """What stands above the figures."""
@@ -69,34 +71,32 @@ class BandPictures(Stage):
         }  # fmt: skip
 
 
-def sky_figure(cmb: SkyMap | None, bands: Mapping[str, SkyMap], caption: Mapping) -> Figure:
+def sky_figure(cmb: SkyMap | None, bands: Files, caption: Mapping) -> Figure:
     """Draw T of every band and of the CMB, each on its own colour scale, which grows like asinh.
 
     Parameters
     ----------
     cmb : SkyMap or None
         None where it is not known.
-    bands : mapping
-        Name -> observed map.
+    bands : Files
+        Observed maps, one a band, of which one after another is read.
     caption : mapping
         See ``common.describe``.
     """
-    maps = {f"{name} GHz": seen["T"] for name, seen in bands.items()} | ({"CMB": cmb["T"]} if cmb else {})
-    rows = -(-len(maps) // _COLUMNS)
+    titles = [*(f"{known['band']} GHz" for known in bands.items), *(["CMB"] if cmb else [])]
+    rows = -(-len(titles) // _COLUMNS)
     with matplotlib.rc_context(STYLE):
         figure = new_figure(7.1, 0.3 + 1.85 * rows, caption)
         axes = list(figure.subplots(rows, _COLUMNS, squeeze=False).flat)
-        for axis in axes[len(maps) :]:
+        for axis in axes[len(titles) :]:
             axis.remove()
-        pixels = mollweide_pixels(next(iter(bands.values())).nside, 600)
-        for axis, (title, sky) in zip(axes, maps.items(), strict=False):
-            draw_images([axis], {title: sky}, {}, pixels, caption=caption, asinh=True)
+        pixels = mollweide_pixels(caption["nside"], 600)
+        for axis, title, seen in zip(axes, titles, chain(bands, [cmb]), strict=False):
+            draw_images([axis], {title: seen["T"]}, {}, pixels, caption=caption, asinh=True)
     return figure
 
 
-def spectra_figure(
-    cmb: SkyMap | None, bands: Mapping[str, SkyMap], given: Mapping, mask: np.ndarray, caption: Mapping
-) -> Figure:
+def spectra_figure(cmb: SkyMap | None, bands: Files, given: Mapping, mask: np.ndarray, caption: Mapping) -> Figure:
     """Draw D_l of the observed T, CMB, foregrounds and noise of every band, and of each foreground where it is there.
 
     Parameters
@@ -109,21 +109,22 @@ def spectra_figure(
     mask : array (npix,)
         Weight of each pixel.
     """
-    rows = -(-len(bands) // _COLUMNS)
+    rows, lmax = -(-len(bands) // _COLUMNS), caption["lmax"]
+    alm = sht.analysis(cmb["T"].astype(np.float64), lmax) if cmb else None
     colours: dict[str, str] = {}
     with matplotlib.rc_context(STYLE):
         figure = new_figure(7.1, 0.5 + 2.0 * rows, {**caption, "f_sky": f"{f_sky(mask):.2f}"})
         axes = list(figure.subplots(rows, _COLUMNS, squeeze=False).flat)
         for axis in axes[len(bands) :]:
             axis.remove()
-        for i, (axis, (name, seen)) in enumerate(zip(axes, bands.items(), strict=False)):
-            for part, sky in _parts(name, seen, cmb, given).items():
-                ell, dl = _binned(sky * mask, min(seen.lmax, int(_GOOD * seen.nside)), f_sky(mask))
+        for i, (axis, known, seen) in enumerate(zip(axes, bands.items, bands, strict=False)):
+            for part, sky in _parts(known["band"], seen, cmb, alm, given):
+                ell, dl = _binned(sky * mask, min(lmax, int(_GOOD * seen.nside)), f_sky(mask))
                 black = {"observed": {"color": "0.75", "lw": 3.0}, "CMB": {"color": "black"}}
                 look = black.get(part) or {"color": colours.setdefault(part, COLOURS[len(colours) % len(COLOURS)])}
                 axis.plot(ell, dl, label=part, **look)
             multipole_axis(axis)
-            axis.set(yscale="log", title=f"{name} GHz", ylabel="" if i % _COLUMNS else dl_label(caption))
+            axis.set(yscale="log", title=f"{known['band']} GHz", ylabel="" if i % _COLUMNS else dl_label(caption))
             if i + _COLUMNS < len(bands):
                 axis.set_xlabel("")
             limit_floor(axis)
@@ -132,18 +133,18 @@ def spectra_figure(
     return figure
 
 
-def _parts(name: str, seen: SkyMap, cmb: SkyMap | None, given: Mapping) -> dict[str, np.ndarray]:
-    """T of what a band sees, and of each part of it by its name."""
-    parts = {"observed": seen["T"]}
+def _parts(
+    name: str, seen: SkyMap, cmb: SkyMap | None, alm: np.ndarray | None, given: Mapping
+) -> Iterator[tuple[str, np.ndarray]]:
+    """T of what a band sees, and of each part of it after its name, one after another."""
+    yield "observed", seen["T"].astype(np.float64)
     if cmb:
-        alm = sht.analysis(cmb["T"].astype(np.float64), seen.lmax)
         fwhm_arcmin = max(seen.fwhm_arcmin**2 - cmb.fwhm_arcmin**2, 0.0) ** 0.5  # beside the beam that it has
-        parts["CMB"] = sht.synthesis(sht.almxfl(alm, gaussian_beam(fwhm_arcmin, seen.lmax)), seen.nside)
+        yield "CMB", sht.synthesis(sht.almxfl(alm, gaussian_beam(fwhm_arcmin, sht.alm_lmax(alm))), seen.nside)
     for key, label in (("foreground", "foregrounds"), ("noise", "noise"), ("component", "")):
         for i, known in enumerate(given[key].items if key in given else ()):
             if known["band"] == name:  # of the others no file is read
-                parts[label or known["component"]] = given[key][i]["T"]
-    return {key: np.asarray(value, dtype=np.float64) for key, value in parts.items()}
+                yield label or known["component"], given[key][i]["T"].astype(np.float64)
 
 
 def _binned(sky: np.ndarray, lmax: int, seen_part: float) -> tuple[np.ndarray, np.ndarray]:
