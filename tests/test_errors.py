@@ -32,6 +32,7 @@ MISTAKES = {
     "wiener": (["method=wiener", "field=E"], r"method=wiener filters the lensing out of B, not out of E"),
     "lmax": (["sky.lmax=5000"], r"sky.lmax=5000 must lie between"),
     "common beam": (["analysis.fwhm_arcmin=1"], r"analysis.fwhm_arcmin=1.0 is finer"),
+    "no name": (['dataset=""'], r"dataset is empty; give it a name"),
     "no test skies": (["splits.test=0"], r"splits.test=0 must be larger than 0"),
     "no training skies": (["splits.train=0"], r"splits.train=0 leaves none"),
     "no skies to measure on": (["splits.train=0", "method=quadratic"], r"weights are measured on training skies"),

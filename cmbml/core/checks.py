@@ -84,6 +84,7 @@ def _check_numbers(cfg: DictConfig) -> None:
     for key in not_negative:
         value = OmegaConf.select(cfg, key)
         _demand(value is None or value >= 0, f"{key}={value} must not be negative.")
+    _demand(cfg.get("dataset") != "", "dataset is empty; give it a name.")
     devices = cfg.system.devices
     good = devices == "auto" or (isinstance(devices, int) and devices > 0)
     _demand(good, f"system.devices={devices} must be auto or a positive number.")
@@ -234,8 +235,9 @@ def _check_foregrounds(cfg: DictConfig) -> None:
     bands = cfg.instrument.bands
     good = bands == "all" or (OmegaConf.is_list(bands) and len(bands) > 0)
     _demand(good, f"instrument.bands={bands} must be all or a list of bands, e.g. [100,143].")
-    wrong = [x for x in cfg.sky.fields if x not in ("T", "Q", "U")]
-    _demand(not wrong, f"sky.fields={list(cfg.sky.fields)}: bands are observed in T, Q and U.")
+    fields = ["T"], ["T", "Q", "U"], *([["Q", "U"]] if cfg.sims.external else [])
+    told = f"sky.fields={list(cfg.sky.fields)}: bands are observed in T, Q and U; choose [T] or [T,Q,U]."
+    _demand(list(cfg.sky.fields) in fields, told)
 
 
 def _check_compare(cfg: DictConfig) -> None:

@@ -9,8 +9,10 @@ from astropy import units as u
 from hydra import compose, initialize_config_dir
 
 from cmbml.core import config
+from cmbml.core.errors import UserError
 from cmbml.core.skymap import read_skymap
 from cmbml.core.start import build
+from cmbml.sims.theory import Theory
 from cmbml.sky import sht
 from cmbml.sky.beams import gaussian_beam
 from cmbml.sky.noise import noise_cl
@@ -169,3 +171,15 @@ def test_narrow_beams_are_widened_to_what_pixels_hold(composed):
     cfg.instrument.min_fwhm_pixels = 0.0
     observe = next(stage for stage in build(cfg).stages if stage.name == "observe")
     assert [b.fwhm_arcmin for b in observe.instrument.bands][:2] == [32.29, 27.94]
+
+
+@pytest.mark.parametrize("fields", ["[Q,U]", "[T,Q]", "[]", "[T,E]"])
+def test_fields_that_no_band_is_observed_in_are_refused(composed, fields):
+    with pytest.raises(UserError, match=r"sky.fields=.*bands are observed in T, Q and U; choose"):
+        composed(f"sky.fields={fields}", name="sims")
+
+
+def test_a_cosmology_that_cannot_be_drawn_is_a_mistake_of_the_user(composed):
+    cfg = composed("cosmology=wmap9", "cosmology.gaussian.mean=[1,2]", name="sims")
+    with pytest.raises(UserError, match="as many means and sigmas as names"):
+        Theory(cfg).run({"split": "test", "sim": 0})
