@@ -13,8 +13,7 @@ demo: $(INSTALLED)
 	$(BIN)/python main_analysis_compare.py field=B
 
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --durations=10 \
-		tests/test_readme.py tests/test_end_to_end.py tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --durations=10 tests
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow

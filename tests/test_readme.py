@@ -4,11 +4,13 @@ Where processes are not the point it runs in this one. The lines share a root: w
 """
 
 import itertools
+import os
 import re
 import runpy
 import shlex
 import subprocess
 import sys
+from concurrent import futures
 
 import numpy as np
 import pytest
@@ -88,7 +90,7 @@ def test_pipeline_command(line, root, composed, sketches, capsys):
         assert "Error" not in run(*program)
         return
     one = [word.split(",")[0] if "-m" in words else word for word in words if word != "-m"]  # a sweep's first
-    here(*one, "run.dry=true", "run.only=[]", "run.start=null", root=root)  # the line at its full size
+    build(composed(*(word for word in one if not word.startswith("hydra"))))  # the line at its full size
     small = SKY if any(word in line for word in CLASSICAL) else SMALL
     # The lines of the comparison's methods have field=B; what others make does not take the place of theirs.
     own = [] if "field=B" in words or "method.name" in line else ["method.name=own"]
@@ -107,12 +109,14 @@ def test_pipeline_command(line, root, composed, sketches, capsys):
     elif "cosmology" in line:  # which is another one for each sky: CAMB runs for one of them
         build(composed(*words, *small)).stages[0].run({"split": "test", "sim": 0})
         here(*words, *own, *small, "cosmology=fiducial", "dataset=own", root=root)
-    elif "run.dry" not in line:
+    elif "run.dry" in line:
+        here(*words, root=root)
+    else:
         here(*words, *own, *small, *([SIMULATED] if "scale=1,5" in line else []), root=root)
 
 
 @pytest.mark.parametrize("line", [c for c in COMMANDS if "main_sims" in c])
-def test_bands_command(line, tmp_path, sketches):
+def test_bands_command(line, tmp_path, composed, sketches):
     words = [word.replace("maps/", f"{tmp_path}/maps/") for word in words_of(line)]
     keys = {"root": tmp_path / "data", "config_name": "sims"}
     if "external" in line:  # maps that exist already
@@ -122,22 +126,26 @@ def test_bands_command(line, tmp_path, sketches):
         here(*words, "nside=16", "sky.lmax=40", "run.workers=1", **keys)
         assert len(list(tmp_path.rglob("Test/sim000?/obs_*_map.fits"))) == 4
         return
-    here(*words, "run.dry=true", **keys)  # the line at its full size
-    if "run.dry" not in line:
+    if "run.dry" in line:
+        here(*words, **keys)
+    else:
+        build(composed(*words, name="sims"))  # the line at its full size
         # The workers of Dask start with an import of PySM3 unless there are no foregrounds.
         here(*words, *BANDS, *(["foregrounds=none"] if "dask" in line else []), **keys)
         assert len(list(tmp_path.rglob("obs_143_map.fits"))) == 3
 
 
 @pytest.mark.parametrize("line", [c for c in COMMANDS if "main_clean" in c])
-def test_cleaning_command(line, tmp_path, root, sketches):
+def test_cleaning_command(line, tmp_path, root, composed, sketches):
     words, keys = [word for word in words_of(line) if word != "-m"], {"root": root, "config_name": "clean"}
     sweep = next((word for word in words if "," in word and "[" not in word), "")
     (key, _, values), rest = sweep.partition("="), [word for word in words if word != sweep]
     for one in [f"{key}={value}" for value in values.split(",")] if sweep else [""]:
         given = [*rest, one] if one else rest
-        here(*given, "run.dry=true", root=tmp_path, config_name="clean")  # the line at its full size
-        if "run.dry" not in line:
+        if "run.dry" in line:
+            here(*given, root=tmp_path, config_name="clean")
+        else:
+            build(composed(*given, name="clean"))  # the line at its full size
             own = [w for w in CLEANED if not ("litebird" in line and w.startswith("instrument."))]
             here(*given, *own, *(["instrument.bands=[100,119]"] if "litebird" in line else []), **keys)
 
@@ -170,7 +178,7 @@ def test_cleaning_comparison_command(root, sketches):
 
 @pytest.fixture
 def script(root, monkeypatch, capsys):
-    """Function that runs a benchmark, and the mains that it calls, in this process; returns what it has printed."""
+    """Function that runs a benchmark, and what it starts, in this process; returns what it has printed."""
     really = subprocess.run
 
     def run_main(command: list[str], **keys) -> subprocess.CompletedProcess:
@@ -182,7 +190,10 @@ def script(root, monkeypatch, capsys):
 
     def run_script(path: str, *words: str) -> str:
         monkeypatch.setattr(subprocess, "run", run_main)
-        monkeypatch.setattr(sys, "argv", [path, *words, f"system.root={root}"])
+        monkeypatch.setattr(futures, "ProcessPoolExecutor", lambda n, **keys: futures.ThreadPoolExecutor(n))
+        for key in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # which a benchmark sets for what it starts
+            monkeypatch.setenv(key, os.environ.get(key, "1"))
+        monkeypatch.setattr(sys, "argv", [path, *words])
         monkeypatch.syspath_prepend(REPO / "benchmarks")
         runpy.run_path(str(REPO / path), run_name="__main__")
         return capsys.readouterr().out
@@ -191,12 +202,10 @@ def script(root, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "benchmarks/" in c])
-def test_benchmark_command(command, tmp_path, script):
+def test_benchmark_command(command, tmp_path, root, script):
     path = re.search(r"benchmarks/(\w+)\.py", command)
-    words = [*BENCHMARKS[path[1]], "--out", str(tmp_path)]
-    alone = path[1] not in ("delensing", "cmbnncs")  # which run the mains in processes of their own
-    output = run(*launcher(shlex.split(command)), *words) if alone else script(path[0], *words)
-    assert "ratio" in output
+    mains = [f"system.root={root}"] if path[1] in ("delensing", "cmbnncs") else []
+    assert "ratio" in script(path[0], *BENCHMARKS[path[1]], "--out", str(tmp_path), *mains)
     assert next(tmp_path.rglob("*.csv")).read_text().count("\n") >= 2
 
 
