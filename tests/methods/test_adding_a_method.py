@@ -45,7 +45,7 @@ def test_added_method_is_simulated_for_measured_and_drawn(command, tmp_path, ske
         su = (np.sum(weight * cls["half/lensed"][20:188]) - s - u) / 2
         assert residual == pytest.approx((s + u - 2 * su) / 4, rel=2e-2)
     assert "lies outside" in half["note"]
-    assert (folder / "spectra.png").stat().st_size > 10_000
+    assert (folder / "spectra.png").exists()
     assert (folder / "Test" / "sim0001" / "skies.png").exists()
 
 
