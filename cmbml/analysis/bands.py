@@ -123,7 +123,7 @@ def spectra_figure(cmb: SkyMap | None, bands: Files, given: Mapping, mask: np.nd
                 black = {"observed": {"color": "0.75", "lw": 3.0}, "CMB": {"color": "black"}}
                 look = black.get(part) or {"color": colours.setdefault(part, COLOURS[len(colours) % len(COLOURS)])}
                 axis.plot(ell, dl, label=part, **look)
-            multipole_axis(axis)
+            multipole_axis(axis, subs=(1,))  # the panels are small
             axis.set(yscale="log", title=f"{known['band']} GHz", ylabel="" if i % _COLUMNS else dl_label(caption))
             if i + _COLUMNS < len(bands):
                 axis.set_xlabel("")

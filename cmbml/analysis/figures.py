@@ -234,10 +234,10 @@ def dl_label(caption: Mapping) -> str:
     return rf"$D_\ell^{{{field}{field}}}$" + (f" [{unit}]" if unit else "")
 
 
-def multipole_axis(axis) -> None:
-    """Make a logarithmic axis of multipoles, labelled with plain numbers."""
+def multipole_axis(axis, subs: tuple[int, ...] = (1, 2, 5)) -> None:
+    """Make a logarithmic axis of multipoles, labelled with plain numbers: these, times powers of ten."""
     axis.set(xscale="log", xlabel=r"multipole $\ell$")
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_locator(LogLocator(subs=subs))
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_formatter(NullFormatter())
 
