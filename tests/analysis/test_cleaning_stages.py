@@ -32,6 +32,8 @@ def test_pictures_show_truth_prediction_and_difference():
     np.testing.assert_allclose(first[~first.mask], truth[pixels][~first.mask], atol=1e-4)
     np.testing.assert_allclose(second - first, third, atol=1e-4)
     assert [axis.get_legend_handles_labels()[1][0].partition(":")[0] for axis in residual.axes] == list("TQU")
+    for figure in (skies, zoom, residual):
+        figure.draw_without_rendering()
 
 
 def test_without_a_truth_nothing_is_measured_and_the_prediction_is_drawn_alone():
@@ -74,7 +76,9 @@ def test_what_is_left_is_drawn_where_it_is_known_and_grey_under_the_mask():
     left = sky(data, ("T_foregrounds", "T_noise"), 60.0)
     stage = cleaning.ResidualPictures(config())
     assert len(list(stage.items())) == 2
-    first, second = (axis.images[0] for axis in panels(stage.run(TEST, left, MASK)))
+    figure = stage.run(TEST, left, MASK)
+    first, second = (axis.images[0] for axis in panels(figure))
+    figure.draw_without_rendering()
     assert first.norm.vmax == second.norm.vmax
     np.testing.assert_array_equal(first.get_array().mask, ~GOOD[mollweide_pixels(NSIDE)])
     np.testing.assert_allclose(second.get_array(), 2 * first.get_array(), rtol=1e-6)
@@ -88,3 +92,4 @@ def test_curves_of_a_network_mark_its_best_epoch():
     figure = cleaning.Curves(config()).run({}, rows)
     assert "best: epoch 1, 1.5" in figure.axes[0].get_legend_handles_labels()[1]
     assert "method mine" in figure.get_suptitle()
+    figure.draw_without_rendering()
