@@ -65,6 +65,17 @@ def here(*words: str, **keys: str) -> None:
     assert code == 0, error
 
 
+@pytest.fixture
+def planned(composed):
+    """Function that plans a line at its full size: all of a dry run but Hydra's part of it."""
+
+    def plan(*words: str, name: str = "delens") -> None:
+        words = [word for word in words if not word.startswith("hydra")]
+        build(composed(*words, name=name), [word.partition("=")[0] for word in words]).run(dry=True)
+
+    return plan
+
+
 def words_of(line: str) -> list[str]:
     """What stands behind the name of the main."""
     words = shlex.split(line)
@@ -84,13 +95,13 @@ def launcher(words: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("line", [c for c in COMMANDS if "main_delens" in c])
-def test_pipeline_command(line, root, composed, sketches, capsys):
+def test_pipeline_command(line, root, composed, planned, sketches, capsys):
     program, words = [*launcher(shlex.split(line)), f"system.root={root}"], words_of(line)
     if "--cfg" in line:
         assert "Error" not in run(*program)
         return
     one = [word.split(",")[0] if "-m" in words else word for word in words if word != "-m"]  # a sweep's first
-    build(composed(*(word for word in one if not word.startswith("hydra"))))  # the line at its full size
+    planned(*one)
     small = SKY if any(word in line for word in CLASSICAL) else SMALL
     # The lines of the comparison's methods have field=B; what others make does not take the place of theirs.
     own = [] if "field=B" in words or "method.name" in line else ["method.name=own"]
@@ -116,7 +127,7 @@ def test_pipeline_command(line, root, composed, sketches, capsys):
 
 
 @pytest.mark.parametrize("line", [c for c in COMMANDS if "main_sims" in c])
-def test_bands_command(line, tmp_path, composed, sketches):
+def test_bands_command(line, tmp_path, planned, sketches):
     words = [word.replace("maps/", f"{tmp_path}/maps/") for word in words_of(line)]
     keys = {"root": tmp_path / "data", "config_name": "sims"}
     if "external" in line:  # maps that exist already
@@ -129,14 +140,14 @@ def test_bands_command(line, tmp_path, composed, sketches):
     if "run.dry" in line:
         here(*words, **keys)
     else:
-        build(composed(*words, name="sims"))  # the line at its full size
+        planned(*words, name="sims")
         # The workers of Dask start with an import of PySM3 unless there are no foregrounds.
         here(*words, *BANDS, *(["foregrounds=none"] if "dask" in line else []), **keys)
         assert len(list(tmp_path.rglob("obs_143_map.fits"))) == 3
 
 
 @pytest.mark.parametrize("line", [c for c in COMMANDS if "main_clean" in c])
-def test_cleaning_command(line, tmp_path, root, composed, sketches):
+def test_cleaning_command(line, tmp_path, root, planned, sketches):
     words, keys = [word for word in words_of(line) if word != "-m"], {"root": root, "config_name": "clean"}
     sweep = next((word for word in words if "," in word and "[" not in word), "")
     (key, _, values), rest = sweep.partition("="), [word for word in words if word != sweep]
@@ -145,7 +156,7 @@ def test_cleaning_command(line, tmp_path, root, composed, sketches):
         if "run.dry" in line:
             here(*given, root=tmp_path, config_name="clean")
         else:
-            build(composed(*given, name="clean"))  # the line at its full size
+            planned(*given, name="clean")
             own = [w for w in CLEANED if not ("litebird" in line and w.startswith("instrument."))]
             here(*given, *own, *(["instrument.bands=[100,119]"] if "litebird" in line else []), **keys)
 
