@@ -7,7 +7,7 @@ python main_analysis_compare.py --help          # the groups and keys that can b
 
 from pathlib import Path
 
-from cmbml.core import start
+from cmbml.start import start
 
 if __name__ == "__main__":
     start(Path(__file__).parent / "cfg", "compare")

@@ -6,7 +6,7 @@ python main_sims.py --help          # the groups and keys that can be overridden
 
 from pathlib import Path
 
-from cmbml.core import start
+from cmbml.start import start
 
 if __name__ == "__main__":
     start(Path(__file__).parent / "cfg", "sims")

@@ -24,7 +24,7 @@ from threading import Lock
 import numpy as np
 from hydra import compose, initialize_config_dir
 
-from cmbml.core import config
+from cmbml.config import resolvers as config
 from cmbml.core.asset import Assets
 from cmbml.core.provenance import Sidecar
 from record import parser, save

@@ -32,7 +32,7 @@ import numpy as np
 
 from cmbml.methods.ilc.scales import cosine_windows, make_scales
 from cmbml.methods.ilc.weights import apply, fit
-from cmbml.methods.peaks import peaks_by_rule
+from cmbml.methods.shared.needlet_peaks import peaks_by_rule
 from cmbml.sky import foregrounds, sht, synthetic
 from cmbml.sky.beams import gaussian_beam
 from cmbml.sky.instrument import read_instrument

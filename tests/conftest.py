@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from matplotlib.figure import Figure
 
-from cmbml.core import config
+from cmbml.config import resolvers as config
 
 REPO = Path(__file__).parents[1]
 # Numba does not ask OMP_NUM_THREADS, and torch would go on with as many threads as it has started.
@@ -45,7 +45,7 @@ def run_here(*words: str, root: str | Path, config_name: str = "delens", full_er
 
     Options (``-m``) come before overrides.
     """
-    from cmbml.core import start
+    from cmbml.start import start
 
     GlobalHydra.instance().clear()
     with pytest.MonkeyPatch.context() as patch, redirect_stderr(StringIO()) as error:

@@ -8,7 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from cmbml.core.provenance import flatten
-from cmbml.core.start import build, unread
+from cmbml.start import build, unread
 from tests.conftest import REPO
 
 CFG = REPO / "cfg"

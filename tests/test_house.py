@@ -9,13 +9,16 @@ PACKAGE = Path(__file__).parents[1] / "cmbml"
 # What each room may import of the package beside itself (a room, or one module of it).
 MAY_KNOW = {
     "core": set(),
+    "config": {"core"},
     "sky": set(),
     "networks": set(),
+    "maps": {"core", "sky"},
     "train": {"sky.patches", "sky.rotation", "core"},
-    "sims": {"core", "sky"},
-    "analysis": {"core", "sky"},
-    "methods": {"core", "sky", "train", "networks", "sims.bands"},
+    "sims": {"core", "config", "maps", "sky"},
+    "analysis": {"core", "config", "maps", "sky"},
+    "methods": {"core", "config", "maps", "sky", "train", "networks", "sims.bands"},
 }
+JOBS = {"delensing", "cleaning"}
 TRANSFORMS = {"ducc0", "lenspyx"}
 
 
@@ -45,8 +48,13 @@ def test_imports(path):
         assert allowed, f"{room} must not know {name}"
         if room == "methods" and own_room and len(rest) > 1:
             other = name.split(".")[1]
-            shared = (PACKAGE / "methods" / f"{other}.py").is_file()
-            assert other == rest[0] or shared, f"method {rest[0]} must not know method {other}"
+            assert other in (rest[0], "shared"), f"method {rest[0]} must not know method {other}"
+        if room == "analysis" and own_room and len(rest) == 1:
+            assert name.split(".")[1] not in JOBS, f"what both jobs share must not know {name}"
+        if room == "analysis" and own_room and len(rest) > 1:
+            assert name.split(".")[1] not in JOBS - {rest[0]}, f"{rest[0]} must not know {name}"
+    if room == "methods" and rest[0] == "shared":
+        assert not any(name.startswith("methods.") and name.split(".")[1] != "shared" for name in known)
     libraries = {name.split(".")[0] for name in names}
     if room in ("sky", "sims", "analysis") or (room == "core" and path.name != "launch.py"):
         assert "torch" not in libraries
@@ -59,15 +67,9 @@ def test_imports(path):
         assert not own, f"{own} belong into sky/sht.py"
 
 
-def test_files_and_functions_stay_small():
+def test_files_stay_small():
     for path in modules():
-        text = path.read_text()
-        assert text.count("\n") <= 300, path
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef):
-                body = node.body[1:] if ast.get_docstring(node) else node.body
-                length = body[-1].end_lineno - body[0].lineno + 1 if body else 0
-                assert length <= 50, f"{path}: {node.name} has {length} lines"
+        assert path.read_text().count("\n") <= 400, path
 
 
 def test_mains_are_short():

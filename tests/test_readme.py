@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from cmbml.core import handlers
-from cmbml.core.skymap import SkyMap
-from cmbml.core.start import build
+from cmbml.maps.skymap import SkyMap
+from cmbml.start import build
 from tests.conftest import REPO, run_here
 
 README = (REPO / "README.md").read_text()

@@ -4,13 +4,15 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from cmbml.analysis.tables import to_rows
+from cmbml.core.asset import File, Files, Item
 from cmbml.core.errors import UserError
 from cmbml.core.provenance import changes, digest
+from cmbml.core.stage import Stage
 
 # From this number of skies on a bootstrap over them says more than their standard error.
 _FEWEST = 6
@@ -283,3 +285,64 @@ def _plain(value: Any) -> Any:
 def _these(names: Sequence[str]) -> str:
     """Return the subject of a sentence, with its verb."""
     return f"Method {names[0]} was" if len(names) == 1 else f"Methods {', '.join(names)} were"
+
+
+class Comparing(Stage):
+    """A stage that reads what the measurement of each of `compare.methods` has written.
+
+    Attributes
+    ----------
+    main : str
+        The program that makes results.
+    measure : type of Stage
+        The stage that measures them.
+    skies : tuple of str
+        Inputs of the measurement that make a sky what it is.
+    """
+
+    main: ClassVar[str]
+    measure: ClassVar[type[Stage]]
+    skies: ClassVar[tuple[str, ...]]
+    compared = ("compare.methods", "compare.reference")
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods that have results of their own; "none" has not."""
+        return [name for name in self.cfg.compare.methods if name != "none"]
+
+    @property
+    def field(self) -> str:
+        """The root key `field`."""
+        raise NotImplementedError
+
+    @property
+    def again(self) -> str:
+        """The command that makes the results of a method, with ``{method}`` in it."""
+        return f"`python {self.main} method={{method}} field={self.field}` with the other words of this command"
+
+    def found(self, asset: str) -> Iterable[Item]:
+        """Results of every method and test sky, or the one model of every method."""
+        if asset == "model_record":
+            return [{"method": name} for name in self.methods]
+        sims = range(self.cfg.splits.test)
+        return [{"method": m, "split": "test", "sim": sim} for m in self.methods for sim in sims]
+
+    def missing(self, file: File, item: Item) -> str:
+        """Which method, which file, and what makes it."""
+        name = item.get("method", self.cfg.compare.reference)
+        whose = f"The method {name}" if "method" in item else f"The dataset {self.cfg.dataset}"
+        return f"{whose} lacks {file.path}; make it by {self.again.format(method=name)}."
+
+    def results(self, rows: Files, records: Files) -> dict[str, Result]:
+        """Results of the methods, of the same skies and measured alike.
+
+        Raises
+        ------
+        UserError
+            When they are not.
+        """
+        results = gather(self.methods, rows.items, rows, records)
+        measured = {key: value for key, value in self.settings.items() if key in self.measure.uses}
+        same_settings(results, measured, self.measure.version, self.again)
+        same_skies(results, self.cfg.compare.reference, self.skies, self.again)
+        return results

@@ -1,11 +1,10 @@
 """Figures of spectra, delensing, training and residuals. The skies' own pictures are made in ``projections``.
 
-Every figure carries its caption (``common.describe``), is made without pyplot, and holds no date: the same numbers give
-the same bytes.
+Every figure carries its caption (``captions.describe``), is made without pyplot, and holds no date: the same numbers
+give the same bytes.
 """
 
 from collections.abc import Mapping, Sequence
-from textwrap import fill
 
 import matplotlib
 import numpy as np
@@ -13,12 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from cmbml.analysis.metrics import delensing_ratios
 from cmbml.analysis.projections import STYLE, new_figure, unit_label
 from cmbml.analysis.spectra import ratio, scatter
 
 # Okabe and Ito's palette, told apart by colour-blind readers; black is kept for the truth.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = "osD^v<>"
 SPECTRA = {"unlensed": "truth", "observed": "observed", "predicted": "predicted", "residual": "residual"}
 LOOK = {
     "unlensed": {"color": "black", "ls": "-", "marker": "", "lw": 2.5},
@@ -40,7 +39,7 @@ def spectra_figure(
         From ``spectra.stack``: ``ell`` (nbin,) and C_l of shape (nsky, nbin). Lines are means over the skies, bars the
         scatter of one sky.
     caption : mapping
-        See ``common.describe``.
+        See ``captions.describe``.
     names : mapping, optional
         Which spectra, and what the legend calls them.
     truth : str, optional
@@ -78,64 +77,6 @@ def draw_spectra(
     multipole_axis(bottom)
 
 
-def delensing_figure(
-    methods: Mapping[str, Mapping[str, np.ndarray]],
-    *,
-    caption: Mapping,
-    notes: Mapping[str, str] | None = None,
-    band: tuple[int, int] = (20, 200),
-    limits: tuple[float, float] = (0.9, 1.1),
-    theory: Mapping[str, np.ndarray] | None = None,
-) -> Figure:
-    """Draw A_res, the transfer of the primordial signal, and rho of one or more methods, one above the other.
-
-    Parameters
-    ----------
-    methods : mapping
-        Name of a method -> its stacked spectra (``metrics.delensing_spectra`` through ``spectra.stack``).
-    caption : mapping
-        See ``common.describe``.
-    notes : mapping, optional
-        Name of a method -> why its A_res is no headline (``metrics.verdict``). Its lines are dotted, its markers
-        hollow, and the legend says so.
-    band : (int, int), optional
-        Multipoles of the headline, shaded.
-    limits : (float, float), optional
-        Transfer within which A_res may stand, shaded.
-    theory : mapping, optional
-        Name -> A_res of shape (lmax + 1,), l from 0, as theory has it; thin grey lines.
-    """
-    notes = notes or {}
-    rows = {"A_res": r"$A_\mathrm{res}$", "transfer": "transfer", "rho": r"$\rho$"}
-    with matplotlib.rc_context(STYLE):
-        figure = new_figure(5.2, 5.6, caption)
-        axes = dict(zip(rows, figure.subplots(3, 1, sharex=True, height_ratios=(1.5, 1, 1)), strict=True))
-        for i, (method, stacked) in enumerate(methods.items()):
-            ratios = delensing_ratios(stacked)
-            struck = bool(notes.get(method))
-            look = {"color": COLOURS[i % len(COLOURS)], "marker": "osD^v<>"[i % 7]}
-            look |= {"ls": ":", "markerfacecolor": "white"} if struck else {"ls": "-"}
-            label = fill(f"{method}, struck out: {notes[method]}", 85) if struck else method
-            for name, axis in axes.items():
-                draw_line(axis, stacked["ell"], *scatter(ratios[name]), label, **look)
-        means = [scatter(delensing_ratios(stacked)["A_res"])[0] for stacked in methods.values()]
-        top = np.fmax.reduce(np.concatenate(means), initial=1)
-        for i, (name, curve) in enumerate((theory or {}).items()):
-            ell = np.arange(2, min(len(curve), int(max(s["ell"][-1] for s in methods.values())) + 1))
-            axes["A_res"].plot(ell, curve[ell], color="0.35", lw=0.7, ls=("-", "--", "-.")[i % 3], label=name)
-        axes["A_res"].axhline(1, color="black", lw=0.8)
-        axes["A_res"].set_ylim(0, min(1.25 * top, 5))
-        axes["transfer"].axhspan(*limits, color="#009E73", alpha=0.2, lw=0)
-        axes["transfer"].set_ylim(-0.25, 1.75)
-        axes["rho"].set_ylim(-0.1, 1.05)
-        for name, axis in axes.items():
-            axis.axvspan(*band, color="0.93", lw=0, zorder=0)
-            axis.set_ylabel(rows[name])
-        multipole_axis(axes["rho"])
-        figure.legend(*axes["A_res"].get_legend_handles_labels(), loc="outside lower left")
-    return figure
-
-
 def loss_curves(history: Sequence[Mapping[str, float]], *, caption: Mapping) -> Figure:
     """Draw train and validation loss against the epoch, the best epoch marked, and the learning rate below.
 
@@ -144,7 +85,7 @@ def loss_curves(history: Sequence[Mapping[str, float]], *, caption: Mapping) -> 
     history : sequence of mappings
         Rows with ``epoch``, ``train_loss``, ``valid_loss`` and ``lr``.
     caption : mapping
-        See ``common.describe``.
+        See ``captions.describe``.
     """
     columns = {k: np.array([row[k] for row in history], float) for k in ("epoch", "train_loss", "valid_loss", "lr")}
     epoch, valid = columns["epoch"], columns["valid_loss"]
@@ -175,7 +116,7 @@ def residual_histogram(
     residuals : mapping
         Name -> predicted - truth, (npix,).
     caption : mapping
-        See ``common.describe``.
+        See ``captions.describe``.
     mask : bool array (npix,), optional
         True where a pixel counts.
     bins : int, optional

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Ellipse
 
-from cmbml.analysis.common import describe
+from cmbml.analysis.captions import describe
 
 # Matplotlib's own defaults and what differs from them: the settings of whoever runs this do not show in the figures.
 STYLE = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"} | {
@@ -109,7 +109,7 @@ def sky_panels(
     truth, observed, predicted : array (npix,)
         RING, one unit and one beam.
     caption : mapping
-        What is printed above the panels; see ``common.describe``. Its unit labels the colour bars.
+        What is printed above the panels; see ``captions.describe``. Its unit labels the colour bars.
     mask : bool array (npix,), optional
         True where a pixel is good; the others are grey.
     width : int, optional

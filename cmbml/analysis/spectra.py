@@ -17,7 +17,7 @@ def stack(skies: Sequence[Mapping[str, np.ndarray]], edges: np.ndarray) -> dict[
     Parameters
     ----------
     skies : sequence of mappings
-        One a sky: name -> C_l of shape (lmax + 1,), the same names in each (``metrics.delensing_spectra``).
+        One a sky: name -> C_l of shape (lmax + 1,), the same names in each (``delensing.metrics.delensing_spectra``).
     edges : int array (nbin + 1,)
         Bin i holds edges[i] <= l < edges[i + 1]; averages are weighted with 2l + 1.
 
@@ -50,13 +50,6 @@ def scatter(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def of_method(skies: Iterable[Mapping[str, np.ndarray]], method: str) -> list[dict[str, np.ndarray]]:
     """Return the spectra of one method from files that hold ``{method}/{name}`` of several."""
     return [{k.split("/")[1]: cl for k, cl in sky.items() if k.startswith(f"{method}/")} for sky in skies]
-
-
-def theory_curves(filters: Mapping[str, np.ndarray], field: str, targets: Iterable[str]) -> dict[str, np.ndarray]:
-    """Return name -> A_res(l) that theory promises the estimators of lensing: for B alone, and not for a filter."""
-    if field != "B" or not set(targets) & {"kappa", "lensing"}:
-        return {}
-    return {f"{kind}, theory": filters[f"residual_{kind}"] for kind in ("quadratic", "iterative")}
 
 
 def ratio(stacked: Mapping[str, np.ndarray], name: str, *, truth: str = "unlensed") -> np.ndarray:

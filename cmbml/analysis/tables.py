@@ -1,12 +1,11 @@
 """Tables of metrics: mean and scatter over the skies of a split, as rows for a CSV file, Markdown and LaTeX."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from cmbml.analysis.common import describe, unit_text
-from cmbml.analysis.metrics import verdict
+from cmbml.analysis.captions import describe, unit_text
 
 # A number outside this range is written with a power of ten.
 _PLAIN = (1e-4, 1e6)
@@ -22,7 +21,7 @@ def summarise(
     *,
     by: Sequence[str] = ("method", "form"),
     ignore: Sequence[str] = ("split", "sim"),
-    limits: tuple[float, float] = (0.9, 1.1),
+    judge: Callable[[Mapping], str] = lambda line: "",
 ) -> list[dict]:
     """Gather one row a sky into one row a method.
 
@@ -34,8 +33,8 @@ def summarise(
         What tells one line of the table from the next; in order of first appearance.
     ignore : sequence of str, optional
         Columns that are neither.
-    limits : (float, float), optional
-        Range of the transfer within which A_res may stand as a headline (``metrics.verdict``, on the means).
+    judge : callable, optional
+        From a line of means to the reason why it is no headline, or "".
 
     Returns
     -------
@@ -54,9 +53,7 @@ def summarise(
             values = np.array([row.get(name, np.nan) for row in members], dtype=np.float64)
             finite = len(values) > 1 and np.isfinite(values).all()
             line[name] = (float(values.mean()), float(values.std(ddof=1)) if finite else math.nan)
-        claim = line["A_res"][0] if "A_res" in line else math.nan
-        note = "" if math.isnan(claim) else verdict(claim, line.get("transfer", (math.nan,))[0], limits=limits)
-        summary.append(line | {"note": note})
+        summary.append(line | {"note": judge(line)})
     return summary
 
 

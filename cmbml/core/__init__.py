@@ -1,5 +1,1 @@
-"""The engine: assets, stages, pipelines, provenance."""
-
-from cmbml.core.start import run, start
-
-__all__ = ["run", "start"]
+"""The engine alone: assets, stages, pipelines, provenance."""

@@ -16,7 +16,6 @@ import numpy as np
 import yaml
 
 from cmbml.core.errors import UserError
-from cmbml.core.skymap import read_skymap, write_skymap
 
 
 @contextmanager
@@ -94,7 +93,6 @@ def _write_text(path: Path, text: str) -> None:
 Reader = Callable[[Path], Any]
 Writer = Callable[[Path, Any], None]
 _HANDLERS: dict[str, tuple[Reader, Writer]] = {
-    ".fits": (read_skymap, write_skymap),
     ".npz": (_read_npz, _write_npz),
     ".npy": (lambda path: np.load(path, mmap_mode="r"), _write_npy),
     ".csv": (_read_csv, _write_csv),

@@ -6,8 +6,8 @@ import numpy as np
 from omegaconf import DictConfig
 
 from cmbml.core.asset import Item
-from cmbml.core.skymap import SkyMap
 from cmbml.core.stage import SimStage
+from cmbml.maps.skymap import SkyMap
 from cmbml.sims.noise import NoiseMaps
 from cmbml.sky import sht
 

@@ -10,11 +10,11 @@ import healpy as hp
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
+from cmbml.config.resolvers import shipped
 from cmbml.core.asset import Item
-from cmbml.core.config import shipped
 from cmbml.core.errors import UserError
-from cmbml.core.skymap import SkyMap
 from cmbml.core.stage import Stage
+from cmbml.maps.skymap import SkyMap
 from cmbml.sky import instrument
 from cmbml.sky.pixel_window import pixel_window
 

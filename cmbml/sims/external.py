@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from omegaconf import DictConfig
 
+from cmbml.config.resolvers import matching
 from cmbml.core.asset import Item
-from cmbml.core.config import matching
 from cmbml.core.errors import UserError
-from cmbml.core.foreign import ordering, read_map
 from cmbml.core.masked import Masked
-from cmbml.core.skymap import SkyMap
+from cmbml.maps.foreign import ordering, read_map
+from cmbml.maps.skymap import SkyMap
 from cmbml.sims.bands import SKY, BandStage
 from cmbml.sky import sht
 from cmbml.sky.units import conversion

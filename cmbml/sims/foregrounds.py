@@ -9,8 +9,8 @@ from omegaconf import DictConfig
 
 from cmbml.core.asset import Every, Files, Item
 from cmbml.core.errors import UserError
-from cmbml.core.skymap import SkyMap
 from cmbml.core.stage import Stage
+from cmbml.maps.skymap import SkyMap
 from cmbml.sims.bands import BandStage, told
 from cmbml.sims.mask import Mask
 from cmbml.sky import foregrounds, masks, synthetic

@@ -3,8 +3,8 @@
 import numpy as np
 
 from cmbml.core.asset import Item
-from cmbml.core.skymap import SkyMap
 from cmbml.core.stage import SimStage
+from cmbml.maps.skymap import SkyMap
 from cmbml.sky import sht
 from cmbml.sky.fields import field_map
 

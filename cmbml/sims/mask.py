@@ -8,8 +8,8 @@ from astropy.io import fits
 
 from cmbml.core.asset import Item
 from cmbml.core.errors import UserError
-from cmbml.core.skymap import SkyMap
 from cmbml.core.stage import Stage
+from cmbml.maps.skymap import SkyMap
 from cmbml.sky import masks
 
 

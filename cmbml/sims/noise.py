@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from cmbml.core.asset import Item
 from cmbml.core.errors import UserError
-from cmbml.core.skymap import SkyMap
+from cmbml.maps.skymap import SkyMap
 from cmbml.sims.bands import INSTRUMENT, BandStage, told
 from cmbml.sims.variance import read_variance
 from cmbml.sky import noise

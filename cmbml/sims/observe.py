@@ -4,8 +4,8 @@ import numpy as np
 
 from cmbml.core.asset import Item
 from cmbml.core.masked import Masked
-from cmbml.core.skymap import SkyMap
 from cmbml.core.stage import SimStage
+from cmbml.maps.skymap import SkyMap
 from cmbml.sky import sht
 from cmbml.sky.observe import observe
 

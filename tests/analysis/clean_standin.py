@@ -9,11 +9,11 @@ import healpy as hp
 import numpy as np
 from omegaconf import DictConfig
 
-from cmbml.analysis.cleaning import Measure
+from cmbml.analysis.cleaning.measure import Measure
 from cmbml.core.asset import Assets
 from cmbml.core.pipeline import Pipeline
 from cmbml.core.provenance import digest
-from cmbml.core.skymap import SkyMap
+from cmbml.maps.skymap import SkyMap
 from cmbml.sky import sht
 from cmbml.sky.beams import gaussian_beam
 from tests.analysis.standin import LMAX, NSIDE, draw, write
@@ -23,7 +23,7 @@ SEEN = 0.3  # the mask leaves what is farther than this from the equator's plane
 BANDS = ("100", "143", "217", "353")
 # Method -> (what it keeps of the CMB, amplitude of its noise, the bands that it reads; None: it reads the truth).
 METHODS = {
-    "floor": (1.0, 0.0, None), "plain": (1.0, 1.0, BANDS), "worse": (1.0, 1.5, BANDS[1:3]), "low": (0.9, 1.0, BANDS),
+    "baseline": (1.0, 0.0, None), "plain": (1.0, 1.0, BANDS), "worse": (1.0, 1.5, BANDS[1:3]), "low": (0.9, 1.0, BANDS),
 }  # fmt: skip
 WORDS = (
     "dataset=standin", f"nside={NSIDE}", f"sky.lmax={LMAX}", "instrument=toy", "mask=band", "method=perfect_ilc",

@@ -8,11 +8,11 @@ import numpy as np
 from omegaconf import DictConfig
 
 from cmbml.analysis import projections
-from cmbml.analysis.stages import Measure
+from cmbml.analysis.delensing.measure import Measure
 from cmbml.core import handlers
 from cmbml.core.asset import Assets
 from cmbml.core.pipeline import Pipeline
-from cmbml.core.skymap import SkyMap
+from cmbml.maps.skymap import SkyMap
 from cmbml.sky import sht
 from cmbml.sky.beams import gaussian_beam
 

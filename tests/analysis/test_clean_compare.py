@@ -11,9 +11,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from cmbml.core import config
+from cmbml.config import resolvers as config
 from cmbml.core.errors import UserError
-from cmbml.core.start import build
+from cmbml.start import build
 from tests.analysis.browser import look
 from tests.analysis.clean_standin import METHODS, WORDS, make
 from tests.analysis.standin import quickly
@@ -82,7 +82,7 @@ def test_everything_that_a_comparison_makes(cfg, command, monkeypatch, tmp_path)
     lines = {(r["method"], r["form"], r["area"]): r for r in rows_of(folder / "table.csv")}
     assert len(lines) == 4 * 3 * 2
     assert {m: lines[m, "common", "mask"]["kind"] for m in METHODS} == dict.fromkeys(METHODS, "method") | {
-        "floor": "floor"
+        "baseline": "baseline"
     }
     # One noise of two amplitudes; 1600 modes a sky, of which the mask leaves 70 %.
     value = {m: {k: float(v) for k, v in lines[m, "common", "mask"].items() if k.endswith("_mean")} for m in METHODS}
@@ -122,7 +122,7 @@ def test_everything_that_a_comparison_makes(cfg, command, monkeypatch, tmp_path)
     text = " ".join("".join(page.text).split())
     assert "SYNTHETIC: drawn from a seed" in text
     assert re.search(r"worse: RMSE \S+ µK, \S+% of the CMB's rms; transfer 0\.99\d|1\.00\d; .* µK above plain", text)
-    assert "floor, a floor, which has seen the truth: RMSE below 0.001 µK" in text
+    assert "baseline, a baseline, which has seen the truth: RMSE below 0.001 µK" in text
     assert text.index("Maps at 500 arcmin") < text.index("Maps as they are, truth without a beam")
     assert "a Wiener filter of CMB and noise alone 29.5 µK" in text
 

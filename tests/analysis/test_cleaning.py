@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from cmbml.analysis import cleaning
-from cmbml.analysis.cleaning_metrics import FORMS, agreement, band_ratios, without_dipole
+from cmbml.analysis.cleaning import measure as cleaning
+from cmbml.analysis.cleaning.metrics import FORMS, agreement, band_ratios, without_dipole
 from cmbml.core.errors import UserError
-from cmbml.core.skymap import SkyMap
+from cmbml.maps.skymap import SkyMap
 from cmbml.sky import sht
 from cmbml.sky.masks import apodise, band_mask
 from tests.conftest import REPO

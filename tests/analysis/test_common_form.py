@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from cmbml.analysis.common import beam_ratio, common_form, deconvolved_alm, describe
+from cmbml.analysis.captions import describe
+from cmbml.analysis.common import beam_ratio, common_form, deconvolved_alm
 from cmbml.core.errors import UserError
 from cmbml.sky import sht
 

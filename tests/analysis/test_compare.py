@@ -11,8 +11,8 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from cmbml.analysis.report import Compared, report
-from cmbml.core import config
+from cmbml.analysis.delensing.report import Compared, report
+from cmbml.config import resolvers as config
 from cmbml.core.errors import UserError
 from tests.analysis.standin import A_RES, TEMPLATES, WORDS, W, make, quickly
 from tests.conftest import REPO
@@ -37,7 +37,7 @@ def method(composed):
 @pytest.fixture
 def compare(tmp_path, monkeypatch, capsys):
     """Function that runs `main_analysis_compare.py` in this process; returns (exit code, standard error)."""
-    from cmbml.core import start
+    from cmbml.start import start
 
     quickly(monkeypatch, pdf=True)
 

@@ -4,14 +4,9 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from cmbml.analysis.compare_figures import (
-    box_figure,
-    cleaned_spectra,
-    compared_patches,
-    compared_skies,
-    compared_spectra,
-    sigma_figure,
-)
+from cmbml.analysis.cleaning.figures import cleaned_spectra
+from cmbml.analysis.compare_figures import box_figure, compared_patches, compared_skies
+from cmbml.analysis.delensing.figures import compared_spectra, sigma_figure
 from cmbml.analysis.figures import COLOURS
 from cmbml.analysis.projections import gnomonic_pixels, mollweide_pixels
 
@@ -103,17 +98,17 @@ def test_spectra_of_cleaned_maps_against_the_truth():
     truth = rng.uniform(1, 2, (4, 3))
     left = np.array([0.1, 0.2, 0.4])
     own = {"ell": ell, "truth": truth, "prediction": 2 * truth, "cross": 1.2 * truth, "residual": left * truth}
-    floor = own | {"residual": 1e-15 * truth, "cross": 40 * truth}
+    baseline = own | {"residual": 1e-15 * truth, "cross": 40 * truth}
     figure = cleaned_spectra(
-        {"T": {"mine": own, "floor": floor}, "E": {"mine": own}}, caption=CAPTION, floors=["floor"]
+        {"T": {"mine": own, "baseline": baseline}, "E": {"mine": own}}, caption=CAPTION, baselines=["baseline"]
     )
     top, other, middle, _, bottom, _ = figure.axes
     assert "TT" in top.get_ylabel()
     assert "EE" in other.get_ylabel()
     lines = {c.get_label(): c.lines[0] for c in top.containers}
     np.testing.assert_allclose(lines["mine"].get_ydata(), ell * (ell + 1) * truth.mean(0) / np.pi)
-    assert [lines[name].get_linestyle() for name in ("mine", "floor")] == ["-", ":"]
+    assert [lines[name].get_linestyle() for name in ("mine", "baseline")] == ["-", ":"]
     np.testing.assert_allclose(middle.containers[0].lines[0].get_ydata(), 1.2)
     np.testing.assert_allclose(bottom.containers[0].lines[0].get_ydata(), left)
-    assert middle.get_ylim() == pytest.approx((1 - 0.24, 1 + 0.24))  # the floor stretches no axis
+    assert middle.get_ylim() == pytest.approx((1 - 0.24, 1 + 0.24))  # the baseline stretches no axis
     assert bottom.get_ylim()[0] == pytest.approx(0.01)

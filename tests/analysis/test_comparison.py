@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 
-from cmbml.analysis.compare import PAIRED
 from cmbml.analysis.comparison import (
     as_json,
     costs,
@@ -17,6 +16,7 @@ from cmbml.analysis.comparison import (
     same_settings,
     same_skies,
 )
+from cmbml.analysis.delensing.compare import PAIRED
 from cmbml.core.errors import UserError
 from cmbml.core.provenance import digest
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cmbml.analysis import figures
+from cmbml.analysis.delensing.figures import delensing_figure
 from cmbml.analysis.projections import gnomonic_pixels, mollweide_pixels, sky_panels, zoom_panels
 
 NSIDE = 16
@@ -141,7 +142,7 @@ def test_a_truth_that_is_only_rounding_does_not_stretch_the_axis(stacked):
 def test_a_res_is_never_drawn_without_the_transfer(stacked):
     notes = {"filter": "transfer 0.03 lies outside 0.9 .. 1.1", "template": ""}
     methods = {"template": stacked, "filter": stacked}
-    figure = figures.delensing_figure(methods, caption=CAPTION, notes=notes)
+    figure = delensing_figure(methods, caption=CAPTION, notes=notes)
     by_label = {axis.get_ylabel(): axis for axis in figure.axes}
     assert list(by_label) == [r"$A_\mathrm{res}$", "transfer", r"$\rho$"]
     c = stacked
@@ -162,7 +163,7 @@ def test_a_res_is_never_drawn_without_the_transfer(stacked):
 
 def test_theory_is_drawn_over_its_multipoles_beside_a_res_alone(stacked):
     curve = np.linspace(0.2, 0.9, 1001)
-    figure = figures.delensing_figure({"template": stacked}, caption=CAPTION, theory={"iterative, theory": curve})
+    figure = delensing_figure({"template": stacked}, caption=CAPTION, theory={"iterative, theory": curve})
     a_res, *others = figure.axes
     drawn = next(line for line in a_res.lines if line.get_label() == "iterative, theory")
     ell = np.arange(2, 301)
@@ -209,7 +210,7 @@ def all_figures(maps, stacked):
         "sky": lambda: sky_panels(*maps, caption=CAPTION, width=80),
         "zoom": lambda: zoom_panels(*maps, caption=CAPTION, width=40),
         "spectra": lambda: figures.spectra_figure(stacked, caption=CAPTION),
-        "delensing": lambda: figures.delensing_figure({"network": stacked}, caption=CAPTION),
+        "delensing": lambda: delensing_figure({"network": stacked}, caption=CAPTION),
         "loss": lambda: figures.loss_curves(history, caption=CAPTION),
         "histogram": lambda: figures.residual_histogram({"network": maps[0]}, caption=CAPTION),
     }

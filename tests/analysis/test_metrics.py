@@ -4,7 +4,8 @@ import healpy as hp
 import numpy as np
 import pytest
 
-from cmbml.analysis.metrics import delensing_ratios, delensing_spectra, headline, pixel_metrics, verdict
+from cmbml.analysis.delensing.metrics import delensing_ratios, delensing_spectra, headline, verdict
+from cmbml.analysis.metrics import pixel_metrics
 from cmbml.core.errors import UserError
 
 LMAX = 250

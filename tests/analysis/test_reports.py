@@ -7,7 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from cmbml.analysis import clean_report, page, report
+from cmbml.analysis import page
+from cmbml.analysis.cleaning import report as clean_report
+from cmbml.analysis.delensing import report
 from tests.analysis.browser import look
 from tests.analysis.test_compare import Page, check_self_contained
 
@@ -19,7 +21,7 @@ LONG = "a_method_with_a_name_that_is_longer_than_the_screen_of_any_phone_and_has
 METRICS = ("MAE", "RMSE", "NRMSE", "PSNR", "psnr_joint", "corr", "transfer", "rho", "residual_2_30")
 
 
-def compared(rmse, *, n=6, fields="T", floors=("floor",), interval=(0.1, 0.3)):
+def compared(rmse, *, n=6, fields="T", baselines=("baseline",), interval=(0.1, 0.3)):
     """A comparison of methods with the RMSE given, against the last."""
     *others, reference = rmse
     summary = [
@@ -38,7 +40,7 @@ def compared(rmse, *, n=6, fields="T", floors=("floor",), interval=(0.1, 0.3)):
         reference=reference,
         headline={"form": "common", "area": "mask"},
         beam="60 arcmin, to l = 160",
-        floors=floors,
+        baselines=baselines,
         summary=summary,
         paired=paired,
         costs=[{"method": reference, "step": "clean", "n": n, "seconds": (0.4, math.nan), "peak_gb": math.nan}],
@@ -47,14 +49,14 @@ def compared(rmse, *, n=6, fields="T", floors=("floor",), interval=(0.1, 0.3)):
 
 
 def test_verdicts_say_what_the_skies_can_tell():
-    rmse = {"floor": 1e-7, "mine": 5.2, "ilc": 5.0}
-    mine, ilc, floor = clean_report.verdicts(compared(rmse))
+    rmse = {"baseline": 1e-7, "mine": 5.2, "ilc": 5.0}
+    mine, ilc, baseline = clean_report.verdicts(compared(rmse))
     assert mine == (
         "mine: RMSE 5.2 µK, 520.00% of the CMB's rms; transfer 5.200; 0.200 ± 0.050 µK above ilc on the same 6 skies"
         " (95 %: +0.1 .. +0.3 µK)."
     )
     assert ilc == "ilc: RMSE 5 µK, 500.00% of the CMB's rms; transfer 5.000."
-    assert floor == "floor, a floor, which has seen the truth: RMSE below 0.001 µK; transfer 0.000."
+    assert baseline == "baseline, a baseline, which has seen the truth: RMSE below 0.001 µK; transfer 0.000."
     (mine, *_) = clean_report.verdicts(compared(rmse, interval=(-0.1, 0.5)))
     assert "these 6 skies cannot tell it from ilc (95 %: -0.1 .. +0.5 µK)" in mine
     (mine, *_) = clean_report.verdicts(compared({"mine": 4.8, "ilc": 5.0}, n=1, interval=(math.nan, math.nan)))
@@ -63,7 +65,7 @@ def test_verdicts_say_what_the_skies_can_tell():
 
 
 def test_the_tables_begin_with_the_one_that_counts():
-    own = compared({"floor": 1.0, "mine": 5.2, "ilc": 5.0}, fields="TE")
+    own = compared({"baseline": 1.0, "mine": 5.2, "ilc": 5.0}, fields="TE")
     assert own.parts() == [
         ("common", "mask"), ("unsmoothed", "mask"), ("native", "mask"),
         ("common", "full"), ("unsmoothed", "full"), ("native", "full"),
@@ -85,9 +87,9 @@ def test_boxes_are_of_the_numbers_that_count_and_of_no_floor():
     row = {"form": "common", "area": "mask", **dict.fromkeys(METRICS, 2.0)}
     rows = [
         {**row, "method": name, "field": field, "sim": sim, "RMSE": sim}
-        for name in ("floor", "mine", "ilc") for field in "TE" for sim in (0, 1)
+        for name in ("baseline", "mine", "ilc") for field in "TE" for sim in (0, 1)
     ] + [{**row, "method": "mine", "field": "T", "form": "native", "RMSE": 99}]  # fmt: skip
-    own = compared({"floor": 1.0, "mine": 5.2, "ilc": 5.0}, fields="TE")
+    own = compared({"baseline": 1.0, "mine": 5.2, "ilc": 5.0}, fields="TE")
     boxes = clean_report.boxes(own, rows)
     assert list(boxes) == [f"{x} of {field}" for field in "TE" for x in ("RMSE", "corr", "transfer")]
     assert {name: v.tolist() for name, v in boxes["RMSE of T"].items()} == {"mine": [0, 1], "ilc": [0, 1]}
@@ -96,7 +98,7 @@ def test_boxes_are_of_the_numbers_that_count_and_of_no_floor():
 def pages(folder):
     """The reports of both jobs with what is hard to fit on a phone, and a page with all that a report must not have."""
     figures = {name: [WIDE] for name in clean_report.LEGENDS}
-    cleaning = clean_report.report(compared({"floor": 1.0, LONG: 5.2, "ilc": 5.0}), figures, synthetic=True)
+    cleaning = clean_report.report(compared({"baseline": 1.0, LONG: 5.2, "ilc": 5.0}), figures, synthetic=True)
     pair = (0.5, 0.1)
     metrics = dict.fromkeys(
         ("A_res", "rho", "transfer", "sigma_r", "sigma_r_ratio", "MAE", "MSE", "RMSE", "NRMSE", "PSNR"), pair

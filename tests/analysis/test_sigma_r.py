@@ -4,7 +4,7 @@ import healpy as hp
 import numpy as np
 import pytest
 
-from cmbml.analysis.metrics import delensing_spectra, headline, measured_sigma_r, sigma_r
+from cmbml.analysis.delensing.metrics import delensing_spectra, headline, measured_sigma_r, sigma_r
 from cmbml.sky import cosmology, sht
 from cmbml.sky.spectra import bin_edges
 

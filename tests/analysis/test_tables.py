@@ -3,10 +3,12 @@
 import csv
 import io
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 
+from cmbml.analysis.delensing.metrics import note
 from cmbml.analysis.tables import format_value, summarise, to_latex, to_markdown, to_rows
 
 CAPTION = {"field": "B", "unit": "uK_CMB", "dataset": "demo_64", "nside": 64}
@@ -45,7 +47,7 @@ def test_digits_follow_the_scatter(mean, std, text):
 
 
 def test_means_and_scatter_over_the_skies():
-    none, unet, template = summarise(ROWS)
+    none, unet, template = summarise(ROWS, judge=note)
     assert (none["method"], none["n"], template["n"]) == ("no delensing", 2, 1)
     assert none["RMSE"] == pytest.approx((3, np.sqrt(2)))
     assert unet["A_res"] == pytest.approx((0.15, np.sqrt(0.005)))
@@ -58,14 +60,14 @@ def test_means_and_scatter_over_the_skies():
 
 def test_forms_are_lines_of_their_own():
     rows = [{"method": "m", "form": f, "sim": s, "MAE": v} for f, s, v in [("native", 0, 1.0), ("common", 0, 2.0)]]
-    assert [(line["form"], line["MAE"][0], line["note"]) for line in summarise(rows)] == [
+    assert [(line["form"], line["MAE"][0], line["note"]) for line in summarise(rows, judge=note)] == [
         ("native", 1.0, ""),
         ("common", 2.0, ""),
     ]
 
 
 def test_markdown_strikes_out_what_is_no_headline_and_says_why():
-    text = to_markdown(summarise(ROWS), caption=CAPTION)
+    text = to_markdown(summarise(ROWS, judge=note), caption=CAPTION)
     lines = text.splitlines()
     assert lines[0] == "field B [µK_CMB] · dataset demo_64 · nside 64"
     assert lines[2] == "| method | form | n | RMSE [µK_CMB] | A_res | transfer |"
@@ -76,13 +78,13 @@ def test_markdown_strikes_out_what_is_no_headline_and_says_why():
 
 
 def test_the_limits_of_the_transfer_can_be_chosen():
-    text = to_markdown(summarise(ROWS, limits=(0.2, 1.1)), caption=CAPTION)
+    text = to_markdown(summarise(ROWS, judge=partial(note, limits=(0.2, 1.1))), caption=CAPTION)
     assert "~~" not in text
     assert "[1]" not in text
 
 
 def test_latex_has_the_same_cells_and_nothing_unescaped():
-    text = to_latex(summarise(ROWS), caption=CAPTION)
+    text = to_latex(summarise(ROWS, judge=note), caption=CAPTION)
     body = text.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
     assert r"\begin{tabular}{llrrrr}" in text
     assert all(line.count("&") == 5 and line.endswith(r"\\") for line in body)
@@ -94,7 +96,7 @@ def test_latex_has_the_same_cells_and_nothing_unescaped():
 
 
 def test_rows_carry_full_precision_through_csv():
-    rows = to_rows(summarise(ROWS))
+    rows = to_rows(summarise(ROWS, judge=note))
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=list(rows[0]))
     writer.writeheader()

@@ -6,7 +6,7 @@ import pytest
 from astropy.io import fits
 
 from cmbml.core.errors import UserError
-from cmbml.core.skymap import SkyMap, read_skymap, write_skymap
+from cmbml.maps.skymap import SkyMap, read_skymap, write_skymap
 
 NSIDE = 8
 

@@ -12,16 +12,16 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from cmbml.core import config
+from cmbml.config import resolvers as config
 from cmbml.core.asset import File
 from cmbml.core.errors import UserError
-from cmbml.core.start import build
 from cmbml.methods.broom.stages import Broom
 from cmbml.methods.external.stages import ReadPredictions
 from cmbml.methods.pyilc.stages import Pyilc
 from cmbml.sims.bandmaps import cmb_maps
 from cmbml.sky import sht
 from cmbml.sky.beams import gaussian_beam
+from cmbml.start import build
 from tests.conftest import REPO
 
 NSIDE, LMAX = 16, 40

@@ -6,8 +6,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from cmbml.core.skymap import SkyMap
 from cmbml.core.stage import SimStage
+from cmbml.maps.skymap import SkyMap
 from tests.conftest import REPO
 
 

@@ -8,14 +8,14 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from scipy import constants
 
-from cmbml.core import config
+from cmbml.config import resolvers as config
 from cmbml.core.errors import UserError
-from cmbml.core.skymap import SkyMap
+from cmbml.maps.skymap import SkyMap
 from cmbml.methods.ilc import scales as layout
 from cmbml.methods.ilc.seds import COMPONENTS, response
 from cmbml.methods.ilc.stages import HarmonicClean, NeedletClean, Residuals
 from cmbml.methods.ilc.weights import apply, constrained_weights, fit, local_covariance
-from cmbml.methods.peaks import peaks_by_rule
+from cmbml.methods.shared.needlet_peaks import peaks_by_rule
 from cmbml.sky import sht, synthetic
 from cmbml.sky.beams import gaussian_beam
 from cmbml.sky.foregrounds import smoothed

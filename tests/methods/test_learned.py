@@ -7,13 +7,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from cmbml.analysis.cleaning import Curves
-from cmbml.core import config
+from cmbml.analysis.cleaning.measure import Curves
+from cmbml.config import resolvers as config
 from cmbml.core.asset import File
 from cmbml.core.errors import UserError
-from cmbml.core.skymap import SkyMap
+from cmbml.maps.skymap import SkyMap
 from cmbml.methods.delens_unet.stages import Predict, Train
-from cmbml.methods.learned import BandSkies, PredictBands, Target, TrainBands
+from cmbml.methods.shared.band_network import BandSkies, PredictBands, Target, TrainBands
 from cmbml.sims.bandmaps import CmbMap, ObserveBands
 from cmbml.sky import sht
 from tests.conftest import REPO

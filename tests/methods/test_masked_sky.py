@@ -11,19 +11,19 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from cmbml.analysis.stages import NONE, Measure
-from cmbml.core import config
+from cmbml.analysis.delensing.measure import NONE, Measure
+from cmbml.config import resolvers as config
 from cmbml.core.errors import UserError
-from cmbml.core.skymap import SkyMap
-from cmbml.core.start import build
-from cmbml.methods.filters import without_mean_field
+from cmbml.maps.skymap import SkyMap
 from cmbml.methods.quadratic.stages import Estimate, Kappa, MeanField, Weights
-from cmbml.sims.filters import Filters
+from cmbml.methods.shared.filtered_sky import without_mean_field
+from cmbml.methods.shared.filters import Filters
 from cmbml.sims.mask import Mask, read_mask
 from cmbml.sims.observe import Observe
 from cmbml.sky import lensing, sht
 from cmbml.sky.lensing_theory import fiducial
 from cmbml.sky.masks import f_sky
+from cmbml.start import build
 from tests.conftest import REPO
 
 NSIDE, LMAX, N = 128, 300, 10

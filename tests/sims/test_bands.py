@@ -8,14 +8,14 @@ import pytest
 from astropy import units as u
 from hydra import compose, initialize_config_dir
 
-from cmbml.core import config
+from cmbml.config import resolvers as config
 from cmbml.core.errors import UserError
-from cmbml.core.skymap import read_skymap
-from cmbml.core.start import build
+from cmbml.maps.skymap import read_skymap
 from cmbml.sims.theory import Theory
 from cmbml.sky import sht
 from cmbml.sky.beams import gaussian_beam
 from cmbml.sky.noise import noise_cl
+from cmbml.start import build
 from tests.conftest import REPO
 from tests.core.test_engine import contents
 

@@ -12,10 +12,10 @@ from astropy.io import fits
 from omegaconf import OmegaConf
 
 from cmbml.core.errors import UserError
-from cmbml.core.foreign import read_map
-from cmbml.core.skymap import SkyMap, read_skymap
-from cmbml.core.start import build
+from cmbml.maps.foreign import read_map
+from cmbml.maps.skymap import SkyMap, read_skymap
 from cmbml.sky import sht
+from cmbml.start import build
 
 NSIDE = 8
 NPIX = 12 * NSIDE**2

@@ -9,8 +9,8 @@ from omegaconf import DictConfig
 
 from cmbml.core.asset import Files, Item
 from cmbml.core.errors import UserError
-from cmbml.core.skymap import SkyMap
-from cmbml.methods.peers import PeerStage
+from cmbml.maps.skymap import SkyMap
+from cmbml.methods.shared.foreign_ilc import PeerStage
 from cmbml.sky import sht
 from cmbml.sky.beams import gaussian_beam
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
+from cmbml.config.checks import FEATURES
 from cmbml.core.asset import Every, File, Files, Item
-from cmbml.core.checks import FEATURES
-from cmbml.core.skymap import SkyMap
 from cmbml.core.stage import SimStage, Stage
-from cmbml.methods.training import Training, prediction
+from cmbml.maps.skymap import SkyMap
+from cmbml.methods.shared.training import Training, prediction
 from cmbml.sky import rotation
 from cmbml.sky.fields import field_map
 from cmbml.train.settings import telling

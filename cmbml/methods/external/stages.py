@@ -6,13 +6,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from cmbml.config.resolvers import matching
 from cmbml.core.asset import Item
-from cmbml.core.config import matching
 from cmbml.core.errors import UserError
-from cmbml.core.foreign import read_map
 from cmbml.core.masked import Masked
-from cmbml.core.skymap import SkyMap
 from cmbml.core.stage import SimStage
+from cmbml.maps.foreign import read_map
+from cmbml.maps.skymap import SkyMap
 from cmbml.sky.units import conversion
 
 UNITS = ("K_CMB", "mK_CMB", "uK_CMB")

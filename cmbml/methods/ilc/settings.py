@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cmbml.core.errors import UserError
 from cmbml.methods.ilc.seds import COMPONENTS
-from cmbml.methods.peaks import peaks_by_rule
+from cmbml.methods.shared.needlet_peaks import peaks_by_rule
 
 
 def check(cfg: DictConfig) -> None:

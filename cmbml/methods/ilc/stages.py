@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 from omegaconf import DictConfig
 
+from cmbml.config.truth import has_parts
 from cmbml.core.asset import Every, Files, Item
 from cmbml.core.errors import UserError
-from cmbml.core.skymap import SkyMap
-from cmbml.core.truth import has_parts
+from cmbml.maps.skymap import SkyMap
 from cmbml.methods.ilc.scales import bin_windows, cosine_windows, last_multipole, make_scales
 from cmbml.methods.ilc.seds import response
 from cmbml.methods.ilc.settings import check, needlet_peaks

@@ -14,9 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from cmbml.core.asset import File, Files, Item
 from cmbml.core.errors import UserError
-from cmbml.core.foreign import read_map
-from cmbml.core.skymap import SkyMap
-from cmbml.methods.peers import PeerStage
+from cmbml.maps.foreign import read_map
+from cmbml.maps.skymap import SkyMap
+from cmbml.methods.shared.foreign_ilc import PeerStage
 
 SETTINGS = (
     "wavelet_type",

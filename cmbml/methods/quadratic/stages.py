@@ -3,13 +3,13 @@
 import numpy as np
 from omegaconf import DictConfig
 
+from cmbml.config.checks import FEATURES
 from cmbml.core.asset import Every, Files, Item
-from cmbml.core.checks import FEATURES
 from cmbml.core.errors import UserError
 from cmbml.core.masked import Masked
-from cmbml.core.skymap import SkyMap
 from cmbml.core.stage import SimStage, Stage
-from cmbml.methods.filters import filtered, without_mean_field
+from cmbml.maps.skymap import SkyMap
+from cmbml.methods.shared.filtered_sky import filtered, without_mean_field
 from cmbml.sky import sht
 from cmbml.sky.lensing import kappa_from_phi
 from cmbml.sky.quadratic import phi_gradient

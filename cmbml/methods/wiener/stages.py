@@ -4,9 +4,9 @@ import numpy as np
 
 from cmbml.core.asset import Item
 from cmbml.core.errors import UserError
-from cmbml.core.skymap import SkyMap
 from cmbml.core.stage import SimStage
-from cmbml.methods.filters import filtered
+from cmbml.maps.skymap import SkyMap
+from cmbml.methods.shared.filtered_sky import filtered
 from cmbml.sky import sht
 from cmbml.sky.beams import gaussian_beam
 

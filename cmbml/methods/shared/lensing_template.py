@@ -3,9 +3,9 @@
 import numpy as np
 
 from cmbml.core.asset import Item
-from cmbml.core.skymap import SkyMap
 from cmbml.core.stage import SimStage
-from cmbml.methods.filters import filtered
+from cmbml.maps.skymap import SkyMap
+from cmbml.methods.shared.filtered_sky import filtered
 from cmbml.sky import sht
 from cmbml.sky.fields import field_map
 from cmbml.sky.lensing import phi_from_kappa

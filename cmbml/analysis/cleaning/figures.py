@@ -7,8 +7,19 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from cmbml.analysis.figures import draw_histogram, draw_spectra
+from cmbml.analysis.figures import (
+    COLOURS,
+    LOOK,
+    MARKERS,
+    dl_label,
+    draw_histogram,
+    draw_line,
+    draw_spectra,
+    limit_floor,
+    multipole_axis,
+)
 from cmbml.analysis.projections import STYLE, draw_images, gnomonic_pixels, mollweide_pixels, new_figure
+from cmbml.analysis.spectra import ratio, scatter
 
 SPECTRA = {"truth": "truth", "prediction": "predicted", "residual": "residual"}
 # Amplitude of the colours of the sky and of the difference: uK of T, multiples of the truth's rms of other fields.
@@ -31,7 +42,7 @@ def sky_figure(
     skies : mapping
         Field -> (truth, prediction), or (prediction,), of shape (npix,), RING.
     caption : mapping
-        See ``common.describe``.
+        See ``captions.describe``.
     mask : bool array (npix,)
         True where a pixel counts; the others are grey.
     zoom : (float, float, float), optional
@@ -82,11 +93,55 @@ def residual_figure(errors: Mapping[str, np.ndarray], *, caption: Mapping, mask:
 def spectra_figure(stacked: Mapping[str, Mapping[str, np.ndarray]], *, caption: Mapping) -> Figure:
     """Draw D_l of truth, prediction and residual of each field in a column, and below prediction over truth.
 
-    ``stacked``: field -> its spectra (``cleaning_metrics.error_spectra``) through ``spectra.stack``.
+    ``stacked``: field -> its spectra (``cleaning.metrics.error_spectra``) through ``spectra.stack``.
     """
     with matplotlib.rc_context(STYLE):
         figure = new_figure(5.2 if len(stacked) == 1 else 3.4 * len(stacked), 4.8, caption)
         axes = figure.subplots(2, len(stacked), sharex=True, height_ratios=(2.4, 1), squeeze=False)
         for column, (field, own) in zip(axes.T, stacked.items(), strict=True):
             draw_spectra(*column, own, caption={**caption, "field": field}, names=SPECTRA, truth="truth")
+    return figure
+
+
+def cleaned_spectra(
+    stacked: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]], *, caption: Mapping, baselines: Sequence[str] = ()
+) -> Figure:
+    """Draw D_l of truth and predictions, and below their transfer and the power of the residual over the truth's.
+
+    Parameters
+    ----------
+    stacked : mapping
+        Field, a column each -> name of a method -> its spectra (``cleaning.metrics.error_spectra``) through
+        ``spectra.stack``.
+    caption : mapping
+        See ``captions.describe``.
+    baselines : sequence of str, optional
+        Methods that have seen the truth; dotted, with hollow markers, and no axis is stretched for them.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(5.2 if len(stacked) == 1 else 3.4 * len(stacked), 6.2, caption)
+        grid = figure.subplots(3, len(stacked), sharex=True, height_ratios=(1.7, 1, 1.2), squeeze=False)
+        for (top, middle, bottom), (field, methods) in zip(grid.T, stacked.items(), strict=True):
+            ell, truth = (next(iter(methods.values()))[name] for name in ("ell", "truth"))
+            to_dl = ell * (ell + 1) / (2 * np.pi)
+            draw_line(top, ell, *scatter(to_dl * truth), "truth", **LOOK["truth"])
+            levels, kept = [], []
+            for i, (name, own) in enumerate(methods.items()):
+                look = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+                look |= {"ls": ":", "markerfacecolor": "white"} if name in baselines else {}
+                draw_line(top, ell, *scatter(to_dl * own["prediction"]), name, **look)
+                transfer, left = (scatter(ratio(own, kind, truth="truth")) for kind in ("cross", "residual"))
+                draw_line(middle, ell, *transfer, name, **look)
+                draw_line(bottom, ell, *left, name, **look)
+                if name not in baselines or len(baselines) == len(methods):
+                    levels, kept = [*levels, *left[0]], [*kept, *transfer[0]]
+            middle.axhline(1, color="black", lw=0.8)
+            top.set(yscale="log", ylabel=dl_label({**caption, "field": field}))
+            limit_floor(top)
+            reach = min(max(0.05, 1.2 * np.nanmax(np.abs(np.subtract(kept, 1)))), 1)
+            middle.set(ylabel="transfer", ylim=(1 - reach, 1 + reach))
+            bottom.set(yscale="log", ylabel="residual / truth")
+            bottom.set_ylim(bottom=max(0.1 * np.nanmin(levels), 1e-8))
+            multipole_axis(bottom)
+        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure

@@ -7,8 +7,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
-from cmbml.analysis import cleaning_figures, figures, spectra, tables
-from cmbml.analysis.cleaning_metrics import (
+from cmbml.analysis import figures, spectra, tables
+from cmbml.analysis.captions import foregrounds_text, inside
+from cmbml.analysis.cleaning import figures as cleaning_figures
+from cmbml.analysis.cleaning.metrics import (
     FORMS,
     agreement,
     at_own_beam,
@@ -18,14 +20,12 @@ from cmbml.analysis.cleaning_metrics import (
     together,
     without_dipole,
 )  # fmt: skip
-from cmbml.analysis.common import foregrounds_text
-from cmbml.analysis.stages import inside
+from cmbml.config.truth import has_parts, has_truth
 from cmbml.core.asset import Every, Files, Item
 from cmbml.core.errors import UserError
 from cmbml.core.masked import Masked
-from cmbml.core.skymap import SkyMap
 from cmbml.core.stage import SimStage, Stage
-from cmbml.core.truth import has_parts, has_truth
+from cmbml.maps.skymap import SkyMap
 from cmbml.sky.spectra import bin_edges
 
 BY = ("method", "field", "form", "area")  # what tells one line of the tables from the next
@@ -40,7 +40,7 @@ class Captioned(Stage):
     )  # fmt: skip
 
     def caption(self, **more: Any) -> dict[str, Any]:
-        """Entries of `cmbml.analysis.common.describe`."""
+        """Entries of `cmbml.analysis.captions.describe`."""
         cfg = self.cfg
         known = {
             "field": cfg.clean.field, "unit": "uK_CMB", "method": cfg.method.name, "dataset": cfg.dataset,
@@ -69,7 +69,7 @@ class OfTruth(Masked):
 
 
 class Measure(OfTruth, SimStage):
-    """Pixel metrics in each form of `cleaning_metrics.in_forms`, and beam-deconvolved spectra with what they tell.
+    """Pixel metrics in each form of `cleaning.metrics.in_forms`, and beam-deconvolved spectra with what they tell.
 
     Pixels of the area ``mask`` are those where the mask exceeds one half; its spectra are of maps times the mask.
     Transfer, rho and the residual's power over the CMB's are those of the spectra and the same for all forms; of Q and
@@ -90,7 +90,7 @@ class Measure(OfTruth, SimStage):
         alms: dict[str, np.ndarray],
         mask: SkyMap | None = None,
     ) -> tuple[list[dict], dict[str, np.ndarray]]:
-        """One row a field, area and form, and the spectra of `cleaning_metrics.error_spectra`.
+        """One row a field, area and form, and the spectra of `cleaning.metrics.error_spectra`.
 
         Those are named ``{field}_{area}/{name}``, of the fields T, E and B.
         """

@@ -14,7 +14,7 @@ import numpy as np
 from cmbml.analysis.common import beam_ratio, common_form, deconvolved_alm
 from cmbml.analysis.metrics import pixel_metrics
 from cmbml.core.errors import UserError
-from cmbml.core.skymap import SkyMap
+from cmbml.maps.skymap import SkyMap
 from cmbml.sky import sht
 from cmbml.sky.masks import f_sky
 

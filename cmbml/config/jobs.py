@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from cmbml.core.schema import (
+from cmbml.config.schema import (
     Analysis,
     Assets,
     Clean,

@@ -1,4 +1,4 @@
-"""The stages of the floors of a comparison."""
+"""The stages of the baselines of a comparison."""
 
 import numbers
 from collections.abc import Iterable, Mapping
@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from omegaconf import DictConfig
 
+from cmbml.config.truth import has_parts, has_truth
 from cmbml.core.asset import Every, Files, Item
 from cmbml.core.errors import UserError
-from cmbml.core.skymap import SkyMap
 from cmbml.core.stage import SimStage
-from cmbml.core.truth import has_parts, has_truth
+from cmbml.maps.skymap import SkyMap
 from cmbml.sims.bands import BandStage
 from cmbml.sky import noise, sht
 from cmbml.sky.beams import gaussian_beam
@@ -68,7 +68,7 @@ class NoiseWiener(BandStage):
         if not has_parts(config):
             raise UserError("method=noise_wiener takes the foregrounds away, which are not known of sims=external.")
         if config.noise.kind == "none":
-            raise UserError("method=noise_wiener is the floor that noise sets; choose another noise than none.")
+            raise UserError("method=noise_wiener is the baseline that noise sets; choose another noise than none.")
         self.more = ["foreground"] if config.foregrounds.kind != "none" else []
         self.more += ["variance"] if config.noise.kind in ("scan", "variance_map") else []
         self.inputs = (*self.inputs, *map(Every, self.more))

@@ -12,7 +12,8 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cmbml.core import config, launch
+from cmbml.config import resolvers as config
+from cmbml.core import launch
 from cmbml.core.asset import Assets
 from cmbml.core.errors import UserError
 from cmbml.core.pipeline import Pipeline

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
+from cmbml.config.checks import check_patches
 from cmbml.core.asset import File
-from cmbml.core.checks import check_patches
 from cmbml.core.errors import UserError
 from cmbml.core.stage import Stage
 from cmbml.train.data import Skies

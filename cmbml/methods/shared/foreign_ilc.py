@@ -8,8 +8,8 @@ from omegaconf import DictConfig
 
 from cmbml.core.asset import Every, Item
 from cmbml.core.errors import UserError
-from cmbml.core.skymap import SkyMap
-from cmbml.methods.peaks import peaks_by_rule
+from cmbml.maps.skymap import SkyMap
+from cmbml.methods.shared.needlet_peaks import peaks_by_rule
 from cmbml.sims.bands import BandStage
 
 _GOOD = 2.5  # multipoles of a HEALPix map, in units of nside, up to which the analysis errs by less than a percent
@@ -23,7 +23,7 @@ class PeerStage(BandStage):
     lmax : int
         `method.ELLMAX`; null: what `method.ellpeaks` say, or what the pixels hold.
     peaks : list of int
-        `method.ellmin` and `method.ellpeaks`; null: those of `cmbml.methods.peaks`.
+        `method.ellmin` and `method.ellpeaks`; null: those of `cmbml.methods.shared.needlet_peaks`.
     """
 
     inputs, outputs = (Every("obs"),), ("prediction",)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from cmbml.analysis.common import describe
-from cmbml.analysis.metrics import PIXEL_METRICS, TARGETS
+from cmbml.analysis.captions import describe
+from cmbml.analysis.delensing.metrics import TARGETS
+from cmbml.analysis.metrics import PIXEL_METRICS
 from cmbml.analysis.page import (
     DIFFERENCES,
     bullets,
@@ -77,7 +78,7 @@ class Compared:
     Attributes
     ----------
     caption : mapping
-        See ``common.describe``.
+        See ``captions.describe``.
     reference, baseline : str
         Method of the paired differences; name of the row without delensing.
     targets : mapping

@@ -9,9 +9,9 @@ from hydra.core.config_store import ConfigStore
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 
-from cmbml.core import checks
+from cmbml.config import checks
+from cmbml.config.jobs import CleanConfig, CompareCleanConfig, CompareConfig, Config, SimsConfig
 from cmbml.core.errors import UserError
-from cmbml.core.jobs import CleanConfig, CompareCleanConfig, CompareConfig, Config, SimsConfig
 
 SHIPPED = Path(__file__).parents[2] / "assets"
 

@@ -9,7 +9,7 @@ import numpy as np
 from astropy.io import fits
 
 from cmbml.core.errors import UserError
-from cmbml.core.skymap import SkyMap
+from cmbml.maps.skymap import SkyMap
 
 _POLARISED = "{x} {x}_STOKES STOKES_{x} {x}_POLARISATION {x}_POLARIZATION"
 _COLUMNS = {  # names that columns have in files of Planck, WMAP, healpy and others

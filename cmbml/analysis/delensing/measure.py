@@ -6,18 +6,21 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from cmbml.analysis import figures, metrics, projections, spectra, tables
+from cmbml.analysis import figures, projections, spectra, tables
+from cmbml.analysis.captions import INSIDE, inside
 from cmbml.analysis.common import common_form, deconvolved_alm
+from cmbml.analysis.delensing import metrics
+from cmbml.analysis.delensing.figures import delensing_figure
+from cmbml.analysis.metrics import pixel_metrics
 from cmbml.core.asset import Every, Files, Item
 from cmbml.core.masked import Masked
-from cmbml.core.skymap import SkyMap
 from cmbml.core.stage import SimStage, Stage
+from cmbml.maps.skymap import SkyMap
 from cmbml.sky.fields import field_map
 from cmbml.sky.masks import f_sky
 from cmbml.sky.spectra import bin_edges
 
 NONE = "no delensing"  # the observed map itself
-_INSIDE = 0.5  # of a masked sky, pixels of more than this weight are compared and drawn
 
 
 class Captioned(Stage):
@@ -27,7 +30,7 @@ class Captioned(Stage):
     caption_keys = (*dataset_keys, "method.target", "method.name")
 
     def of_dataset(self) -> dict[str, Any]:
-        """Entries of `cmbml.analysis.common.describe` that all methods share."""
+        """Entries of `cmbml.analysis.captions.describe` that all methods share."""
         cfg, field = self.cfg, self.cfg.delens.field
         noise = cfg.instrument.noise_t_uk_arcmin if field == "T" else cfg.instrument.noise_p_uk_arcmin
         return {
@@ -41,14 +44,9 @@ class Captioned(Stage):
         }
 
     def caption(self, item: Item, **more: Any) -> dict[str, Any]:
-        """Entries of `cmbml.analysis.common.describe` for one method."""
+        """Entries of `cmbml.analysis.captions.describe` for one method."""
         method = self.cfg.method
         return {**self.of_dataset(), "target": method.target, "method": method.name, **item, **more}
-
-
-def inside(mask: SkyMap | None) -> np.ndarray | None:
-    """Pixels of a masked sky that are compared and drawn, bool (npix,); None for the full sky."""
-    return None if mask is None else mask["mask"] > _INSIDE
 
 
 def seen_part(mask: SkyMap | None) -> dict[str, str]:
@@ -56,7 +54,7 @@ def seen_part(mask: SkyMap | None) -> dict[str, str]:
     if mask is None:
         return {}
     part = f"{f_sky(mask['mask']):.3g}, the mean of the squared mask"
-    return {"f_sky": f"{part} (pixels where it exceeds {_INSIDE:g}; spectra over the mean of its 4th power)"}
+    return {"f_sky": f"{part} (pixels where it exceeds {INSIDE:g}; spectra over the mean of its 4th power)"}
 
 
 class Measure(Masked, SimStage):
@@ -111,7 +109,7 @@ class Measure(Masked, SimStage):
         rows = []
         for form, skies in forms.items():
             for method in maps:
-                pixels = metrics.pixel_metrics(skies["truth"], skies[method], mask=inside(mask))
+                pixels = pixel_metrics(skies["truth"], skies[method], mask=inside(mask))
                 rows.append({"method": method, "form": form, **item, **pixels, **judged[method]})
         return rows, {f"{method}/{key}": cl for method, own in cls.items() for key, cl in own.items()}
 
@@ -213,12 +211,12 @@ class Summary(Masked, Captioned):
     ) -> tuple[list[dict], str, str, Figure, Figure]:
         """CSV rows, Markdown, LaTeX and two figures."""
         a, caption = self.cfg.analysis, self.caption({"split": "test"}, sims=len(rows), **seen_part(mask))
-        summary = tables.summarise([row for sky in rows for row in sky])
+        summary = tables.summarise([row for sky in rows for row in sky], judge=metrics.note)
         edges = bin_edges(2, a.lmax + 1, a.delta_l)
         skies = list(cls)
         names = (self.cfg.method.name, NONE)
         stacked = {name: spectra.stack(spectra.of_method(skies, name), edges) for name in names}
-        theory = spectra.theory_curves(filters, self.cfg.delens.field, [self.cfg.method.target])
+        theory = metrics.theory_curves(filters, self.cfg.delens.field, [self.cfg.method.target])
         notes = {line["method"]: line["note"] for line in summary}
         band = (a.band[0], min(a.band[1], a.lmax))
         return (
@@ -226,7 +224,7 @@ class Summary(Masked, Captioned):
             tables.to_markdown(summary, caption=caption),
             tables.to_latex(summary, caption=caption),
             figures.spectra_figure(stacked[self.cfg.method.name], caption=caption),
-            figures.delensing_figure(stacked, caption=caption, notes=notes, band=band, theory=theory),
+            delensing_figure(stacked, caption=caption, notes=notes, band=band, theory=theory),
         )
 
 

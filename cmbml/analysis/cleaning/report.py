@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cmbml.analysis.common import describe
+from cmbml.analysis.captions import describe
 from cmbml.analysis.page import (
     DIFFERENCES,
     bullets,
@@ -38,7 +38,7 @@ HEADLINE = (
     "Mean ± standard deviation over the test skies, at one beam and one band limit for all, T without monopole and"
     " dipole. NRMSE: in units of the rms of the CMB. PSNR: of the range of the truth alone. transfer: the part of the"
     " CMB's amplitude that is kept (1: all of it); rho: correlation, multipole by multipole; residual: power of what is"
-    " wrong over that of the CMB. A floor has seen the truth: no method can be expected to reach it."
+    " wrong over that of the CMB. A baseline has seen the truth: no method can be expected to reach it."
 )
 FORMS = {
     "common": "The same beam and band limit for all.",
@@ -52,10 +52,10 @@ FORMS = {
 LEGENDS = {
     "spectra": "Truth and predictions, the part of the CMB's amplitude that is kept, and the power of what is wrong"
     " over that of the CMB; beams are divided out. Lines: mean over the test skies; bars: scatter of one sky. Dotted:"
-    " floors.",
-    "boxes": "Every sky (points), the median, the quartiles, and the range without outliers. Floors are left out.",
+    " baselines.",
+    "boxes": "Every sky (points), the median, the quartiles, and the range without outliers. Baselines are left out.",
     "skies": "Truth and predictions of one sky at the common beam, and what is wrong with each, on one scale. Grey:"
-    " what the mask leaves out. Floors are left out.",
+    " what the mask leaves out. Baselines are left out.",
     "zoom": "The same for one patch.",
 }
 
@@ -67,14 +67,14 @@ class Compared:
     Attributes
     ----------
     caption : mapping
-        See ``common.describe``.
+        See ``captions.describe``.
     reference : str
         Method of the paired differences.
     headline : mapping
         ``form`` and ``area`` of the numbers that count.
     beam : str
         The common beam and band limit.
-    floors : sequence of str
+    baselines : sequence of str
         Methods that have seen the truth.
     summary : sequence of mappings
         From ``tables.summarise``, one a method, field, form and area.
@@ -90,15 +90,15 @@ class Compared:
     reference: str
     headline: Mapping[str, str]
     beam: str
-    floors: Sequence[str]
+    baselines: Sequence[str]
     summary: Sequence[Mapping[str, Any]]
     paired: Sequence[Mapping[str, Any]]
     costs: Sequence[Mapping[str, Any]]
     origins: Sequence[Mapping[str, str]]
 
     def kind(self, method: str) -> str:
-        """Whether a method is one, or a floor."""
-        return "floor" if method in self.floors else "method"
+        """Whether a method is one, or a baseline."""
+        return "baseline" if method in self.baselines else "method"
 
     @property
     def marked(self) -> list[dict[str, Any]]:
@@ -106,7 +106,7 @@ class Compared:
         return [{"method": line["method"], "kind": self.kind(line["method"]), **line} for line in self.summary]
 
     def words(self, form: str, area: str) -> dict[str, str]:
-        """Entries of ``common.describe`` for one form and area."""
+        """Entries of ``captions.describe`` for one form and area."""
         told = {
             "common": f"at {self.beam}",
             "unsmoothed": "as they are, truth without a beam",
@@ -186,20 +186,20 @@ def report(compared: Compared, figures: Mapping[str, Sequence[bytes]], *, synthe
 
 
 def verdicts(compared: Compared) -> list[str]:
-    """Return one sentence a method and field, from the headline, the floors last."""
+    """Return one sentence a method and field, from the headline, the baselines last."""
     head = compared.headline["form"], compared.headline["area"]
     own = [line for line in compared.summary if (line["form"], line["area"]) == head]
     several = len({line["field"] for line in own}) > 1
     pairs = {(line["method"], line["field"]): line for line in compared.paired if (line["form"], line["area"]) == head}
     said = []
-    for line in sorted(own, key=lambda line: line["method"] in compared.floors):
+    for line in sorted(own, key=lambda line: line["method"] in compared.baselines):
         name, field = line["method"], line["field"]
-        who = f"{name}, a floor, which has seen the truth" if name in compared.floors else name
+        who = f"{name}, a baseline, which has seen the truth" if name in compared.baselines else name
         rmse, nrmse, transfer = (line[metric][0] for metric in ("RMSE", "NRMSE", "transfer"))
         size = f"{rmse:.3g} µK, {nrmse:.2%} of the CMB's rms" if rmse >= _NOTHING else f"below {_NOTHING} µK"
         text = f"{who}{f' ({field})' if several else ''}: RMSE {size}"
         text += "" if math.isnan(transfer) else f"; transfer {transfer:.3f}"
-        if (name, field) in pairs and name not in compared.floors:
+        if (name, field) in pairs and name not in compared.baselines:
             text += f"; {_against(pairs[name, field], compared.reference)}"
         said.append(f"{text}.")
     return said
@@ -252,13 +252,13 @@ def _parts(compared: Compared, parts: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def boxes(compared: Compared, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, np.ndarray]]:
-    """Return metric -> method -> its value for each sky, of the headline; without the floors if anything else is there.
+    """Return metric -> method -> its value for each sky, of the headline; without the baselines if there is more.
 
     Of several fields only RMSE, corr and transfer, each under its field's name.
     """
     own = [row for row in rows if compared.headline.items() <= row.items()]
-    names = [name for name in dict.fromkeys(row["method"] for row in own) if name not in compared.floors]
-    names = names or list(compared.floors)
+    names = [name for name in dict.fromkeys(row["method"] for row in own) if name not in compared.baselines]
+    names = names or list(compared.baselines)
     fields = list(dict.fromkeys(row["field"] for row in own))
     every = [name for name in own[0] if name in BOXES or name.startswith("residual_")]
     metrics = every if len(fields) == 1 else ["RMSE", "corr", "transfer"]

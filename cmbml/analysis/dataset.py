@@ -9,12 +9,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
-from cmbml.analysis.common import foregrounds_text
+from cmbml.analysis.captions import foregrounds_text
 from cmbml.analysis.figures import COLOURS, dl_label, limit_floor, multipole_axis
 from cmbml.analysis.projections import STYLE, draw_images, mollweide_pixels, new_figure
 from cmbml.core.asset import Every, Files, Item
-from cmbml.core.skymap import SkyMap
 from cmbml.core.stage import Stage
+from cmbml.maps.skymap import SkyMap
 from cmbml.sky import sht
 from cmbml.sky.beams import gaussian_beam
 from cmbml.sky.masks import f_sky
@@ -81,7 +81,7 @@ def sky_figure(cmb: SkyMap | None, bands: Files, caption: Mapping) -> Figure:
     bands : Files
         Observed maps, one a band, of which one after another is read.
     caption : mapping
-        See ``common.describe``.
+        See ``captions.describe``.
     """
     titles = [*(f"{known['band']} GHz" for known in bands.items), *(["CMB"] if cmb else [])]
     rows = -(-len(titles) // _COLUMNS)

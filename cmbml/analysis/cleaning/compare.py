@@ -1,6 +1,6 @@
 """The stages of `main_analysis_compare.py job=clean`: they read the finished results of several methods of cleaning.
 
-A method whose prediction was made with what no observer has (the truth of the test sky, or its parts) is a floor: it
+A method whose prediction was made with what no observer has (the truth of the test sky, or its parts) is a baseline: it
 stands in the tables and among the spectra, and is told from those that see the observations alone.
 """
 
@@ -11,18 +11,20 @@ import numpy as np
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
-from cmbml.analysis import clean_report, compare_figures, comparison, spectra, tables
-from cmbml.analysis.cleaning import BY, Captioned, Measure, seen_part
-from cmbml.analysis.cleaning_metrics import FORMS, in_forms, together
-from cmbml.analysis.compare import Comparing
-from cmbml.analysis.stages import inside
+from cmbml.analysis import compare_figures, comparison, spectra, tables
+from cmbml.analysis.captions import inside
+from cmbml.analysis.cleaning import report as clean_report
+from cmbml.analysis.cleaning.figures import cleaned_spectra
+from cmbml.analysis.cleaning.measure import BY, Captioned, Measure, seen_part
+from cmbml.analysis.cleaning.metrics import FORMS, in_forms, together
+from cmbml.analysis.comparison import Comparing
+from cmbml.config.resolvers import shipped
+from cmbml.config.truth import has_truth
 from cmbml.core.asset import Every, Files, Item
-from cmbml.core.config import shipped
 from cmbml.core.errors import UserError
 from cmbml.core.masked import Masked
 from cmbml.core.provenance import changes, flatten
-from cmbml.core.skymap import SkyMap
-from cmbml.core.truth import has_truth
+from cmbml.maps.skymap import SkyMap
 from cmbml.sky.instrument import read_instrument
 from cmbml.sky.spectra import bin_edges
 
@@ -72,7 +74,7 @@ class Cleaning(Comparing, Masked, Captioned):
         return {"form": "common", "area": "full" if self.cfg.mask.kind == "none" else "mask"}
 
     def of_dataset(self, mask: SkyMap | None) -> dict[str, Any]:
-        """Entries of `cmbml.analysis.common.describe` that all methods share."""
+        """Entries of `cmbml.analysis.captions.describe` that all methods share."""
         return {name: value for name, value in self.caption(**seen_part(mask)).items() if name != "method"}
 
     def found(self, asset: str) -> Iterable[Item]:
@@ -113,7 +115,7 @@ class Cleaning(Comparing, Masked, Captioned):
             reference=reference,
             headline=self.headline,
             beam=f"{self.cfg.analysis.fwhm_arcmin:.4g} arcmin, to l = {self.cfg.analysis.lmax}",
-            floors=[name for name in self.methods if any(map(_sees_truth, own[name]))],
+            baselines=[name for name in self.methods if any(map(_sees_truth, own[name]))],
             summary=tables.summarise([row for name in self.methods for row in rows[name]], by=BY),
             paired=self._differences(rows, reference),
             costs=comparison.costs(steps),
@@ -211,7 +213,7 @@ class Compare(Cleaning):
             **compared.caption,
             "spectra": "beam-deconvolved" + (", of the masked maps" if area == "mask" else ""),
         }
-        return compare_figures.cleaned_spectra(stacked, caption=caption, floors=compared.floors)
+        return cleaned_spectra(stacked, caption=caption, baselines=compared.baselines)
 
 
 class Panels(Cleaning):
@@ -237,12 +239,12 @@ class Panels(Cleaning):
         """Two figures, each as PNG and PDF."""
         a, shown = self.cfg.analysis, item["shown"]
         good = np.ones(cmb.data.shape[-1], dtype=bool) if mask is None else inside(mask)
-        floors = {i["method"] for i, record in zip(records.items, records, strict=True) if _sees_truth(record)}
-        floors = floors if len(floors) < len(self.methods) else set()
+        baselines = {i["method"] for i, record in zip(records.items, records, strict=True) if _sees_truth(record)}
+        baselines = baselines if len(baselines) < len(self.methods) else set()
         fields = next(pair for pair in together(self.field) if shown in pair)
         maps = {}
         for i, file in zip(predictions.items, predictions.files, strict=True):
-            if i["method"] not in floors:
+            if i["method"] not in baselines:
                 keys = {"fwhm_arcmin": a.fwhm_arcmin, "lmax": a.lmax}
                 truth, error, beam = in_forms(file.read(), cmb, alms, fields, good, **keys)["common"]
                 maps[i["method"]] = (truth + error)[fields.index(shown)]

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
+from cmbml.config.truth import has_truth
 from cmbml.core.asset import Every, File, Files, Item
 from cmbml.core.errors import UserError
-from cmbml.core.skymap import SkyMap
 from cmbml.core.stage import SimStage
-from cmbml.core.truth import has_truth
-from cmbml.methods.training import Training, prediction
+from cmbml.maps.skymap import SkyMap
+from cmbml.methods.shared.training import Training, prediction
 from cmbml.sims.bands import BandStage
 from cmbml.sky import rotation, sht
 from cmbml.sky.fields import field_map

@@ -4,82 +4,23 @@ Here those of delensing, and what both jobs share; those of cleaning are in ``cl
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from cmbml.analysis import compare_figures, comparison, figures, report, spectra, tables
-from cmbml.analysis.stages import NONE, Captioned, Measure
-from cmbml.core.asset import Every, File, Files, Item
-from cmbml.core.skymap import SkyMap
-from cmbml.core.stage import Stage
+from cmbml.analysis import compare_figures, comparison, spectra, tables
+from cmbml.analysis.comparison import Comparing
+from cmbml.analysis.delensing import figures, report
+from cmbml.analysis.delensing.measure import NONE, Captioned, Measure
+from cmbml.analysis.delensing.metrics import note, theory_curves
+from cmbml.core.asset import Every, Files, Item
+from cmbml.maps.skymap import SkyMap
 from cmbml.sky.fields import field_map
 from cmbml.sky.spectra import bin_edges
 
 PAIRED = ("A_res", "rho", "transfer", "sigma_r", "sigma_r_ratio", "RMSE")
 BOXES = ("A_res", "transfer", "rho", "sigma_r", "RMSE", "MAE")
-
-
-class Comparing(Stage):
-    """A stage that reads what the measurement of each of `compare.methods` has written.
-
-    Attributes
-    ----------
-    main : str
-        The program that makes results.
-    measure : type of Stage
-        The stage that measures them.
-    skies : tuple of str
-        Inputs of the measurement that make a sky what it is.
-    """
-
-    main: ClassVar[str]
-    measure: ClassVar[type[Stage]]
-    skies: ClassVar[tuple[str, ...]]
-    compared = ("compare.methods", "compare.reference")
-
-    @property
-    def methods(self) -> list[str]:
-        """The methods that have results of their own; "none" has not."""
-        return [name for name in self.cfg.compare.methods if name != "none"]
-
-    @property
-    def field(self) -> str:
-        """The root key `field`."""
-        raise NotImplementedError
-
-    @property
-    def again(self) -> str:
-        """The command that makes the results of a method, with ``{method}`` in it."""
-        return f"`python {self.main} method={{method}} field={self.field}` with the other words of this command"
-
-    def found(self, asset: str) -> Iterable[Item]:
-        """Results of every method and test sky, or the one model of every method."""
-        if asset == "model_record":
-            return [{"method": name} for name in self.methods]
-        sims = range(self.cfg.splits.test)
-        return [{"method": m, "split": "test", "sim": sim} for m in self.methods for sim in sims]
-
-    def missing(self, file: File, item: Item) -> str:
-        """Which method, which file, and what makes it."""
-        name = item.get("method", self.cfg.compare.reference)
-        whose = f"The method {name}" if "method" in item else f"The dataset {self.cfg.dataset}"
-        return f"{whose} lacks {file.path}; make it by {self.again.format(method=name)}."
-
-    def results(self, rows: Files, records: Files) -> dict[str, comparison.Result]:
-        """Results of the methods, of the same skies and measured alike.
-
-        Raises
-        ------
-        UserError
-            When they are not.
-        """
-        results = comparison.gather(self.methods, rows.items, rows, records)
-        measured = {key: value for key, value in self.settings.items() if key in self.measure.uses}
-        comparison.same_settings(results, measured, self.measure.version, self.again)
-        comparison.same_skies(results, self.cfg.compare.reference, self.skies, self.again)
-        return results
 
 
 class Delensing(Comparing, Captioned):
@@ -165,7 +106,7 @@ class Compare(Delensing):
         reference = self.cfg.compare.reference
         results = self.results(metrics, records)
         rows = self.rows(results)
-        summary = tables.summarise([row for own in rows.values() for row in own])
+        summary = tables.summarise([row for own in rows.values() for row in own], judge=note)
         lines = self.differences(rows, summary)
         caption = {**self.of_dataset(), "split": "test", "sims": self.cfg.splits.test}
         said = {**caption, "mean difference from": f"{reference} ± standard error"}
@@ -195,15 +136,15 @@ class Compare(Delensing):
             folder = comparison.none_from(results, self.cfg.compare.reference) if name == NONE else name
             skies = (file.read() for file, i in zip(cls.files, cls.items, strict=True) if i["method"] == folder)
             stacked[name] = spectra.stack(spectra.of_method(skies, name), edges)
-        theory = spectra.theory_curves(filters, self.field, [result.target for result in results.values()])
+        theory = theory_curves(filters, self.field, [result.target for result in results.values()])
         band = (a.band[0], min(a.band[1], a.lmax))
         native = {name: [row for row in own if row["form"] == "native"] for name, own in rows.items()}
         boxes = {x: {name: np.array([row[x] for row in own], float) for name, own in native.items()} for x in BOXES}
         baseline = NONE if NONE in native else self.cfg.compare.reference
         return (
             figures.delensing_figure(stacked, caption=caption, notes=notes, band=band, theory=theory),
-            compare_figures.compared_spectra(stacked, caption=caption, notes=notes),
-            compare_figures.sigma_figure(boxes["sigma_r"], caption=caption, notes=notes, baseline=baseline),
+            figures.compared_spectra(stacked, caption=caption, notes=notes),
+            figures.sigma_figure(boxes["sigma_r"], caption=caption, notes=notes, baseline=baseline),
             compare_figures.box_figure(boxes, caption={**caption, "form": "native"}, notes=notes),
         )
 
@@ -251,7 +192,7 @@ class Report(Delensing):
         """The page."""
         results = self.results(metrics, records)
         rows = self.rows(results)
-        summary = tables.summarise([row for own in rows.values() for row in own])
+        summary = tables.summarise([row for own in rows.values() for row in own], judge=note)
         pictures, steps = more[: len(self.pictures)], more[len(self.pictures) :]
         compared = report.Compared(
             caption={**self.of_dataset(), "split": "test", "sims": self.cfg.splits.test},

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from cmbml.config.checks import FEATURES
 from cmbml.core.asset import Item
-from cmbml.core.checks import FEATURES
 from cmbml.core.masked import Masked
-from cmbml.core.skymap import SkyMap
 from cmbml.core.stage import SimStage
+from cmbml.maps.skymap import SkyMap
 from cmbml.sky import sht
 from cmbml.sky.beams import gaussian_beam
 

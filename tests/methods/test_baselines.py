@@ -1,4 +1,4 @@
-"""The floors of a comparison, beside the closed forms of what they leave."""
+"""The baselines of a comparison, beside the closed forms of what they leave."""
 
 import dataclasses
 
@@ -9,10 +9,10 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from cmbml.core import config
+from cmbml.config import resolvers as config
 from cmbml.core.errors import UserError
-from cmbml.core.skymap import SkyMap
-from cmbml.methods.floors.stages import NoiseWiener, PerfectIlc
+from cmbml.maps.skymap import SkyMap
+from cmbml.methods.baselines.stages import NoiseWiener, PerfectIlc
 from cmbml.sims.bandmaps import ObserveBands
 from cmbml.sims.noise import Variance
 from cmbml.sky import sht

@@ -1,0 +1,61 @@
+"""What tables and pictures say of themselves: the one line that each carries, units, and which pixels count."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from omegaconf import DictConfig
+
+from cmbml.maps.skymap import SkyMap
+
+
+def unit_text(caption: Mapping) -> str:
+    """Return the unit of a caption for readers, "" for a dimensionless field."""
+    unit = str(caption.get("unit") or "")
+    return "" if unit == "1" else unit.replace("uK", "µK")
+
+
+def foregrounds_text(config: DictConfig) -> str:
+    """Return what the foregrounds of a dataset are, from the groups `foregrounds` and `sims`."""
+    if config.sims.external:
+        return "those of the files"
+    kind = config.foregrounds.kind
+    return {"synthetic": "SYNTHETIC templates", "pysm": f"PySM3 {' '.join(config.foregrounds.presets)}"}.get(kind, kind)
+
+
+def describe(caption: Mapping) -> str:
+    """Say in one line what a table or a figure is of.
+
+    Parameters
+    ----------
+    caption : mapping
+        ``field``, ``unit``, ``target``, ``method``, ``dataset``, ``split``, ``sim``, ``form``, ``nside``, ``lmax``,
+        ``fwhm_arcmin``, ``noise_uk_arcmin``: those that are known, a number or a string each. Any other key is added at
+        the end under its own name.
+    """
+    given = {name: value for name, value in caption.items() if value is not None and value != ""}
+    number = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in given.items()}
+    unit = unit_text(caption)
+    templates = {
+        "field": "field {}" + (f" [{unit}]" if unit else ""),
+        "target": "target {}",
+        "method": "method {}",
+        "dataset": "dataset {}",
+        "split": "split {}",
+        "sim": "sim {}",
+        "form": "{} beam",
+        "nside": "nside {}",
+        "lmax": "lmax {}",
+        "fwhm_arcmin": "beam {} arcmin FWHM",
+        "noise_uk_arcmin": "noise {} µK arcmin",
+    }
+    words = [text.format(number[name]) for name, text in templates.items() if name in given]
+    words += [f"{name} {text}" for name, text in number.items() if name not in templates and name != "unit"]
+    return " · ".join(words)
+
+
+INSIDE = 0.5  # of a masked sky, pixels of more than this weight are compared and drawn
+
+
+def inside(mask: SkyMap | None) -> np.ndarray | None:
+    """Pixels of a masked sky that are compared and drawn, bool (npix,); None for the full sky."""
+    return None if mask is None else mask["mask"] > INSIDE
