@@ -1,9 +1,8 @@
 """Finished results of several methods: gathered, checked to be of the same skies, and compared sky by sky."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from cmbml.analysis.tables import to_rows
 from cmbml.core.asset import File, Files, Item
 from cmbml.core.errors import UserError
-from cmbml.core.provenance import changes, digest
+from cmbml.core.provenance import changes
 from cmbml.core.stage import Stage
 
 # From this number of skies on a bootstrap over them says more than their standard error.
@@ -85,7 +84,10 @@ def same_skies(results: Mapping[str, Result], reference: str, names: Sequence[st
     """
 
     def skies(result: Result) -> list[list]:
-        return [[record["item"], *(record["inputs"].get(name) for name in names)] for record in result.records]
+        return [
+            [record["item"], *(list(record["inputs"].get(name, {}).values()) for name in names)]
+            for record in result.records
+        ]
 
     other = [name for name, result in results.items() if skies(result) != skies(results[reference])]
     if other:
@@ -116,41 +118,35 @@ def same_settings(results: Mapping[str, Result], settings: Mapping[str, Any], ve
 
 
 def same_observations(
-    records: Mapping[str, Sequence[Mapping[str, Any]]], bands: Mapping[int, Sequence[str]], again: str
+    records: Mapping[str, Sequence[Mapping[str, Any]]], bands: Mapping[int, Collection[str]], again: str
 ) -> None:
     """Refuse predictions that were not made from the observations that the dataset has now.
 
-    A method may have seen any of the bands; which they were shows in the fingerprint of what it has read.
+    A method may have seen any of the bands; its records name those that it has read.
 
     Parameters
     ----------
     records : mapping
         Name of a method -> sidecars of its predictions, one a sky. One that names no observations is not judged.
     bands : mapping
-        Number of a sky -> fingerprints of the observations of its bands, in the order of the instrument.
+        Number of a sky -> fingerprints of the observations of its bands.
     again : str
         The command that makes and measures a method's predictions again, with ``{method}`` in it.
     """
     for name, own in records.items():
-        seen: tuple[int, ...] = ()  # the bands of the sky before, which are most likely those of the next
         for record in own:
-            known = _observations(record)
             prints = bands.get(record["item"]["sim"])
-            if known is None or not prints:
-                continue
-            chosen = (seen, *combinations(range(len(prints)), known[0]))
-            found = (c for c in chosen if c and c[-1] < len(prints) and digest([prints[i] for i in c]) == known[1])
-            seen = next(found, ())
-            if not seen:
+            if prints and not set(_observations(record)) <= set(prints):
                 raise UserError(
                     f"The observations of test sim {record['item']['sim']} have changed since the prediction of {name}"
                     f" was made from them; repeat {again.format(method=name)}."
                 )
 
 
-def _observations(record: Mapping[str, Any]) -> list | None:
-    """Return [number of bands, digest] of the observations that a sidecar says were read, if any."""
-    return next((known for label, known in record["inputs"].items() if label.partition("[")[0] == "obs"), None)
+def _observations(record: Mapping[str, Any]) -> list[str]:
+    """Return the fingerprints of the observations that a sidecar says were read."""
+    inputs = record["inputs"].items()
+    return [known for label, files in inputs if label.partition("[")[0] == "obs" for known in files.values()]
 
 
 def rows_of(results: Mapping[str, Result], none: str, *, first: str) -> dict[str, list[Mapping[str, Any]]]:
@@ -322,7 +318,7 @@ class Comparing(Stage):
 
     def found(self, asset: str) -> Iterable[Item]:
         """Results of every method and test sky, or the one model of every method."""
-        if asset == "model_record":
+        if asset == "model":
             return [{"method": name} for name in self.methods]
         sims = range(self.cfg.splits.test)
         return [{"method": m, "split": "test", "sim": sim} for m in self.methods for sim in sims]

@@ -12,7 +12,8 @@ from omegaconf import DictConfig
 from cmbml.analysis.captions import foregrounds_text
 from cmbml.analysis.figures import COLOURS, dl_label, limit_floor, multipole_axis
 from cmbml.analysis.projections import STYLE, draw_images, mollweide_pixels, new_figure
-from cmbml.core.asset import Every, Files, Item
+from cmbml.config.truth import has_foregrounds, has_truth, masked
+from cmbml.core.asset import Every, Files, Item, Optional
 from cmbml.core.stage import Stage
 from cmbml.maps.skymap import SkyMap
 from cmbml.sky import sht
@@ -24,43 +25,54 @@ _COLUMNS = 3
 _GOOD = 2.5  # multipoles of a HEALPix map, in units of nside, up to which the analysis errs by less than a percent
 
 
+def shows_components(cfg: DictConfig) -> bool:
+    """Whether each foreground is there alone."""
+    return has_foregrounds(cfg) and cfg.foregrounds.components
+
+
+def shows_noise(cfg: DictConfig) -> bool:
+    """Whether the noise is there alone."""
+    return cfg.noise.kind != "none" and cfg.foregrounds.components
+
+
 class BandPictures(Stage):
     """The bands of the first test sky, and the spectra of the CMB, the foregrounds and the noise in each of them.
 
     On a masked sky spectra are those of the maps times the mask over <mask^2>: mixed by it, of the right height.
     """
 
-    name, inputs, outputs = "pictures", (Every("obs"),), ("bands_png", "components_png")
+    name = "pictures"
+    inputs = (
+        Every("obs"),
+        Optional("cmb_map", when=has_truth),
+        Optional(Every("foreground"), when=has_foregrounds),
+        Optional(Every("component"), when=shows_components),
+        Optional(Every("noise"), when=shows_noise),
+        Optional("mask", when=masked),
+    )
+    outputs = ("bands_png", "components_png")
     uses = ("sky.nside", "sky.lmax", "sky.fields", "dataset", "instrument.name", "foregrounds.kind",
             "foregrounds.presets", "sims.external")  # fmt: skip
-    reads = ("splits",)
-
-    def __init__(self, config: DictConfig):
-        """Read beside the observations what is there of CMB, foregrounds and mask."""
-        super().__init__(config)
-        self.external = self.cfg.sims.external
-        kinds = {
-            "cmb_map": not self.external or self.external.truth is not None,
-            "foreground": config.foregrounds.kind != "none",
-            "component": config.foregrounds.kind != "none" and config.foregrounds.components,
-            "noise": config.noise.kind != "none" and config.foregrounds.components,
-            "mask": config.mask.kind != "none",
-        }
-        self.more = [name for name, there in kinds.items() if there]
-        self.inputs = (*self.inputs, *(name if name in ("cmb_map", "mask") else Every(name) for name in self.more))
+    reads = ("splits", "foregrounds.components", "noise.kind", "mask.kind")
 
     def items(self) -> Iterable[Item]:
         """The first test sky."""
         return [{"split": "test", "sim": 0}]
 
-    def run(self, item: Item, obs: Files, *more: Files | SkyMap) -> tuple[Figure, Figure]:
-        """Two figures."""
-        given = dict(zip(self.more, more, strict=True))
-        cmb = given.pop("cmb_map", None)
-        cmb = cmb and replace(cmb, data=cmb.select("T"), fields=("T",))
-        mask = given["mask"]["mask"].astype(np.float64) if "mask" in given else np.ones(12 * self.cfg.sky.nside**2)
+    def run(
+        self,
+        item: Item,
+        *,
+        obs: Files,
+        cmb_map: SkyMap | None = None,
+        mask: SkyMap | None = None,
+        **parts: Files,
+    ) -> tuple[Figure, Figure]:
+        """Two figures; ``parts`` are those of foreground, component and noise that are there."""
+        cmb = cmb_map and replace(cmb_map, data=cmb_map.select("T"), fields=("T",))
+        weights = np.ones(12 * self.cfg.sky.nside**2) if mask is None else mask["mask"].astype(np.float64)
         caption = self.caption(item)
-        return sky_figure(cmb, obs, caption), spectra_figure(cmb, obs, given, mask, caption)
+        return sky_figure(cmb, obs, caption), spectra_figure(cmb, obs, parts, weights, caption)
 
     def caption(self, item: Item) -> dict:
         """What stands above the figures."""

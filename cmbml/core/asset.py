@@ -1,7 +1,7 @@
 """Assets: named files whose paths come from one table."""
 
 import string
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,91 @@ from cmbml.core.errors import UserError
 Item = Mapping[str, Any]
 
 
-class Every:
-    """All items of an asset as one input of a stage: ``Every("obs", split="train")``.
+class Source:
+    """One asset as an input of a stage; a plain string in `Stage.inputs` means the asset of the stage's own item.
+
+    Attributes
+    ----------
+    asset : str
+        Name in the table of paths.
+    name : str
+        Keyword under which `Stage.run` gets the value.
+    """
+
+    def __init__(self, asset: str, *, name: str | None = None):
+        self.asset = asset
+        self.name = name or asset
+
+    @property
+    def label(self) -> str:
+        """How the input is called in records and messages."""
+        return self.asset
+
+
+class Every(Source):
+    """All items of an asset as one input of a stage: ``Every("obs", split="train", name="train_obs")``.
 
     Keywords choose among the items of the stage that makes the asset; fields that the reading stage's own item
     shares with them choose as well. Of an asset that no stage of the pipeline makes, the reading stage lists the items
     itself (`cmbml.core.stage.Stage.found`), and those that are ``optional`` are left out when they are not there.
     """
 
-    def __init__(self, asset: str, *, optional: bool = False, **where: Any):
-        self.asset = asset
+    def __init__(self, asset: str, *, name: str | None = None, optional: bool = False, **where: Any):
+        super().__init__(asset, name=name)
         self.optional = optional
         self.where = where
+
+    @property
+    def label(self) -> str:
+        """Name of the asset, and which of its items."""
+        return f"{self.asset}[{','.join(self.where.values())}]" if self.where else self.asset
+
+
+class Record(Every):
+    """The records (`cmbml.core.provenance.Sidecar`) of all items of an asset: ``Record("prediction", optional=True)``.
+
+    The asset is the first output of the stage that made it, beside which its record lies. The keyword is
+    ``{asset}_record`` unless ``name`` says another.
+    """
+
+    def __init__(self, asset: str, *, name: str | None = None, optional: bool = False, **where: Any):
+        super().__init__(asset, name=name or f"{asset}_record", optional=optional, **where)
+
+    @property
+    def label(self) -> str:
+        """Name of the asset, and which of its items."""
+        return f"record of {super().label}"
+
+
+class Optional:
+    """Inputs that a stage reads only under some settings: ``Optional("mask", when=masked)``.
+
+    Parameters
+    ----------
+    sources : str or Source
+        One asset or several.
+    when : callable
+        From the settings that the stage declares (`Stage.cfg`) to whether they are read; `Stage.run` gets no keyword
+        for what is not.
+    """
+
+    def __init__(self, *sources: str | Source, when: Callable[[Any], bool]):
+        self.sources = sources
+        self.when = when
+
+
+Input = str | Source | Optional
+
+
+def sources(inputs: Iterable[Input], cfg: Any) -> tuple[Source, ...]:
+    """Return what is read under some settings, of declared inputs."""
+    found: list[Source] = []
+    for given in inputs:
+        if isinstance(given, Optional):
+            found += sources(given.sources, cfg) if given.when(cfg) else ()
+        else:
+            found.append(Source(given) if isinstance(given, str) else given)
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -43,6 +116,10 @@ class File:
     def write(self, value: Any) -> None:
         """Write the value under a temporary name and rename it."""
         handlers.write(self.path, value)
+
+    def record(self) -> "File":
+        """The record of the item whose first output this is: a hidden file beside it."""
+        return File(self.path.with_name(f".{self.path.name}.json"))
 
     def remove(self) -> None:
         """Delete the file; nothing happens when it is not there."""
@@ -106,3 +183,8 @@ class Assets:
         if "sim" in fields:
             fields["sim"] = f"sim{fields['sim']:04d}"
         return File(Path(self.templates[name].format(**{**self.constants, **fields})))
+
+    def shown(self, file: File) -> str:
+        """Path of a file below the root, as records have it; the whole path of one that lies elsewhere."""
+        root = Path(str(self.constants.get("root", ".")))
+        return str(file.path.relative_to(root) if file.path.is_relative_to(root) else file.path)

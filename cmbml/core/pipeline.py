@@ -12,10 +12,12 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm import tqdm
 
 from cmbml.core import cluster, log
-from cmbml.core.asset import Assets, Every, File, Files, Item
+from cmbml.core.asset import Assets, Every, File, Files, Item, Record, Source
 from cmbml.core.errors import UserError
-from cmbml.core.provenance import Sidecar, changes, damage, digest, environment
+from cmbml.core.provenance import FORM, Sidecar, changes, damage, digest, environment
 from cmbml.core.stage import THREAD_VARIABLES, Outcome, Stage, Work, execute
+
+OLD = "made by cmbml 0.1.0"
 
 
 class Pipeline:
@@ -45,8 +47,11 @@ class Pipeline:
             fields = [field for item in self._items[stage.name][:1] for field in item]
             for name in (*stage.outputs, *stage.scratch) if self._items[stage.name] else ():
                 self.assets.check(name, fields, stage.name)
-            for source in stage.inputs:
-                name = source.asset if isinstance(source, Every) else source
+            named = [source.name for source in stage.sources]
+            if len(set(named)) < len(named):
+                raise UserError(f"Stage {stage.name!r} reads two inputs under one name: {', '.join(named)}.")
+            for source in stage.sources:
+                name = source.asset
                 made_later = [s.name for s in self.stages if name in s.outputs and name not in self.producer]
                 if made_later:
                     raise UserError(
@@ -66,49 +71,52 @@ class Pipeline:
 
     # ---- what an item reads, and its fingerprint
 
-    def _source(self, stage: Stage, item: Item, source: str | Every) -> tuple[File | Files, list]:
-        """Files of one input of an item, with what identifies them: [number of files, digest]."""
-        name = source.asset if isinstance(source, Every) else source
-        maker = self.producer.get(name)
+    def _source(self, stage: Stage, item: Item, source: Source) -> tuple[File | Files, dict[str, str]]:
+        """Files of one input of an item, with the fingerprint of each by its path."""
+        maker = self.producer.get(source.asset)
         if maker is None:
             return self._outside(stage, item, source)
         if isinstance(source, Every):
-            return self._every(maker, name, source, item)
+            return self._every(maker, source, item)
         fields = self._items[maker.name][0] if self._items[maker.name] else {}
         own = {key: item[key] for key in fields if key in item}
         if len(own) < len(fields):
-            raise UserError(f"Stage {stage.name!r} reads one {name!r} for an item that does not say which; use Every.")
-        return self.assets.file(name, own), [1, self.fingerprint(maker, own)]
+            raise UserError(
+                f"Stage {stage.name!r} reads one {source.asset!r} for an item that does not say which; use Every."
+            )
+        file = self.assets.file(source.asset, own)
+        return file, {self.assets.shown(file): self.fingerprint(maker, own)}
 
-    def _outside(self, stage: Stage, item: Item, source: str | Every) -> tuple[File | Files, list]:
+    def _outside(self, stage: Stage, item: Item, source: Source) -> tuple[File | Files, dict[str, str]]:
         """Files that no stage makes, known by size and time: the item's own, or those that the stage has found."""
         if not isinstance(source, Every):
-            file = self.assets.file(source, item)
-            return file, [1, _state(stage, file, item)]
+            file = self.assets.file(source.asset, item)
+            return file, {self.assets.shown(file): _state(stage, file, item)}
         listed = [{**item, **i} for i in stage.found(source.asset) if source.where.items() <= i.items()]
         pairs = [(self.assets.file(source.asset, i), i) for i in listed]
+        pairs = [(file.record() if isinstance(source, Record) else file, i) for file, i in pairs]
         pairs = [(file, i) for file, i in pairs if file.exists() or not source.optional]
-        files, items = tuple(file for file, _ in pairs), tuple(i for _, i in pairs)
-        if not files and not source.optional:
+        if not pairs and not source.optional:
             raise UserError(f"Stage {stage.name!r} reads every {source.asset!r}, and there is none: no stage makes it.")
-        known = [_state(stage, file, i) for file, i in zip(files, items, strict=True)]
-        return Files(files, items), [len(files), digest(known)]
+        known = {self.assets.shown(file): _state(stage, file, i) for file, i in pairs}
+        return Files(tuple(file for file, _ in pairs), tuple(i for _, i in pairs)), known
 
-    def _every(self, maker: Stage, name: str, source: Every, item: Item) -> tuple[Files, list]:
+    def _every(self, maker: Stage, source: Every, item: Item) -> tuple[Files, dict[str, str]]:
         fields = self._items[maker.name][0] if self._items[maker.name] else {}
         where = {**{k: v for k, v in item.items() if k in fields}, **source.where}
-        key = (name, *sorted(where.items()))
+        key = (source.asset, *sorted(where.items()))
         if key not in self._groups:
             chosen = [i for i in self._items[maker.name] if all(i[k] == v for k, v in where.items())]
-            files = Files(tuple(self.assets.file(name, i) for i in chosen), tuple(chosen))
-            self._groups[key] = files, [len(chosen), digest([self.fingerprint(maker, i) for i in chosen])]
+            files = [self.assets.file(source.asset, i) for i in chosen]
+            known = {self.assets.shown(file): self.fingerprint(maker, i) for file, i in zip(files, chosen, strict=True)}
+            self._groups[key] = Files(tuple(files), tuple(chosen)), known
         return self._groups[key]
 
     def fingerprint(self, stage: Stage, item: Item) -> str:
         """Hash of all that decides the outputs of an item."""
         key = (stage.name, *item.values())
         if key not in self._fingerprints:
-            known = [self._source(stage, item, source)[1] for source in stage.inputs]
+            known = {s.label: list(self._source(stage, item, s)[1].values()) for s in stage.sources}
             self._fingerprints[key] = digest(stage.name, stage.version, stage.settings, item, known)
         return self._fingerprints[key]
 
@@ -122,43 +130,44 @@ class Pipeline:
         }
 
     def _work(self, stage: Stage, item: Item, forced: bool, causes: dict[str, str]) -> Work:
-        names = [s.asset if isinstance(s, Every) else s for s in stage.inputs]
-        labels = [
-            f"{n}[{','.join(s.where.values())}]" if isinstance(s, Every) and s.where else n
-            for n, s in zip(names, stage.inputs, strict=True)
-        ]
-        sources = [self._source(stage, item, source) for source in stage.inputs]
-        known = {label: ident for label, (_, ident) in zip(labels, sources, strict=True)}
+        found = {source: self._source(stage, item, source) for source in stage.sources}
+        known = {source.label: files for source, (_, files) in found.items()}
         outputs = tuple(self.assets.file(name, item) for name in stage.outputs)
         fingerprint = self.fingerprint(stage, item)
         record = Sidecar.read(Sidecar.path(outputs))
         if record is None:
             why = "not made yet"
+        elif record.form != FORM:
+            why = OLD
         elif record.fingerprint != fingerprint:
-            why = self._cause(stage, record, known, dict(zip(labels, names, strict=True)), causes)
+            why = self._cause(stage, record, known, causes)
             causes.setdefault(stage.name, why)
         else:
             why = "forced" if forced else damage(outputs, record.outputs)
         return Work(
-            item, fingerprint, tuple(s for s, _ in sources), known, outputs,
-            {name: self.assets.file(name, item) for name in stage.scratch}, why,
-        )  # fmt: skip
+            item=item,
+            fingerprint=fingerprint,
+            inputs={source.name: files for source, (files, _) in found.items()},
+            inputs_known=known,
+            outputs=outputs,
+            scratch={name: self.assets.file(name, item) for name in stage.scratch},
+            why=why,
+        )
 
-    def _cause(
-        self, stage: Stage, record: Sidecar, known: dict[str, list], names: dict[str, str], causes: dict[str, str]
-    ) -> str:
+    def _cause(self, stage: Stage, record: Sidecar, known: dict[str, dict[str, str]], causes: dict[str, str]) -> str:
         """Why a finished item has another fingerprint now: its settings, its version, or what it reads."""
         own = changes(record.settings, stage.settings)
         if record.version != stage.version:
             own.append(f"version {record.version} -> {stage.version}")
         if own:
             return ", ".join(own)
-        for label, (n, ident) in known.items():
-            old_n, old_ident = record.inputs.get(label, [0, None])
-            if old_n != n:
-                return f"{label}: {old_n} -> {n} items"
-            if old_ident != ident:
-                maker = self.producer.get(names[label])
+        makers = {source.label: self.producer.get(source.asset) for source in stage.sources}
+        for label, files in known.items():
+            old = record.inputs.get(label, {})
+            if len(old) != len(files):
+                return f"{label}: {len(old)} -> {len(files)} items"
+            if list(old.values()) != list(files.values()):
+                maker = makers[label]
                 return causes.get(maker.name, f"{label} changed") if maker else f"{label} changed"
         return "made under another name"
 
@@ -175,8 +184,8 @@ class Pipeline:
     def _refuse_stale_inputs(self, stages: Sequence[Stage], plan: dict[str, list[Work]]) -> None:
         chosen = {stage.name for stage in stages}
         for stage in stages:
-            for source in stage.inputs if any(w.why for w in plan[stage.name]) else ():
-                name = source.asset if isinstance(source, Every) else source
+            for source in stage.sources if any(w.why for w in plan[stage.name]) else ():
+                name = source.asset
                 maker = self.producer.get(name)
                 stale = [w for w in plan[maker.name] if w.why] if maker and maker.name not in chosen else []
                 if stale:
@@ -185,6 +194,15 @@ class Pipeline:
                         f"Stage {stage.name!r} reads {path}, which is not up to date ({stale[0].why}), and stage"
                         f" {maker.name!r} is not selected; add it to run.only or leave it out."
                     )
+
+    def _refuse_old(self, plan: dict[str, list[Work]]) -> None:
+        """Refuse data of an earlier version, which would all be made anew."""
+        old = [work.outputs[0].path for works in plan.values() for work in works if work.why == OLD]
+        if old:
+            raise UserError(
+                f"{len(old)} items of this dataset were made by cmbml 0.1.0, whose records are read no more"
+                f" ({old[0]} is the first); give the dataset another name, or remove its folder to make it anew."
+            )
 
     # ---- doing it
 
@@ -201,6 +219,7 @@ class Pipeline:
         stages = self.selected(only=only, start=start, force=force)
         plan = self.plan(force)
         self._refuse_stale_inputs(stages, plan)
+        self._refuse_old(plan)
         if dry:
             self._report_dry(stages, plan, workers)
             return

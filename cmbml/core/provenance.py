@@ -17,6 +17,7 @@ from typing import Any
 
 from cmbml.core.asset import File
 
+FORM = 2  # of the records that are written
 PACKAGES = ("cmbml", "numpy", "scipy", "healpy", "ducc0", "lenspyx", "camb", "astropy", "torch", "hydra-core")
 
 
@@ -38,7 +39,8 @@ class Sidecar:
     """Record of one finished item of one stage; written last, next to its first output.
 
     ``peak_gb`` is the most memory that the process held while it worked on the item, in 10^9 bytes, and None where the
-    system does not tell; what its child processes held is not in it.
+    system does not tell; what its child processes held is not in it. ``inputs`` has, for each input, the files that
+    were read with the fingerprints that they had. ``form`` is that of the record itself: 1 was written by cmbml 0.1.0.
     """
 
     stage: str
@@ -46,7 +48,7 @@ class Sidecar:
     item: dict[str, Any]
     fingerprint: str
     settings: dict[str, Any]
-    inputs: dict[str, list]
+    inputs: dict[str, dict[str, str]]
     outputs: dict[str, int]
     seeds: list[str]
     seconds: float
@@ -54,11 +56,12 @@ class Sidecar:
     git: dict[str, Any]
     packages: dict[str, str]
     peak_gb: float | None = None
+    form: int = 1
 
     @staticmethod
     def path(outputs: Sequence[File]) -> Path:
         """Hidden file beside the first output."""
-        return outputs[0].path.with_name(f".{outputs[0].path.name}.json")
+        return outputs[0].record().path
 
     @classmethod
     def read(cls, path: Path) -> "Sidecar | None":

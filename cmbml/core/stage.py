@@ -11,7 +11,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from cmbml.core import handlers, memory, provenance
-from cmbml.core.asset import Every, File, Files, Item
+from cmbml.core.asset import File, Files, Input, Item, sources
 from cmbml.core.errors import UserError
 from cmbml.core.provenance import Sidecar, flatten
 from cmbml.core.seeds import rng_for
@@ -27,8 +27,9 @@ class Stage:
     ----------
     name : str
         What users type in ``run.only``.
-    inputs : tuple of str or Every
-        Assets whose values `run` gets, in this order. An `Every` arrives as a `Files` sequence.
+    inputs : tuple of str, Every, Record or Optional
+        Assets whose values `run` gets as keywords, each under its name. An `Every` arrives as a `Files` sequence; what
+        is `Optional` arrives only under the settings that its function names.
     outputs : tuple of str
         Assets whose values `run` returns: one value, or a tuple in this order.
     uses : tuple of str
@@ -45,7 +46,7 @@ class Stage:
     """
 
     name: ClassVar[str]
-    inputs: ClassVar[tuple[str | Every, ...]] = ()
+    inputs: ClassVar[tuple[Input, ...]] = ()
     outputs: ClassVar[tuple[str, ...]]
     uses: ClassVar[tuple[str, ...]] = ()
     reads: ClassVar[tuple[str, ...]] = ()
@@ -57,6 +58,7 @@ class Stage:
         """Keep the declared keys of the configuration, and no other: what is not declared cannot be read."""
         self.cfg = self._restrict(config, (*self.uses, *self.reads))
         self.settings = flatten(OmegaConf.to_container(self._restrict(config, self.uses), resolve=True))
+        self.sources = sources(self.inputs, self.cfg)
         self.seeds: list[str] = []
 
     def _restrict(self, config: DictConfig, keys: Sequence[str]) -> DictConfig:
@@ -83,8 +85,8 @@ class Stage:
         """What a user is told of a file that this stage reads, that no stage makes and that is not there."""
         return f"Stage {self.name!r} reads {file.path}, which is missing and which no stage makes."
 
-    def run(self, item: Item, *inputs: Any) -> Any:
-        """Compute the outputs of one item from the values of its inputs."""
+    def run(self, item: Item, **inputs: Any) -> Any:
+        """Compute the outputs of one item from the values of its inputs, which are named as their assets are."""
         raise NotImplementedError
 
     def cost(self) -> tuple[float, float]:
@@ -114,8 +116,8 @@ class Work:
 
     item: Item
     fingerprint: str
-    inputs: tuple[File | Files, ...]
-    inputs_known: dict[str, list]
+    inputs: Mapping[str, File | Files]
+    inputs_known: dict[str, dict[str, str]]
     outputs: tuple[File, ...]
     scratch: Mapping[str, File]
     why: str
@@ -162,8 +164,8 @@ def _execute(stage: Stage, work: Work, fresh: bool, start: float) -> None:
             file.remove()
     stage.seeds = []
     memory.forget_peak()
-    values = [source.read() if isinstance(source, File) else source for source in work.inputs]
-    made = stage.run(work.item, *values, **({"scratch": work.scratch} if work.scratch else {}))
+    values = {name: source.read() if isinstance(source, File) else source for name, source in work.inputs.items()}
+    made = stage.run(work.item, **values, **({"scratch": work.scratch} if work.scratch else {}))
     made = made if isinstance(made, tuple) else (made,)
     for file, value in zip(work.outputs, made, strict=True):
         file.write(value)
@@ -178,6 +180,7 @@ def _execute(stage: Stage, work: Work, fresh: bool, start: float) -> None:
         seeds=stage.seeds,
         seconds=round(time.perf_counter() - start, 3),
         peak_gb=memory.peak_gb(),
+        form=provenance.FORM,
         **provenance.environment(),
     )
     with handlers.atomic(sidecar) as tmp:

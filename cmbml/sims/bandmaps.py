@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 
 import numpy as np
-from omegaconf import DictConfig
 
-from cmbml.core.asset import Item
+from cmbml.config.truth import has_foregrounds
+from cmbml.core.asset import Item, Optional
 from cmbml.core.stage import SimStage
 from cmbml.maps.skymap import SkyMap
 from cmbml.sims.noise import NoiseMaps
@@ -15,13 +15,15 @@ from cmbml.sky import sht
 class CmbMap(SimStage):
     """The lensed CMB without beam and noise: the truth that methods are measured against."""
 
-    name, inputs, outputs = "cmb_map", ("lensed_alm",), ("cmb_map",)
+    name = "cmb_map"
+    inputs = ("lensed_alm",)
+    outputs = ("cmb_map",)
     uses = ("sky.nside", "sky.lmax", "sky.fields")
 
-    def run(self, item: Item, lensed: dict[str, np.ndarray]) -> SkyMap:
+    def run(self, item: Item, *, lensed_alm: dict[str, np.ndarray]) -> SkyMap:
         """Map of `sky.fields`, uK_CMB, RING."""
         sky = self.cfg.sky
-        maps = cmb_maps(lensed, tuple(sky.fields), np.ones(sky.lmax + 1), sky.nside)
+        maps = cmb_maps(lensed_alm, tuple(sky.fields), np.ones(sky.lmax + 1), sky.nside)
         return SkyMap(maps, tuple(sky.fields), "uK_CMB", 0.0, sky.lmax, "lensed CMB")
 
     def cost(self) -> tuple[float, float]:
@@ -33,29 +35,30 @@ class CmbMap(SimStage):
 class ObserveBands(NoiseMaps):
     """What a band sees of a sky: CMB and foregrounds with its beam, and noise."""
 
-    name, inputs, outputs = "observe", ("lensed_alm",), ("obs",)
+    name = "observe"
+    inputs = ("lensed_alm", *NoiseMaps.inputs, Optional("foreground", when=has_foregrounds))
+    outputs = ("obs",)
     uses = (*NoiseMaps.uses, "foregrounds.kind")
-
-    def __init__(self, config: DictConfig):
-        """Read the foregrounds if there are any, after the variances if there are any."""
-        super().__init__(config)
-        self.uneven, self.foregrounds = len(self.inputs) > 1, config.foregrounds.kind != "none"
-        if self.foregrounds:
-            self.inputs = (*self.inputs, "foreground")
 
     def items(self) -> Iterable[Item]:
         """One item a sky and band."""
         return self.bands_of_skies()
 
-    def run(self, item: Item, lensed: dict[str, np.ndarray], *more: SkyMap) -> SkyMap:
+    def run(
+        self,
+        item: Item,
+        *,
+        lensed_alm: dict[str, np.ndarray],
+        variance: SkyMap | None = None,
+        foreground: SkyMap | None = None,
+    ) -> SkyMap:
         """Map of the band's fields, uK_CMB, RING."""
-        variance = more[0] if self.uneven else None
-        maps = cmb_maps(lensed, self.fields(item), self.beam(item), self.cfg.sky.nside)
+        maps = cmb_maps(lensed_alm, self.fields(item), self.beam(item), self.cfg.sky.nside)
         maps += self.noise(item, variance)
         note = f"lensed CMB, {self.cfg.noise.kind} noise"
-        if self.foregrounds:
-            maps += more[-1].select(self.fields(item))
-            note += f", {more[-1].note}"
+        if foreground is not None:
+            maps += foreground.select(self.fields(item))
+            note += f", {foreground.note}"
         return self.skymap(item, maps, note)
 
 

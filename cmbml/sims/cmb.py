@@ -15,10 +15,12 @@ class Cmb(SimStage):
     primordial B of the tensors is in both skies.
     """
 
-    name, inputs, outputs = "cmb", ("cls",), ("unlensed_alm", "lensed_alm")
+    name = "cmb"
+    inputs = ("cls",)
+    outputs = ("unlensed_alm", "lensed_alm")
     uses = ("sky.seed", "sky.lmax", "sky.margin")
 
-    def run(self, item: Item, cls: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    def run(self, item: Item, *, cls: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Dictionaries of alms: T, E, B (uK_CMB), phi and kappa of the unlensed sky; T, E, B of the lensed one."""
         sky = self.cfg.sky
         rngs = {x: self.rng(f"cmb/{x}", sky.seed, item["split"], item["sim"]) for x in ("T", "E", "B", "phi")}

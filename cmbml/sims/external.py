@@ -9,9 +9,9 @@ import numpy as np
 from omegaconf import DictConfig
 
 from cmbml.config.resolvers import matching
-from cmbml.core.asset import Item
+from cmbml.config.truth import masked
+from cmbml.core.asset import Item, Optional
 from cmbml.core.errors import UserError
-from cmbml.core.masked import Masked
 from cmbml.maps.foreign import ordering, read_map
 from cmbml.maps.skymap import SkyMap
 from cmbml.sims.bands import SKY, BandStage
@@ -22,15 +22,15 @@ OF_CMB = ("K_CMB", "mK_CMB", "uK_CMB")
 UNITS = (*OF_CMB, "K_RJ", "mK_RJ", "uK_RJ", "MJy/sr")
 
 
-class ExternalMaps(Masked, BandStage):
+class ExternalMaps(BandStage):
     """A stage that brings files of others into the dataset; the mask says which of their pixels may be empty."""
 
     uses = SKY
     reads = (
         *BandStage.reads, "instrument.table", "instrument.min_fwhm_pixels", "instrument.fwhm_arcmin", "sims.external",
-        "system.root", "dataset",
+        "system.root", "dataset", "mask.kind",
     )  # fmt: skip
-    masked_inputs = ("mask",)
+    inputs = (Optional("mask", when=masked),)
 
     def __init__(self, config: DictConfig):
         """Refuse settings that no external map can follow."""
@@ -138,7 +138,7 @@ class Truth(ExternalMaps):
         """One item a sky, or none."""
         return self.skies() if "truth" in self.files else []
 
-    def run(self, item: Item, mask: SkyMap | None = None) -> tuple[SkyMap, dict[str, np.ndarray]]:
+    def run(self, item: Item, *, mask: SkyMap | None = None) -> tuple[SkyMap, dict[str, np.ndarray]]:
         """Map of `sky.fields`, uK_CMB, RING; and the alms of T, E and B, as far as it has T, and Q with U."""
         given, sky = self.cfg.sims.external, self.cfg.sky
         factors = {unit: conversion(unit, "uK_CMB", 100.0) for unit in OF_CMB}  # the same at all frequencies
@@ -163,7 +163,7 @@ class Observations(ExternalMaps):
         """One item a sky and band."""
         return self.bands_of_skies()
 
-    def run(self, item: Item, mask: SkyMap | None = None) -> SkyMap:
+    def run(self, item: Item, *, mask: SkyMap | None = None) -> SkyMap:
         """Map of the band's fields, uK_CMB, RING."""
         factors = {unit: conversion(unit, "uK_CMB", *self.bandpass(item)) for unit in UNITS}
         data, note = self.read(self.checked(item["band"], item), self.fields(item), factors, "unit", mask)

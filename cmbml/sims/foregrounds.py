@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from cmbml.core.asset import Every, Files, Item
+from cmbml.core.asset import Every, Files, Item, Optional
 from cmbml.core.errors import UserError
 from cmbml.core.stage import Stage
 from cmbml.maps.skymap import SkyMap
@@ -17,6 +17,16 @@ from cmbml.sky import foregrounds, masks, synthetic
 
 _DUST_GHZ = 353.0
 _COUNT = 5  # maps of the component that has most, dust
+
+
+def synthetic_templates(cfg: DictConfig) -> bool:
+    """Whether the foregrounds are made of synthetic templates."""
+    return cfg.foregrounds.kind == "synthetic"
+
+
+def follows_synthetic_dust(cfg: DictConfig) -> bool:
+    """Whether the mask is cut along the dust, and that is a synthetic template."""
+    return cfg.mask.kind == "galactic" and synthetic_templates(cfg)
 
 
 class Templates(Stage):
@@ -50,16 +60,12 @@ class Foregrounds(BandStage):
     unless `foregrounds.vary` gives amplitudes and spectral indices a scatter from sky to sky.
     """
 
-    name, outputs = "foregrounds", ("foreground",)
+    name = "foregrounds"
+    inputs = (Optional(Every("template"), when=synthetic_templates),)
+    outputs = ("foreground",)
     uses = (*BandStage.uses, "foregrounds.kind", "foregrounds.presets", "foregrounds.nside_sky", "foregrounds.vary",
             "sky.seed")  # fmt: skip
     reads = (*BandStage.reads, "foregrounds.folder", "foregrounds.components")
-
-    def __init__(self, config: DictConfig):
-        """Read the templates if there are any."""
-        super().__init__(config)
-        if config.foregrounds.kind == "synthetic":
-            self.inputs = (Every("template"),)
 
     def items(self) -> Iterable[Item]:
         """One item a band, or a sky and band; none without foregrounds."""
@@ -67,11 +73,11 @@ class Foregrounds(BandStage):
             return []
         return self.bands_of_skies() if any(self.cfg.foregrounds.vary.values()) else self.bands()
 
-    def run(self, item: Item, templates: Files | None = None) -> SkyMap:
+    def run(self, item: Item, *, template: Files | None = None) -> SkyMap:
         """Map of the band's fields, uK_CMB, RING, with the band's beam."""
         freqs, weights = self.bandpass(item)
         beam, n = self.beam(item), len(self.fields(item))
-        seen = told(foregrounds.evaluate, self.emission(item, templates), freqs, weights)[:n]
+        seen = told(foregrounds.evaluate, self.emission(item, template), freqs, weights)[:n]
         maps = foregrounds.smoothed(seen, beam, nside=self.cfg.sky.nside)
         return self.skymap(item, maps, f"{self.origin()} foregrounds: {', '.join(self.components(item))}")
 
@@ -119,16 +125,11 @@ class Components(Foregrounds):
 class SkyMask(Mask):
     """The mask of a many-band dataset, which beside those of `Mask` may follow the dust (``mask.kind=galactic``)."""
 
+    inputs = (Optional(Every("template", name="dust", component="dust"), when=follows_synthetic_dust),)
     uses = (*Mask.uses, "foregrounds.kind", "foregrounds.presets", "foregrounds.nside_sky")
     reads = ("foregrounds.folder",)
 
-    def __init__(self, config: DictConfig):
-        """Read the template of the dust if there is one."""
-        super().__init__(config)
-        if config.mask.kind == "galactic" and config.foregrounds.kind == "synthetic":
-            self.inputs = (Every("template", component="dust"),)
-
-    def run(self, item: Item, dust: Files | None = None) -> SkyMap:
+    def run(self, item: Item, *, dust: Files | None = None) -> SkyMap:
         """Map ``mask``, RING, without unit and beam."""
         cfg = self.cfg
         if cfg.mask.kind != "galactic":

@@ -16,18 +16,20 @@ class Label(SimStage):
     one, both with the beam of the observation.
     """
 
-    name, inputs, outputs = "label", ("unlensed_alm", "lensed_alm"), ("label",)
+    name = "label"
+    inputs = ("unlensed_alm", "lensed_alm")
+    outputs = ("label",)
     uses = ("delens.label", "instrument.fwhm_arcmin", "sky.nside", "sky.lmax")
     reads = ("splits", "delens.field", "delens.target")  # which make the label
 
-    def run(self, item: Item, unlensed: dict[str, np.ndarray], lensed: dict[str, np.ndarray]) -> SkyMap:
+    def run(self, item: Item, *, unlensed_alm: dict[str, np.ndarray], lensed_alm: dict[str, np.ndarray]) -> SkyMap:
         """Map of one field, uK_CMB or without unit, RING."""
         sky, label = self.cfg.sky, self.cfg.delens.label
         if label == "kappa":
-            data = sht.synthesis(unlensed["kappa"].astype(complex), sky.nside)
+            data = sht.synthesis(unlensed_alm["kappa"].astype(complex), sky.nside)
             return SkyMap(data[None], ("kappa",), "1", 0.0, sky.lmax, "lensing convergence")
         target, field = label.split("_")
-        alms = {x: unlensed[x] if target == "unlensed" else lensed[x] - unlensed[x] for x in lensed}
+        alms = {x: unlensed_alm[x] if target == "unlensed" else lensed_alm[x] - unlensed_alm[x] for x in lensed_alm}
         fwhm_arcmin = self.cfg.instrument.fwhm_arcmin
         data = field_map(alms, field, nside=sky.nside, fwhm_arcmin=fwhm_arcmin)
         return SkyMap(data[None], (field,), "uK_CMB", fwhm_arcmin, sky.lmax, f"{target} CMB without noise")

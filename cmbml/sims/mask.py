@@ -17,7 +17,7 @@ class Mask(Stage):
     """Weights of the pixels, 0 to 1: a band around the equator or a map of one's own, tapered at its border.
 
     One mask serves all skies. On the full sky there is none, and whoever would read it does without
-    (`cmbml.core.masked.Masked`). A file is known by its name: after changing its pixels, force this stage.
+    (`cmbml.core.asset.Optional`). A file is known by its name: after changing its pixels, force this stage.
     """
 
     name, outputs = "mask", ("mask",)

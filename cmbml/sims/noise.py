@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from omegaconf import DictConfig
 
-from cmbml.core.asset import Item
+from cmbml.config.truth import has_uneven_noise
+from cmbml.core.asset import Item, Optional
 from cmbml.core.errors import UserError
 from cmbml.maps.skymap import SkyMap
 from cmbml.sims.bands import INSTRUMENT, BandStage, told
@@ -14,8 +14,6 @@ from cmbml.sims.variance import read_variance
 from cmbml.sky import noise
 from cmbml.sky.instrument import Band
 from cmbml.sky.units import conversion
-
-UNEVEN = ("scan", "variance_map")  # kinds of noise whose pixels have variances of their own
 
 
 class Variance(BandStage):
@@ -30,7 +28,7 @@ class Variance(BandStage):
 
     def items(self) -> Iterable[Item]:
         """One item a band, where the noise is uneven."""
-        return self.bands() if self.cfg.noise.kind in UNEVEN else []
+        return self.bands() if has_uneven_noise(self.cfg) else []
 
     def run(self, item: Item) -> SkyMap:
         """Maps of the variances of the band's fields, uK_CMB^2, RING."""
@@ -61,22 +59,18 @@ class Variance(BandStage):
 class NoiseMaps(BandStage):
     """The noise of each sky and band alone, as it is in the observation; on request (`foregrounds.components`)."""
 
-    name, outputs = "noise", ("noise",)
+    name = "noise"
+    inputs = (Optional("variance", when=has_uneven_noise),)
+    outputs = ("noise",)
     uses = (*BandStage.uses, "noise.kind", "noise.factor", "noise.knee", "sky.seed")
     reads = (*BandStage.reads, "foregrounds.components")
-
-    def __init__(self, config: DictConfig):
-        """Read the variances of the pixels where they differ."""
-        super().__init__(config)
-        if config.noise.kind in UNEVEN:
-            self.inputs = (*self.inputs, "variance")
 
     def items(self) -> Iterable[Item]:
         """One item a sky and band, if components are asked for and there is noise."""
         wanted = self.cfg.foregrounds.components and self.cfg.noise.kind != "none"
         return self.bands_of_skies() if wanted else []
 
-    def run(self, item: Item, variance: SkyMap | None = None) -> SkyMap:
+    def run(self, item: Item, *, variance: SkyMap | None = None) -> SkyMap:
         """Map of the band's fields, uK_CMB, RING."""
         return self.skymap(item, self.noise(item, variance), f"{self.cfg.noise.kind} noise")
 

@@ -2,31 +2,33 @@
 
 import numpy as np
 
-from cmbml.core.asset import Item
-from cmbml.core.masked import Masked
+from cmbml.config.truth import masked
+from cmbml.core.asset import Item, Optional
 from cmbml.core.stage import SimStage
 from cmbml.maps.skymap import SkyMap
 from cmbml.sky import sht
 from cmbml.sky.observe import observe
 
 
-class Observe(Masked, SimStage):
+class Observe(SimStage):
     """Beam, HEALPix sampling, white noise after the beam, analysis to `sky.lmax`; scalar E and B beside T, Q, U.
 
     The noisy T, Q and U are multiplied by the mask before the analysis, so that E and B are those of the masked sky.
     """
 
-    name, inputs, outputs = "observe", ("lensed_alm",), ("obs", "obs_alm")
-    masked_inputs = ("mask",)
+    name = "observe"
+    inputs = ("lensed_alm", Optional("mask", when=masked))
+    outputs = ("obs", "obs_alm")
     uses = ("instrument", "sky.seed", "sky.nside", "sky.lmax", "sky.fields")
+    reads = ("splits", "mask.kind")
 
     def run(
-        self, item: Item, lensed: dict[str, np.ndarray], mask: SkyMap | None = None
+        self, item: Item, *, lensed_alm: dict[str, np.ndarray], mask: SkyMap | None = None
     ) -> tuple[SkyMap, dict[str, np.ndarray]]:
         """Observed maps of `sky.fields`, uK_CMB, RING, and the alms found in them, with the beam."""
         sky, instrument = self.cfg.sky, self.cfg.instrument
         maps, alms = observe(
-            {x: alm.astype(complex) for x, alm in lensed.items()},
+            {x: alm.astype(complex) for x, alm in lensed_alm.items()},
             nside=sky.nside,
             lmax=sky.lmax,
             fwhm_arcmin=instrument.fwhm_arcmin,

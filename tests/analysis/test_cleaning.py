@@ -74,7 +74,7 @@ GOOD = MASK["mask"] > 0.5
 
 def measure(prediction: SkyMap, *, cmb: SkyMap = CMB, alms: dict = ALMS) -> tuple[dict, dict]:
     """Rows by (field, form, area), and spectra."""
-    rows, cls = cleaning.Measure(config()).run(TEST, prediction, cmb, alms, MASK)
+    rows, cls = cleaning.Measure(config()).run(TEST, prediction=prediction, cmb_map=cmb, lensed_alm=alms, mask=MASK)
     return {(row["field"], row["form"], row["area"]): row for row in rows}, cls
 
 

@@ -19,7 +19,8 @@ def panels(figure) -> list:
 
 def test_pictures_show_truth_prediction_and_difference():
     prediction = sky(noisy(60.0, "TQU"), "TQU", 60.0)
-    skies, zoom, residual = cleaning.Pictures(config(field="TQU")).run(TEST, prediction, CMB, ALMS, MASK)
+    given = {"prediction": prediction, "cmb_map": CMB, "lensed_alm": ALMS, "mask": MASK}
+    skies, zoom, residual = cleaning.Pictures(config(field="TQU")).run(TEST, **given)
     truth = without_dipole(maps(ALMS, "T", 60)[0], GOOD)
     for figure in (skies, zoom):
         shown = [axis.images[0] for axis in panels(figure)]
@@ -40,9 +41,9 @@ def test_without_a_truth_nothing_is_measured_and_the_prediction_is_drawn_alone()
     cfg = config(truth=None)
     assert list(cleaning.Measure(cfg).items()) == list(cleaning.Summary(cfg).items()) == []
     stage = cleaning.Pictures(cfg)
-    assert stage.inputs == ("prediction", "mask")
+    assert [source.asset for source in stage.sources] == ["prediction", "mask"]
     assert len(list(stage.items())) == 2
-    figures = stage.run(TEST, sky(noisy(60.0) + 1000, "T", 60.0), MASK)
+    figures = stage.run(TEST, prediction=sky(noisy(60.0) + 1000, "T", 60.0), mask=MASK)
     assert len(figures) == len(stage.outputs) == 2
     (image,) = [axis.images[0] for axis in panels(figures[0])]
     assert abs(image.get_array().mean()) < 10
@@ -76,7 +77,7 @@ def test_what_is_left_is_drawn_where_it_is_known_and_grey_under_the_mask():
     left = sky(data, ("T_foregrounds", "T_noise"), 60.0)
     stage = cleaning.ResidualPictures(config())
     assert len(list(stage.items())) == 2
-    figure = stage.run(TEST, left, MASK)
+    figure = stage.run(TEST, residuals=left, mask=MASK)
     first, second = (axis.images[0] for axis in panels(figure))
     figure.draw_without_rendering()
     assert first.norm.vmax == second.norm.vmax
@@ -89,7 +90,7 @@ def test_what_is_left_is_drawn_where_it_is_known_and_grey_under_the_mask():
 
 def test_curves_of_a_network_mark_its_best_epoch():
     rows = [{"epoch": i, "train_loss": 3.0 - i, "valid_loss": v, "lr": 0.1} for i, v in enumerate((3.0, 1.5, 2.0))]
-    figure = cleaning.Curves(config()).run({}, rows)
+    figure = cleaning.Curves(config()).run({}, history=rows)
     assert "best: epoch 1, 1.5" in figure.axes[0].get_legend_handles_labels()[1]
     assert "method mine" in figure.get_suptitle()
     figure.draw_without_rendering()

@@ -195,7 +195,7 @@ def test_missing_file_that_no_stage_makes(tmp_path):
 def test_every_streams_in_order_and_reads_nothing_before_it_is_asked(tmp_path):
     toy(tmp_path).run(only=["noise", "twice"])
     work = toy(tmp_path).plan()["mean"][0]
-    files = work.inputs[0]
+    files = work.inputs["twice"]
     assert [i["sim"] for i in files.items] == [0, 1, 2]
     assert Every("twice", split="train").where == {"split": "train"}
     files.files[2].path.unlink()
@@ -264,7 +264,7 @@ def test_a_found_file_that_is_optional_may_be_missing_and_counts_as_soon_as_it_i
     def sims():
         return [row["sim"] for row in File(tmp_path / "mean.csv").read()]
 
-    assert optional().plan()["listing"][0].inputs[0].items == ()  # not even one has to be there
+    assert optional().plan()["listing"][0].inputs["twice"].items == ()  # not even one has to be there
     toy(tmp_path).run(only=["noise", "twice"])
     late = tmp_path / "Test" / "sim0001" / "twice.npz"
     value = File(late).read()

@@ -69,13 +69,15 @@ def predicted(cfg, lensed, foreground: float) -> SkyMap:
     for band in bands:
         data = foreground * rng.normal(size=(len(observe.fields(band)), 12 * NSIDE**2))
         maps["foreground"].append(observe.skymap(band, data, ""))
-        if "variance" in stage.more:
+        if cfg.noise.kind == "scan":
             maps["variance"].append(Variance(cfg).run(band))
-    read = [[maps[name][i] for name in reversed(stage.more)] for i in range(len(bands))]  # the variance first
+    maps = {name: own for name, own in maps.items() if own}
+    read = [{name: own[i] for name, own in maps.items()} for i in range(len(bands))]
     items = [{**ITEM, **band} for band in bands]
-    seen = [observe.run(item, lensed, *parts) for item, parts in zip(items, read, strict=True)]
+    seen = [observe.run(item, lensed_alm=lensed, **parts) for item, parts in zip(items, read, strict=True)]
     cls = {f"lensed_{x}{x}": CL for x in "teb"}
-    return stage.run(ITEM, cls, lensed, Held(seen, items), *(Held(maps[name], bands) for name in stage.more))
+    parts = {name: Held(own, bands) for name, own in maps.items()}
+    return stage.run(ITEM, cls=cls, lensed_alm=lensed, obs=Held(seen, items), **parts)
 
 
 @pytest.mark.parametrize(("field", "noise"), [("T", "white"), ("E", "scan"), ("B", "white"), ("TQU", "white")])
@@ -107,7 +109,9 @@ def test_perfect_ilc_is_the_truth_at_a_beam(changed, lensed):
     cmb = SkyMap(np.zeros((3, 12 * NSIDE**2)), ("T", "Q", "U"), "uK_CMB", 0.0, LMAX)
 
     def found(own=0.0, **settings):
-        return PerfectIlc(changed(**settings)).run(ITEM, lensed, dataclasses.replace(cmb, fwhm_arcmin=own))
+        return PerfectIlc(changed(**settings)).run(
+            ITEM, lensed_alm=lensed, cmb_map=dataclasses.replace(cmb, fwhm_arcmin=own)
+        )
 
     for asked, own, beam in (
         (None, 0.0, 300.0),  # the finest of the instrument

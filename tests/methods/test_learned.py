@@ -72,7 +72,7 @@ def by_healpy(alms: dict, fwhm_arcmin: float) -> np.ndarray:
 def test_target_is_the_truth_at_its_beam(changed, own, asked, carried, field, rows):
     alms = drawn(0)  # which have the beam `own` already; 300 and 400 arcmin are 500 together
     cmb = SkyMap(np.zeros((3, 12 * NSIDE**2)), ("T", "Q", "U"), "uK_CMB", own, LMAX)
-    made = Target(changed(field=field, clean__target_fwhm_arcmin=asked)).run({}, alms, cmb)
+    made = Target(changed(field=field, clean__target_fwhm_arcmin=asked)).run({}, lensed_alm=alms, cmb_map=cmb)
     assert (made.fields, made.fwhm_arcmin) == (tuple(field), asked or own)
     np.testing.assert_allclose(made.data, by_healpy(alms, asked if own == 0 else carried)[rows], atol=1e-4)
 
@@ -80,7 +80,7 @@ def test_target_is_the_truth_at_its_beam(changed, own, asked, carried, field, ro
 def test_targets_that_there_are_not_are_refused(changed):
     cmb = SkyMap(np.zeros((3, 12 * NSIDE**2)), ("T", "Q", "U"), "uK_CMB", 300.0, LMAX)
     with pytest.raises(UserError, match=r"clean.target_fwhm_arcmin=200.0 is finer than the 300.0"):
-        Target(changed(clean__target_fwhm_arcmin=200.0)).run({}, drawn(0), cmb)
+        Target(changed(clean__target_fwhm_arcmin=200.0)).run({}, lensed_alm=drawn(0), cmb_map=cmb)
     with pytest.raises(UserError, match="method=patch_unet learns from skies whose CMB is known; name it in"):
         Target(changed(sims__external={"truth": None}))
 
@@ -91,8 +91,20 @@ def dataset(cfg, split: str, n: int, seed: int) -> tuple[Held, Held]:
     alms = [drawn(seed + sim) for sim in range(n)]
     items = [{"split": split, "sim": sim, **band} for band in reversed(observe.bands()) for sim in reversed(range(n))]
     skies = [{"split": split, "sim": sim} for sim in range(n)]
-    targets = [target.run(item, alms[item["sim"]], cmb.run(item, alms[item["sim"]])) for item in skies]
-    return Held([observe.run(item, alms[item["sim"]]) for item in items], items), Held(targets, skies)
+    truths = [cmb.run(item, lensed_alm=alms[item["sim"]]) for item in skies]
+    targets = [
+        target.run(item, lensed_alm=alms[item["sim"]], cmb_map=truth) for item, truth in zip(skies, truths, strict=True)
+    ]
+    seen = [observe.run(item, lensed_alm=alms[item["sim"]]) for item in items]
+    return Held(seen, items), Held(targets, skies)
+
+
+def training(cfg, n: int, seed: int) -> dict:
+    """What `TrainBands` reads: n training skies and one for validation."""
+    found = {}
+    for split, of, first in (("train", n, seed), ("valid", 1, 50)):
+        found[f"{split}_obs"], found[f"{split}_target"] = dataset(cfg, split, of, first)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -120,12 +132,12 @@ def test_network_sees_the_bands_in_the_order_of_the_instrument(changed, field, r
 def trained(cfg, folder, seed: int = 0) -> tuple[SkyMap, SkyMap]:
     """Prediction and truth of a test sky, of a network that saw a few others."""
     stage, scratch = TrainBands(cfg), {name: File(folder / f"{name}.pt") for name in ("last", "best")}
-    model, history = stage.run({}, *dataset(cfg, "train", 3, seed), *dataset(cfg, "valid", 1, 50), scratch=scratch)
+    model, history = stage.run({}, **training(cfg, 3, seed), scratch=scratch)
     assert len(history) == cfg.train.epochs
     obs, truth = dataset(cfg, "test", 2, 90)
     one = [i for i, item in enumerate(obs.items) if item["sim"] == 1]
     seen = Held([obs[i] for i in one], [obs.items[i] for i in one])
-    return PredictBands(cfg).run({"split": "test", "sim": 1}, model, seen), truth[1]
+    return PredictBands(cfg).run({"split": "test", "sim": 1}, model=model, obs=seen), truth[1]
 
 
 @pytest.mark.parametrize(("field", "kind"), [("B", "permutation"), ("TQU", "harmonic")])
@@ -146,28 +158,28 @@ def test_network_finds_the_cmb_of_a_clear_sky(changed, tmp_path, field, kind):
 def test_a_network_serves_other_skies_of_the_same_bands(changed, tmp_path):
     cfg = changed(epochs=1, network__n_filters=4, system__device="cpu")
     stage, scratch = TrainBands(cfg), {name: File(tmp_path / f"{name}.pt") for name in ("last", "best")}
-    model, _ = stage.run({}, *dataset(cfg, "train", 1, 0), *dataset(cfg, "valid", 1, 50), scratch=scratch)
+    model, _ = stage.run({}, **training(cfg, 1, 0), scratch=scratch)
     path = tmp_path / "model.pt"
     File(path).write(model)
     obs, _ = dataset(cfg, "test", 1, 90)
-    item, own = {"split": "test", "sim": 0}, PredictBands(cfg).run({"split": "test", "sim": 0}, model, obs)
+    item, own = {"split": "test", "sim": 0}, PredictBands(cfg).run({"split": "test", "sim": 0}, model=model, obs=obs)
     given = {
         "method__trained": str(path),
         "splits": {"train": 0, "valid": 0, "test": 1},
         "sims__external": {"truth": None},
     }
-    there = PredictBands(changed(**given)).run(item, obs)
+    there = PredictBands(changed(**given)).run(item, obs=obs)
     np.testing.assert_array_equal(there.data, own.data)
     assert there.fwhm_arcmin == own.fwhm_arcmin
     assert [list(kind(changed(**given)).items()) for kind in (Target, TrainBands, Curves)] == [[], [], []]
     with pytest.raises(
         UserError, match="finds T from T of 30, .* and here B is wanted from B of 30, B of 353; give the"
     ):
-        PredictBands(changed(**given, field="B")).run(item, obs)
+        PredictBands(changed(**given, field="B")).run(item, obs=obs)
     (tmp_path / "text.pt").write_text("<html>")
     for path in (tmp_path / "text.pt", scratch["last"].path):
         with pytest.raises(UserError, match=f"{path} is no network of a method of cleaning"):
-            PredictBands(changed(**{**given, "method__trained": str(path)})).run(item, obs)
+            PredictBands(changed(**{**given, "method__trained": str(path)})).run(item, obs=obs)
 
 
 @pytest.mark.parametrize(

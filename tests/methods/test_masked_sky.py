@@ -42,7 +42,7 @@ class Skies:
         self.mask = Mask(self.masked).run({})
         self.filters = Filters(self.full).run({})
         self.estimates = [self.estimate(self.sky(i, lensed=False)[0], i) for i in range(N)]
-        self.mean_field = MeanField(self.masked).run({}, self.estimates)
+        self.mean_field = MeanField(self.masked).run({}, kappa_qe=self.estimates)
 
     def sky(self, seed: int, *, lensed: bool = True) -> tuple[dict, dict]:
         """Alms of a sky with or without its lensing, and the truth."""
@@ -54,9 +54,9 @@ class Skies:
     def estimate(self, alms: dict, seed: int, *, masked: bool = True) -> dict:
         """The estimate of the convergence in an observation of a sky."""
         item = {"split": "test", "sim": seed}
-        cfg, extra = (self.masked, (self.mask,)) if masked else (self.full, ())
-        _, obs_alm = Observe(cfg).run(item, alms, *extra)
-        return Estimate(cfg).run(item, obs_alm, self.filters)
+        cfg, extra = (self.masked, {"mask": self.mask}) if masked else (self.full, {})
+        _, obs_alm = Observe(cfg).run(item, lensed_alm=alms, **extra)
+        return Estimate(cfg).run(item, obs_alm=obs_alm, filters=self.filters)
 
     def seen(self, truth: dict) -> np.ndarray:
         """The true convergence times mask^2."""
@@ -120,8 +120,9 @@ def test_inside_the_mask_the_estimate_follows_the_convergence_as_on_the_full_sky
         alms, truth = skies.sky(61)
         found = skies.estimate(alms, 61, masked=masked)
         reference = skies.seen(truth) if masked else truth["kappa"]
-        cfg, extra = (skies.masked, (skies.mean_field,)) if masked else (skies.full, ())
-        kappa = Kappa(cfg).run({"split": "test", "sim": 61}, found, weights, skies.filters, *extra)["kappa"]
+        cfg, extra = (skies.masked, {"mean_field": skies.mean_field}) if masked else (skies.full, {})
+        given = {"kappa_qe": found, "weights": weights, "filters": skies.filters, **extra}
+        kappa = Kappa(cfg).run({"split": "test", "sim": 61}, **given)["kappa"]
         follows[masked] = correlation(sht.analysis(kappa, LMAX), reference, 30, 250)
         if masked:
             outside = skies.mask["mask"] == 0
@@ -137,9 +138,10 @@ def test_weights_need_no_f_sky(skies):
     full, masked = (
         [skies.estimate(alms, 70 + i, masked=m) for i, (alms, _) in enumerate(drawn)] for m in (False, True)
     )
-    mean_field = MeanField(skies.masked).run({}, masked)
-    whole = Weights(skies.full).run({}, full, truths, skies.filters)["wiener"]
-    part = Weights(skies.masked).run({}, masked, truths, skies.filters, mean_field, skies.mask)["wiener"]
+    mean_field = MeanField(skies.masked).run({}, kappa_qe=masked)
+    whole = Weights(skies.full).run({}, kappa_qe=full, unlensed_alm=truths, filters=skies.filters)["wiener"]
+    given = {"unlensed_alm": truths, "filters": skies.filters, "mean_field": mean_field, "mask": skies.mask}
+    part = Weights(skies.masked).run({}, kappa_qe=masked, **given)["wiener"]
     assert part[below].sum() / whole[below].sum() == pytest.approx(1 - 1 / n, rel=0.1)
 
 
@@ -156,12 +158,12 @@ def test_mean_field_of_the_other_skies():
 
 def test_observed_pixels_are_masked_and_a_mask_of_ones_is_none(skies):
     alms, item = skies.sky(80)[0], {"split": "test", "sim": 80}
-    full, alone = Observe(skies.full).run(item, alms)
-    masked, _ = Observe(skies.masked).run(item, alms, skies.mask)
+    full, alone = Observe(skies.full).run(item, lensed_alm=alms)
+    masked, _ = Observe(skies.masked).run(item, lensed_alm=alms, mask=skies.mask)
     for field in "QU":
         np.testing.assert_allclose(masked[field], full[field] * skies.mask["mask"], atol=1e-12)
     ones = SkyMap(np.ones_like(skies.mask.data), ("mask",), "1", 0.0, LMAX)
-    for x, alm in Observe(skies.masked).run(item, alms, ones)[1].items():
+    for x, alm in Observe(skies.masked).run(item, lensed_alm=alms, mask=ones)[1].items():
         np.testing.assert_array_equal(alm, alone[x])
 
 
@@ -183,9 +185,14 @@ def test_measured_inside_the_mask(make):
         return SkyMap((m * mask["mask"])[None], ("B",), "uK_CMB", 60.0, lmax)
 
     rows, cls = Measure(cfg).run(
-        {"split": "test", "sim": 0}, shown(maps[0] + maps[1] / 2), shown(maps[0] + maps[1]), u, {"B": u["B"] + s},
-        {"bb_tensor": np.ones(lmax + 1)}, mask,
-    )  # fmt: skip
+        {"split": "test", "sim": 0},
+        prediction=shown(maps[0] + maps[1] / 2),
+        obs=shown(maps[0] + maps[1]),
+        unlensed_alm=u,
+        lensed_alm={"B": u["B"] + s},
+        filters={"bb_tensor": np.ones(lmax + 1)},
+        mask=mask,
+    )
     measured = {(row["method"], row["form"]): row for row in rows}
     assert measured["quadratic", "native"]["A_res"] == pytest.approx(0.25, rel=1e-6)
     assert measured[NONE, "native"]["A_res"] == pytest.approx(1)
@@ -204,9 +211,11 @@ def test_the_full_sky_knows_of_no_mask(make):
     new = {"mask", "mean_field"}
     for method in ("quadratic", "delens_unet"):
         for stage in build(make(f"method={method}")).stages:
-            assert not new & {str(source) for source in stage.inputs}, stage.name
+            assert not new & {source.asset for source in stage.sources}, stage.name
             assert not any(key.startswith("mask") for key in stage.settings) or stage.name == "mask"
-        readers = {s.name for s in build(make(f"method={method}", "mask=band")).stages if new & set(s.inputs)}
+        readers = {
+            s.name for s in build(make(f"method={method}", "mask=band")).stages if new & {x.asset for x in s.sources}
+        }
         assert readers >= {"observe", "measure", "pictures", "summary"}
 
 

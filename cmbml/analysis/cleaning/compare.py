@@ -11,18 +11,18 @@ import numpy as np
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
-from cmbml.analysis import compare_figures, comparison, spectra, tables
+from cmbml.analysis import compare_figures, comparison, tables
 from cmbml.analysis.captions import inside
 from cmbml.analysis.cleaning import report as clean_report
 from cmbml.analysis.cleaning.figures import cleaned_spectra
 from cmbml.analysis.cleaning.measure import BY, Captioned, Measure, seen_part
 from cmbml.analysis.cleaning.metrics import FORMS, in_forms, together
 from cmbml.analysis.comparison import Comparing
+from cmbml.analysis.spectra import of_method, stack
 from cmbml.config.resolvers import shipped
-from cmbml.config.truth import has_truth
-from cmbml.core.asset import Every, Files, Item
+from cmbml.config.truth import has_truth, masked
+from cmbml.core.asset import Every, Files, Item, Optional, Record
 from cmbml.core.errors import UserError
-from cmbml.core.masked import Masked
 from cmbml.core.provenance import changes, flatten
 from cmbml.maps.skymap import SkyMap
 from cmbml.sky.instrument import read_instrument
@@ -33,14 +33,10 @@ PAIRED = (*PIXELS, "transfer", "rho")
 TRUTH = {"lensed_alm", "unlensed_alm", "cmb_map", "foreground", "noise"}  # what no observer has
 
 
-class Cleaning(Comparing, Masked, Captioned):
-    """A stage that compares methods of cleaning.
-
-    Of a masked sky it reads the mask after everything else.
-    """
+class Cleaning(Comparing, Captioned):
+    """A stage that compares methods of cleaning."""
 
     main, measure, skies = "main_clean.py", Measure, ("cmb_map", "lensed_alm", "mask")
-    masked_inputs = ("mask",)
     uses = (
         *(key for key in Captioned.caption_keys if key != "method.name"), *Comparing.compared, "mask.kind",
         *(key for key in Measure.uses if key.startswith("analysis.")),
@@ -50,7 +46,8 @@ class Cleaning(Comparing, Masked, Captioned):
         "method.name", "splits", "analysis", "cosmology", "clean", "foregrounds", "instrument", "mask", "network",
         "noise", "patches", "rotation", "sky", "train",
     )  # fmt: skip
-    steps = tuple(Every(f"{asset}_record", optional=True) for asset in ("model", "prediction", "obs"))
+    steps = tuple(Record(asset, optional=True) for asset in ("model", "prediction", "obs"))
+    mask = Optional("mask", when=masked)
 
     def __init__(self, config: DictConfig):
         """Refuse skies whose truth nobody knows."""
@@ -79,22 +76,30 @@ class Cleaning(Comparing, Masked, Captioned):
 
     def found(self, asset: str) -> Iterable[Item]:
         """Also the observations, which belong to no method, of all bands that the instrument might have."""
-        if asset == "obs_record":
+        if asset == "obs":
             bands = [band.name for band in read_instrument(shipped(self.cfg.instrument.table)).bands]
             sims = range(self.cfg.splits.test)
             return [{"split": "test", "sim": sim, "band": band} for sim in sims for band in bands]
         return super().found(asset)
 
-    def compared(self, metrics: Files, records: Files, more: Sequence[Any]) -> clean_report.Compared:
-        """All that the tables hold; ``more`` begins with the records of `steps` and may end with the mask.
+    def compared(
+        self,
+        metrics: Files,
+        metrics_record: Files,
+        model_record: Files,
+        prediction_record: Files,
+        obs_record: Files,
+        mask: SkyMap | None,
+    ) -> clean_report.Compared:
+        """All that the tables hold.
 
         Raises
         ------
         UserError
             When the results are not those of the same skies and observations, and of the same settings.
         """
-        results, reference = self.results(metrics, records), self.cfg.compare.reference
-        models, predictions, obs = (_of_methods(files) for files in more[:3])
+        results, reference = self.results(metrics, metrics_record), self.cfg.compare.reference
+        models, predictions, obs = map(_of_methods, (model_record, prediction_record, obs_record))
         self._same_dataset([record for _, record in obs])
         bands: dict[int, list[str]] = {}
         for _, record in obs:
@@ -109,7 +114,6 @@ class Cleaning(Comparing, Masked, Captioned):
             name: comparison.origin(records[0])["commit"] if records else "unknown" for name, records in own.items()
         }
         measured = {name: comparison.origin(result.records[0]) for name, result in results.items()}
-        mask = more[-1] if isinstance(more[-1], SkyMap) else None
         return clean_report.Compared(
             caption={**self.of_dataset(mask), "split": "test", "sims": self.cfg.splits.test},
             reference=reference,
@@ -178,17 +182,23 @@ class Compare(Cleaning):
 
     name = "compare"
     inputs = (
-        Every("metrics", split="test"), Every("record", split="test"), Every("spectra", split="test"), *Cleaning.steps,
-    )  # fmt: skip
+        Every("metrics", split="test"),
+        Record("metrics", split="test"),
+        Every("spectra", split="test"),
+        *Cleaning.steps,
+        Cleaning.mask,
+    )
     outputs = (
         "compare_csv", "compare_json", "compare_md", "compare_tex", "paired_csv",
         *(f"compare_{name}_{kind}" for name in ("spectra", "boxes") for kind in ("png", "pdf")),
     )  # fmt: skip
     uses = (*Cleaning.uses, "analysis.delta_l")
 
-    def run(self, item: Item, metrics: Files, records: Files, cls: Files, *more: Any) -> tuple:
+    def run(
+        self, item: Item, *, metrics: Files, spectra: Files, mask: SkyMap | None = None, **records: Files
+    ) -> tuple[Any, ...]:
         """CSV rows, JSON, Markdown, LaTeX, CSV rows of the paired differences; two figures, each as PNG and PDF."""
-        compared = self.compared(metrics, records, more)
+        compared = self.compared(metrics, mask=mask, **records)
         caption, form = compared.caption, compared.words(*self.headline.values())
         pairs = comparison.paired_rows(compared.paired, compared.reference)
         data = comparison.as_json(caption, compared.marked, pairs, compared.costs, compared.origins)
@@ -196,7 +206,7 @@ class Compare(Cleaning):
             "\n".join(write(lines, caption={**caption, **said}) for said, lines in compared.blocks())
             for write in (tables.to_markdown, tables.to_latex)
         ]
-        drawn = self._spectra(cls, compared)
+        drawn = self._spectra(spectra, compared)
         values = clean_report.boxes(compared, [row for sky in metrics for row in sky])
         boxes = compare_figures.box_figure(values, caption={**caption, **form}, order=self.methods)
         return tables.to_rows(compared.marked), data, *written, pairs, drawn, drawn, boxes, boxes
@@ -207,7 +217,7 @@ class Compare(Cleaning):
         for name in self.methods:
             skies = [file.read() for file, i in zip(cls.files, cls.items, strict=True) if i["method"] == name]
             for field in dict.fromkeys(key.partition("_")[0] for key in skies[0]):
-                own = spectra.stack(spectra.of_method(skies, f"{field}_{area}"), edges)
+                own = stack(of_method(skies, f"{field}_{area}"), edges)
                 stacked.setdefault(field, {})[name] = own
         caption = {
             **compared.caption,
@@ -220,7 +230,7 @@ class Panels(Cleaning):
     """Maps of the methods for the test sky `compare.sim`, at the common beam: the whole sphere and a zoomed patch."""
 
     name = "panels"
-    inputs = (Every("prediction"), Every("prediction_record", optional=True), "cmb_map", "lensed_alm")
+    inputs = (Every("prediction"), Record("prediction", optional=True), "cmb_map", "lensed_alm", Cleaning.mask)
     outputs = ("compare_skies_png", "compare_skies_pdf", "compare_zoom_png", "compare_zoom_pdf")
     uses = (*Cleaning.uses, "compare.sim", "analysis.zoom")
 
@@ -233,20 +243,30 @@ class Panels(Cleaning):
         return [{"method": name, "split": "test", "sim": self.cfg.compare.sim} for name in self.methods]
 
     def run(
-        self, item: Item, predictions: Files, records: Files, cmb: SkyMap, alms: dict[str, np.ndarray],
+        self,
+        item: Item,
+        *,
+        prediction: Files,
+        prediction_record: Files,
+        cmb_map: SkyMap,
+        lensed_alm: dict[str, np.ndarray],
         mask: SkyMap | None = None,
-    ) -> tuple[Figure, Figure, Figure, Figure]:  # fmt: skip
+    ) -> tuple[Figure, Figure, Figure, Figure]:
         """Two figures, each as PNG and PDF."""
         a, shown = self.cfg.analysis, item["shown"]
-        good = np.ones(cmb.data.shape[-1], dtype=bool) if mask is None else inside(mask)
-        baselines = {i["method"] for i, record in zip(records.items, records, strict=True) if _sees_truth(record)}
+        good = np.ones(cmb_map.data.shape[-1], dtype=bool) if mask is None else inside(mask)
+        baselines = {
+            i["method"]
+            for i, record in zip(prediction_record.items, prediction_record, strict=True)
+            if _sees_truth(record)
+        }
         baselines = baselines if len(baselines) < len(self.methods) else set()
         fields = next(pair for pair in together(self.field) if shown in pair)
         maps = {}
-        for i, file in zip(predictions.items, predictions.files, strict=True):
+        for i, file in zip(prediction.items, prediction.files, strict=True):
             if i["method"] not in baselines:
                 keys = {"fwhm_arcmin": a.fwhm_arcmin, "lmax": a.lmax}
-                truth, error, beam = in_forms(file.read(), cmb, alms, fields, good, **keys)["common"]
+                truth, error, beam = in_forms(file.read(), cmb_map, lensed_alm, fields, good, **keys)["common"]
                 maps[i["method"]] = (truth + error)[fields.index(shown)]
         caption = {**self.of_dataset(mask), "field": shown, "split": "test", "sim": item["sim"],
                    "fwhm_arcmin": round(beam, 2), "lmax": a.lmax}  # fmt: skip
@@ -259,17 +279,21 @@ class Panels(Cleaning):
 class Report(Cleaning):
     """One HTML page with the tables, the figures, and what they do and do not say."""
 
-    name, outputs = "report", ("report",)
+    name = "report"
+    outputs = ("report",)
     pictures = tuple(f"compare_{name}_png" for name in ("spectra", "boxes", "skies", "zoom"))
     inputs = (
-        Every("metrics", split="test"), Every("record", split="test"), *Cleaning.steps, *map(Every, pictures),
-    )  # fmt: skip
+        Every("metrics", split="test"),
+        Record("metrics", split="test"),
+        *Cleaning.steps,
+        *map(Every, pictures),
+        Cleaning.mask,
+    )
 
-    def run(self, item: Item, metrics: Files, records: Files, *more: Any) -> str:
+    def run(self, item: Item, *, metrics: Files, mask: SkyMap | None = None, **more: Files) -> str:
         """The page."""
-        compared = self.compared(metrics, records, more)
-        names = (name.split("_")[1] for name in self.pictures)
-        pictures = {name: list(files) for name, files in zip(names, more[len(self.steps) :], strict=False)}
+        pictures = {name.split("_")[1]: list(more.pop(name)) for name in self.pictures}
+        compared = self.compared(metrics, mask=mask, **more)
         synthetic = not self.cfg.sims.external and self.cfg.foregrounds.kind == "synthetic"
         fixed = self.cfg.foregrounds.kind != "none" and not any(self.cfg.foregrounds.vary.values())
         return clean_report.report(compared, pictures, synthetic=synthetic, fixed=fixed)

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
-from cmbml.analysis import figures, spectra, tables
+from cmbml.analysis import figures, tables
 from cmbml.analysis.captions import foregrounds_text, inside
 from cmbml.analysis.cleaning import figures as cleaning_figures
 from cmbml.analysis.cleaning.metrics import (
@@ -20,10 +20,10 @@ from cmbml.analysis.cleaning.metrics import (
     together,
     without_dipole,
 )  # fmt: skip
-from cmbml.config.truth import has_parts, has_truth
-from cmbml.core.asset import Every, Files, Item
+from cmbml.analysis.spectra import of_method, stack
+from cmbml.config.truth import has_parts, has_truth, masked
+from cmbml.core.asset import Every, Files, Item, Optional
 from cmbml.core.errors import UserError
-from cmbml.core.masked import Masked
 from cmbml.core.stage import SimStage, Stage
 from cmbml.maps.skymap import SkyMap
 from cmbml.sky.spectra import bin_edges
@@ -55,17 +55,12 @@ def seen_part(mask: SkyMap | None) -> dict[str, str]:
     return {} if mask is None else {"mask": f"leaves {inside(mask).mean():.0%} of the sky"}
 
 
-class OfTruth(Masked):
+class OfTruth(Stage):
     """A stage that has nothing to do where no truth is known."""
-
-    def __init__(self, config: DictConfig):
-        """Know whether there is a truth."""
-        super().__init__(config)
-        self.known = has_truth(config)
 
     def items(self) -> Iterable[Item]:
         """All, or none."""
-        return super().items() if self.known else []
+        return super().items() if has_truth(self.cfg) else []
 
 
 class Measure(OfTruth, SimStage):
@@ -76,18 +71,21 @@ class Measure(OfTruth, SimStage):
     U those of E and B together, the power of the polarisation.
     """
 
-    name, version, splits = "measure", 2, ("test",)
-    inputs, outputs = ("prediction", "cmb_map", "lensed_alm"), ("metrics", "spectra")
-    masked_inputs = ("mask",)
+    name = "measure"
+    version = 2
+    splits = ("test",)
+    inputs = ("prediction", "cmb_map", "lensed_alm", Optional("mask", when=masked))
+    outputs = ("metrics", "spectra")
     uses = ("method.name", "analysis.fwhm_arcmin", "analysis.lmax", "analysis.band", "analysis.bands")
-    reads = ("splits", "sky.nside")
+    reads = ("splits", "sky.nside", "mask.kind", "sims.external")
 
     def run(
         self,
         item: Item,
+        *,
         prediction: SkyMap,
-        cmb: SkyMap,
-        alms: dict[str, np.ndarray],
+        cmb_map: SkyMap,
+        lensed_alm: dict[str, np.ndarray],
         mask: SkyMap | None = None,
     ) -> tuple[list[dict], dict[str, np.ndarray]]:
         """One row a field, area and form, and the spectra of `cleaning.metrics.error_spectra`.
@@ -102,7 +100,7 @@ class Measure(OfTruth, SimStage):
         for fields in together(prediction.fields):
             for area, weight in areas.items():
                 good = every if weight is None else inside(mask)
-                forms = in_forms(prediction, cmb, alms, fields, good, fwhm_arcmin=a.fwhm_arcmin, lmax=a.lmax)
+                forms = in_forms(prediction, cmb_map, lensed_alm, fields, good, fwhm_arcmin=a.fwhm_arcmin, lmax=a.lmax)
                 truth, error, fwhm_arcmin = forms["spectra"]
                 cls = error_spectra(truth, error, fields, fwhm_arcmin=fwhm_arcmin, lmax=a.lmax, mask=weight)
                 found |= {f"{x}_{area}/{name}": cl for x, own in cls.items() for name, cl in own.items()}
@@ -121,70 +119,84 @@ class Measure(OfTruth, SimStage):
         return 24 * 8 * self.cfg.analysis.lmax, 24 * 8 * 12 * self.cfg.sky.nside**2
 
 
-class Pictures(Masked, SimStage, Captioned):
+class Pictures(SimStage, Captioned):
     """Truth, prediction and difference: the whole sky, one zoomed patch, and the histogram of the difference.
 
     The truth has the beam and band limit of the prediction, T no monopole and dipole; what is masked is grey. Where no
     truth is known the prediction is drawn alone, and no histogram.
     """
 
-    name, splits = "cleaning_pictures", ("test",)
-    inputs, outputs = ("prediction", "cmb_map", "lensed_alm"), ("skies_png", "zoom_png", "residual_png")
-    masked_inputs = ("mask",)
-    uses, reads = (*Captioned.caption_keys, "analysis.zoom"), ("splits", "analysis.pictures")
+    name = "cleaning_pictures"
+    splits = ("test",)
+    inputs = (
+        "prediction",
+        Optional("cmb_map", "lensed_alm", when=has_truth),
+        Optional("mask", when=masked),
+    )
+    outputs = ("skies_png", "zoom_png", "residual_png")
+    uses = (*Captioned.caption_keys, "analysis.zoom")
+    reads = ("splits", "analysis.pictures", "mask.kind")
 
     def items(self) -> list[Item]:
         """The first test skies."""
         return list(super().items())[: self.cfg.analysis.pictures]
 
     def __init__(self, config: DictConfig):
-        """Read no truth where there is none."""
+        """Make no histogram where there is no truth."""
         super().__init__(config)
-        self.known = has_truth(config)
-        if not self.known:
-            self.inputs = tuple(name for name in self.inputs if name not in ("cmb_map", "lensed_alm"))
+        if not has_truth(self.cfg):
             self.outputs = self.outputs[:2]
 
-    def run(self, item: Item, prediction: SkyMap, *more: Any) -> tuple[Figure, ...]:
+    def run(
+        self,
+        item: Item,
+        *,
+        prediction: SkyMap,
+        cmb_map: SkyMap | None = None,
+        lensed_alm: dict[str, np.ndarray] | None = None,
+        mask: SkyMap | None = None,
+    ) -> tuple[Figure, ...]:
         """Three figures, or two."""
-        mask = more[-1] if len(more) % 2 else None
         good = np.ones(prediction.data.shape[-1], dtype=bool) if mask is None else inside(mask)
         skies, errors = {}, {}
         for fields in together(prediction.fields):
-            if self.known:
-                truth, error, _ = at_own_beam(prediction, *more[:2], fields, good, lmax=prediction.lmax)
+            if cmb_map is not None:
+                truth, error, _ = at_own_beam(prediction, cmb_map, lensed_alm, fields, good, lmax=prediction.lmax)
                 skies |= {x: (truth[i], truth[i] + error[i]) for i, x in enumerate(fields)}
                 errors |= dict(zip(fields, error, strict=True))
             else:
                 skies |= {x: (prediction[x].astype(np.float64),) for x in fields}
-        if not self.known and "T" in skies:
+        if cmb_map is None and "T" in skies:
             skies["T"] = (without_dipole(skies["T"][0], good),)
         beam = {"fwhm_arcmin": round(prediction.fwhm_arcmin, 2), "lmax": prediction.lmax}
         keys = {"caption": self.caption(**item, **beam, **seen_part(mask)), "mask": good}
         zoom = tuple(self.cfg.analysis.zoom)
         drawn = (cleaning_figures.sky_figure(skies, **keys), cleaning_figures.sky_figure(skies, zoom=zoom, **keys))
-        return (*drawn, cleaning_figures.residual_figure(errors, **keys)) if self.known else drawn
+        return (*drawn, cleaning_figures.residual_figure(errors, **keys)) if cmb_map is not None else drawn
 
     def cost(self) -> tuple[float, float]:
         """Three pictures on disk, a dozen maps in memory."""
         return 1e6, 12 * 8 * 12 * self.cfg.sky.nside**2
 
 
-class ResidualPictures(Masked, SimStage, Captioned):
+class ResidualPictures(SimStage, Captioned):
     """What a linear method leaves of the foregrounds and of the noise, on the whole sky; what is masked is grey.
 
     Of T without the monopole and dipole of what is not masked, as everywhere.
     """
 
-    name, splits, inputs, outputs = "residual_pictures", ("test",), ("residuals",), ("residuals_png",)
-    masked_inputs = ("mask",)
-    uses, reads = Captioned.caption_keys, ("splits", "analysis.pictures")
+    name = "residual_pictures"
+    splits = ("test",)
+    inputs = ("residuals", Optional("mask", when=masked))
+    outputs = ("residuals_png",)
+    uses = Captioned.caption_keys
+    reads = ("splits", "analysis.pictures", "mask.kind")
 
     def items(self) -> list[Item]:
         """The first test skies, if foregrounds and noise are known apart."""
         return list(super().items())[: self.cfg.analysis.pictures] if has_parts(self.cfg) else []
 
-    def run(self, item: Item, residuals: SkyMap, mask: SkyMap | None = None) -> Figure:
+    def run(self, item: Item, *, residuals: SkyMap, mask: SkyMap | None = None) -> Figure:
         """One figure."""
         good = np.ones(residuals.data.shape[-1], dtype=bool) if mask is None else inside(mask)
         caption = self.caption(**item, fwhm_arcmin=round(residuals.fwhm_arcmin, 2), **seen_part(mask))
@@ -197,14 +209,17 @@ class ResidualPictures(Masked, SimStage, Captioned):
 class Curves(Captioned):
     """Loss and learning rate of a network against the epoch."""
 
-    name, inputs, outputs, uses = "curves", ("history",), ("curves",), Captioned.caption_keys
+    name = "curves"
+    inputs = ("history",)
+    outputs = ("curves",)
+    uses = Captioned.caption_keys
     reads = ("method.trained",)
 
     def items(self) -> list[Item]:
         """One figure; none where the network is given."""
         return [] if self.cfg.method.trained else [{}]
 
-    def run(self, item: Item, history: list[dict]) -> Figure:
+    def run(self, item: Item, *, history: list[dict]) -> Figure:
         """One figure."""
         return figures.loss_curves(history, caption=self.caption())
 
@@ -213,26 +228,26 @@ class Summary(OfTruth, Captioned):
     """The table over all test skies, and the figure of spectra: of the mask's area, of the full sky without a mask."""
 
     name = "summary"
-    inputs = (Every("metrics", split="test"), Every("spectra", split="test"))
+    inputs = (Every("metrics", split="test"), Every("spectra", split="test"), Optional("mask", when=masked))
     outputs = ("table_csv", "table_md", "table_tex", "spectra_png")
-    masked_inputs = ("mask",)
     uses = (*Captioned.caption_keys, "analysis.fwhm_arcmin", "analysis.lmax", "analysis.delta_l", "analysis.band")
+    reads = ("mask.kind",)
 
     def run(
-        self, item: Item, rows: Files, cls: Files, mask: SkyMap | None = None
+        self, item: Item, *, metrics: Files, spectra: Files, mask: SkyMap | None = None
     ) -> tuple[list[dict], str, str, Figure]:
         """CSV rows, Markdown, LaTeX and a figure."""
         a, area = self.cfg.analysis, "full" if mask is None else "mask"
-        caption = self.caption(split="test", sims=len(rows), **seen_part(mask))
+        caption = self.caption(split="test", sims=len(metrics), **seen_part(mask))
         forms = {"common beam": f"{a.fwhm_arcmin:.4g} arcmin to lmax {a.lmax}"}
         band = f"{a.band[0]} .. {min(a.band[1], a.lmax)}"
         of_mask = "" if mask is None else ", of the masked maps over the mean squared mask (multipoles mixed)"
         cls_are = {"spectra": f"beam-deconvolved{of_mask}"}
         words = {**caption, **forms, "transfer and rho": f"of l = {band}", **cls_are}
-        summary = tables.summarise([row for sky in rows for row in sky], by=BY)
-        edges, skies = bin_edges(2, a.lmax + 1, a.delta_l), list(cls)
+        summary = tables.summarise([row for sky in metrics for row in sky], by=BY)
+        edges, skies = bin_edges(2, a.lmax + 1, a.delta_l), list(spectra)
         fields = dict.fromkeys(key.partition("_")[0] for key in skies[0])
-        stacked = {x: spectra.stack(spectra.of_method(skies, f"{x}_{area}"), edges) for x in fields}
+        stacked = {x: stack(of_method(skies, f"{x}_{area}"), edges) for x in fields}
         return (
             tables.to_rows(summary),
             tables.to_markdown(summary, caption=words),

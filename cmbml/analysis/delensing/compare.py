@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from cmbml.analysis import compare_figures, comparison, spectra, tables
+from cmbml.analysis import compare_figures, comparison, tables
 from cmbml.analysis.comparison import Comparing
 from cmbml.analysis.delensing import figures, report
 from cmbml.analysis.delensing.measure import NONE, Captioned, Measure
 from cmbml.analysis.delensing.metrics import note, theory_curves
-from cmbml.core.asset import Every, Files, Item
+from cmbml.analysis.spectra import of_method, stack
+from cmbml.core.asset import Every, Files, Item, Record
 from cmbml.maps.skymap import SkyMap
 from cmbml.sky.fields import field_map
 from cmbml.sky.spectra import bin_edges
@@ -35,7 +36,7 @@ class Delensing(Comparing, Captioned):
         "splits", "analysis", "cosmology", "delens", "mask", "network", "patches", "quadratic", "rotation", "sky",
         "train",
     )  # fmt: skip
-    steps = tuple(Every(f"{asset}_record", optional=True) for asset in ("model", "kappa_qe", "estimate", "prediction"))
+    steps = tuple(Record(asset, optional=True) for asset in ("model", "kappa_qe", "estimate", "template"))
 
     @property
     def field(self) -> str:
@@ -44,9 +45,9 @@ class Delensing(Comparing, Captioned):
 
     def found(self, asset: str) -> Iterable[Item]:
         """Also the quadratic estimates, which belong to no method, and the models of either target."""
-        if asset == "kappa_qe_record":
+        if asset == "kappa_qe":
             return [{"split": "test", "sim": sim} for sim in range(self.cfg.splits.test)]
-        if asset == "model_record":
+        if asset == "model":
             labels = ("kappa", f"lensing_{self.field}", f"unlensed_{self.field}")
             return [{"method": name, "label": label} for name in self.methods for label in labels]
         return super().found(asset)
@@ -74,7 +75,7 @@ class Delensing(Comparing, Captioned):
             for name, result in results.items()
         ]
 
-    def costs(self, results: Mapping[str, comparison.Result], steps: Sequence[Files]) -> list[dict]:
+    def costs(self, results: Mapping[str, comparison.Result], steps: Iterable[Files]) -> list[dict]:
         """What each step of each method took."""
         targets = {name: result.target for name, result in results.items()}
         found = []
@@ -91,20 +92,30 @@ class Compare(Delensing):
 
     name = "compare"
     inputs = (
-        Every("metrics", split="test"), Every("record", split="test"), Every("spectra", split="test"), "filters",
+        Every("metrics", split="test"),
+        Record("metrics", split="test"),
+        Every("spectra", split="test"),
+        "filters",
         *Delensing.steps,
-    )  # fmt: skip
+    )
     outputs = (
         "compare_csv", "compare_json", "compare_md", "compare_tex", "paired_csv",
         *(f"compare_{name}_{kind}" for name in ("delensing", "spectra", "sigma", "boxes") for kind in ("png", "pdf")),
     )  # fmt: skip
 
     def run(
-        self, item: Item, metrics: Files, records: Files, cls: Files, filters: dict[str, np.ndarray], *steps: Files
-    ) -> tuple:
+        self,
+        item: Item,
+        *,
+        metrics: Files,
+        metrics_record: Files,
+        spectra: Files,
+        filters: dict[str, np.ndarray],
+        **steps: Files,
+    ) -> tuple[Any, ...]:
         """CSV rows, JSON, Markdown, LaTeX, CSV rows of the paired differences; four figures, each as PNG and PDF."""
         reference = self.cfg.compare.reference
-        results = self.results(metrics, records)
+        results = self.results(metrics, metrics_record)
         rows = self.rows(results)
         summary = tables.summarise([row for own in rows.values() for row in own], judge=note)
         lines = self.differences(rows, summary)
@@ -115,9 +126,11 @@ class Compare(Delensing):
             write(summary, caption=caption) + ("\n" + write(numbers, caption=said) if numbers else "")
             for write in (tables.to_markdown, tables.to_latex)
         ]
-        drawn = self._figures(results, rows, cls, filters, caption, {line["method"]: line["note"] for line in summary})
+        drawn = self._figures(
+            results, rows, spectra, filters, caption, {line["method"]: line["note"] for line in summary}
+        )
         pairs = comparison.paired_rows(lines, reference)
-        data = comparison.as_json(caption, summary, pairs, self.costs(results, steps), self.origins(results))
+        data = comparison.as_json(caption, summary, pairs, self.costs(results, steps.values()), self.origins(results))
         return tables.to_rows(summary), data, *written, pairs, *(figure for figure in drawn for _ in ("png", "pdf"))
 
     def _figures(
@@ -135,7 +148,7 @@ class Compare(Delensing):
         for name in self.shown():
             folder = comparison.none_from(results, self.cfg.compare.reference) if name == NONE else name
             skies = (file.read() for file, i in zip(cls.files, cls.items, strict=True) if i["method"] == folder)
-            stacked[name] = spectra.stack(spectra.of_method(skies, name), edges)
+            stacked[name] = stack(of_method(skies, name), edges)
         theory = theory_curves(filters, self.field, [result.target for result in results.values()])
         band = (a.band[0], min(a.band[1], a.lmax))
         native = {name: [row for row in own if row["form"] == "native"] for name, own in rows.items()}
@@ -166,12 +179,12 @@ class Panels(Delensing):
         return [{"method": name, **item} for name in self.methods for item in self.items()]
 
     def run(
-        self, item: Item, predictions: Files, obs: SkyMap, unlensed: dict[str, np.ndarray]
+        self, item: Item, *, prediction: Files, obs: SkyMap, unlensed_alm: dict[str, np.ndarray]
     ) -> tuple[Figure, Figure, Figure, Figure]:
         """Two figures, each as PNG and PDF."""
         field, caption = self.cfg.delens.field, {**self.of_dataset(), **item}
-        truth = field_map(unlensed, field, nside=obs.nside, fwhm_arcmin=obs.fwhm_arcmin)
-        maps = {i["method"]: m[field] for i, m in zip(predictions.items, predictions, strict=True)}
+        truth = field_map(unlensed_alm, field, nside=obs.nside, fwhm_arcmin=obs.fwhm_arcmin)
+        maps = {i["method"]: m[field] for i, m in zip(prediction.items, prediction, strict=True)}
         skies = compare_figures.compared_skies(truth, {"observed": obs[field], **maps}, caption=caption)
         zoom = tuple(self.cfg.analysis.zoom)
         patches = compare_figures.compared_patches(truth, {"observed": obs[field], **maps}, caption=caption, zoom=zoom)
@@ -181,19 +194,22 @@ class Panels(Delensing):
 class Report(Delensing):
     """One HTML page with the tables, the figures, and what they do and do not say."""
 
-    name, outputs = "report", ("report",)
+    name = "report"
+    outputs = ("report",)
     pictures = tuple(f"compare_{name}_png" for name in ("delensing", "sigma", "spectra", "boxes", "skies", "zoom"))
     inputs = (
-        Every("metrics", split="test"), Every("record", split="test"), *(Every(name) for name in pictures),
+        Every("metrics", split="test"),
+        Record("metrics", split="test"),
+        *map(Every, pictures),
         *Delensing.steps,
-    )  # fmt: skip
+    )
 
-    def run(self, item: Item, metrics: Files, records: Files, *more: Files) -> str:
+    def run(self, item: Item, *, metrics: Files, metrics_record: Files, **more: Files) -> str:
         """The page."""
-        results = self.results(metrics, records)
+        results = self.results(metrics, metrics_record)
         rows = self.rows(results)
         summary = tables.summarise([row for own in rows.values() for row in own], judge=note)
-        pictures, steps = more[: len(self.pictures)], more[len(self.pictures) :]
+        steps = [more[record.name] for record in self.steps]
         compared = report.Compared(
             caption={**self.of_dataset(), "split": "test", "sims": self.cfg.splits.test},
             reference=self.cfg.compare.reference,
@@ -204,5 +220,4 @@ class Report(Delensing):
             costs=self.costs(results, steps),
             origins=self.origins(results),
         )
-        names = (name.split("_")[1] for name in self.pictures)
-        return report.report(compared, {name: files[0] for name, files in zip(names, pictures, strict=True)})
+        return report.report(compared, {name.split("_")[1]: more[name][0] for name in self.pictures})

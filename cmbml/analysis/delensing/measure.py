@@ -6,14 +6,15 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from cmbml.analysis import figures, projections, spectra, tables
+from cmbml.analysis import figures, projections, tables
 from cmbml.analysis.captions import INSIDE, inside
 from cmbml.analysis.common import common_form, deconvolved_alm
-from cmbml.analysis.delensing import metrics
 from cmbml.analysis.delensing.figures import delensing_figure
+from cmbml.analysis.delensing.metrics import delensing_spectra, headline, measured_sigma_r, note, theory_curves
 from cmbml.analysis.metrics import pixel_metrics
-from cmbml.core.asset import Every, Files, Item
-from cmbml.core.masked import Masked
+from cmbml.analysis.spectra import of_method, stack
+from cmbml.config.truth import masked
+from cmbml.core.asset import Every, Files, Item, Optional
 from cmbml.core.stage import SimStage, Stage
 from cmbml.maps.skymap import SkyMap
 from cmbml.sky.fields import field_map
@@ -57,7 +58,7 @@ def seen_part(mask: SkyMap | None) -> dict[str, str]:
     return {"f_sky": f"{part} (pixels where it exceeds {INSIDE:g}; spectra over the mean of its 4th power)"}
 
 
-class Measure(Masked, SimStage):
+class Measure(SimStage):
     """Pixel metrics in native and common form, and the spectra that tell delensing from filtering.
 
     Native: the truth carries the beam of the prediction. Common: both are brought to the beam `analysis.fwhm_arcmin`
@@ -75,34 +76,36 @@ class Measure(Masked, SimStage):
     that sigma(r) is told for, not that of this mask.
     """
 
-    name, splits = "measure", ("test",)
-    inputs, outputs = ("prediction", "obs", "unlensed_alm", "lensed_alm", "filters"), ("metrics", "spectra")
-    masked_inputs = ("mask",)
+    name = "measure"
+    splits = ("test",)
+    inputs = ("prediction", "obs", "unlensed_alm", "lensed_alm", "filters", Optional("mask", when=masked))
+    outputs = ("metrics", "spectra")
     uses = (
         "method.name", "method.target", "delens.field", "analysis.fwhm_arcmin", "analysis.lmax", "analysis.band",
         "analysis.delta_l", "analysis.band_r", "analysis.f_sky",
     )  # fmt: skip
-    reads = ("splits", "sky.nside")
+    reads = ("splits", "sky.nside", "mask.kind")
     version = 2
 
     def run(
         self,
         item: Item,
+        *,
         prediction: SkyMap,
         obs: SkyMap,
-        unlensed: dict[str, np.ndarray],
-        lensed: dict[str, np.ndarray],
+        unlensed_alm: dict[str, np.ndarray],
+        lensed_alm: dict[str, np.ndarray],
         filters: dict[str, np.ndarray],
         mask: SkyMap | None = None,
     ) -> tuple[list[dict], dict[str, np.ndarray]]:
         """One row a method and form, and the spectra of `metrics.delensing_spectra` as ``{method}/{name}``."""
         field, name = self.cfg.delens.field, self.cfg.method.name
         maps = {name: prediction[field], NONE: obs[field]}
-        truth = self._truth(unlensed, obs)
+        truth = self._truth(unlensed_alm, obs)
         forms = {"native": maps | {"truth": truth if mask is None else truth * mask["mask"]}}
         if field not in "QU":
             forms["common"] = {key: self._common(m, obs.fwhm_arcmin) for key, m in forms["native"].items()}
-        cls = self._spectra(maps, obs, unlensed, lensed, mask)
+        cls = self._spectra(maps, obs, unlensed_alm, lensed_alm, mask)
         judged = {method: self._judge(own, filters) for method, own in cls.items()}
         for values in judged.values():
             values["sigma_r_ratio"] = values["sigma_r"] / judged[NONE]["sigma_r"]
@@ -115,11 +118,11 @@ class Measure(Masked, SimStage):
 
     def _judge(self, cls: dict[str, np.ndarray], filters: dict[str, np.ndarray]) -> dict[str, float]:
         a = self.cfg.analysis
-        values = metrics.headline(cls, lmin=a.band[0], lmax=min(a.band[1], a.lmax))
+        values = headline(cls, lmin=a.band[0], lmax=min(a.band[1], a.lmax))
         if self.cfg.delens.field != "B":
             return values | {"sigma_r": math.nan}
         edges = bin_edges(a.band_r[0], min(a.band_r[1], a.lmax) + 1, a.delta_l)
-        return values | {"sigma_r": metrics.measured_sigma_r(cls, filters["bb_tensor"], edges, f_sky=a.f_sky)}
+        return values | {"sigma_r": measured_sigma_r(cls, filters["bb_tensor"], edges, f_sky=a.f_sky)}
 
     def _truth(self, alms: dict[str, np.ndarray], like: SkyMap) -> np.ndarray:
         return field_map(alms, self.cfg.delens.field, nside=like.nside, fwhm_arcmin=like.fwhm_arcmin)
@@ -147,8 +150,8 @@ class Measure(Masked, SimStage):
         o, p = alm(maps[NONE], 1), alm(maps[name], 1)
         estimate = p if target == "unlensed" else o - p
         cls = {
-            name: metrics.delensing_spectra(u, lens, o, estimate, target=target),
-            NONE: metrics.delensing_spectra(u, lens, o, None, target=target),
+            name: delensing_spectra(u, lens, o, estimate, target=target),
+            NONE: delensing_spectra(u, lens, o, None, target=target),
         }
         if mask is None:
             return cls
@@ -160,28 +163,31 @@ class Measure(Masked, SimStage):
         return 20 * 8 * self.cfg.analysis.lmax, 12 * 8 * 12 * self.cfg.sky.nside**2
 
 
-class Pictures(Masked, SimStage, Captioned):
+class Pictures(SimStage, Captioned):
     """Truth, observed, predicted, difference: the whole sky, one zoomed patch, and the histogram of the residual.
 
     What is masked is grey; the truth has the same taper as the others.
     """
 
-    name, splits = "pictures", ("test",)
-    inputs, outputs = ("prediction", "obs", "unlensed_alm"), ("skies_png", "zoom_png", "residual_png")
-    masked_inputs = ("mask",)
+    name = "pictures"
+    splits = ("test",)
+    inputs = ("prediction", "obs", "unlensed_alm", Optional("mask", when=masked))
+    outputs = ("skies_png", "zoom_png", "residual_png")
     uses = (*Captioned.caption_keys, "analysis.zoom")
+    reads = ("splits", "mask.kind")
 
     def run(
         self,
         item: Item,
+        *,
         prediction: SkyMap,
         obs: SkyMap,
-        unlensed: dict[str, np.ndarray],
+        unlensed_alm: dict[str, np.ndarray],
         mask: SkyMap | None = None,
     ) -> tuple[Figure, ...]:
         """Three figures."""
         field, caption, good = self.cfg.delens.field, self.caption(item, **seen_part(mask)), inside(mask)
-        truth = field_map(unlensed, field, nside=obs.nside, fwhm_arcmin=obs.fwhm_arcmin)
+        truth = field_map(unlensed_alm, field, nside=obs.nside, fwhm_arcmin=obs.fwhm_arcmin)
         truth = truth if mask is None else truth * mask["mask"]
         skies = truth, obs[field], prediction[field]
         lon, lat, size = self.cfg.analysis.zoom
@@ -197,26 +203,37 @@ class Pictures(Masked, SimStage, Captioned):
         return 1e6, 12 * 8 * 12 * self.cfg.sky.nside**2
 
 
-class Summary(Masked, Captioned):
+class Summary(Captioned):
     """The table over all test skies, and the figures of spectra and of what the delensing has removed."""
 
     name = "summary"
-    inputs = (Every("metrics", split="test"), Every("spectra", split="test"), "filters")
+    inputs = (
+        Every("metrics", split="test"),
+        Every("spectra", split="test"),
+        "filters",
+        Optional("mask", when=masked),
+    )
     outputs = ("table_csv", "table_md", "table_tex", "spectra_png", "delensing_png")
-    masked_inputs = ("mask",)
     uses = (*Captioned.caption_keys, "analysis.band", "analysis.delta_l", "analysis.lmax")
+    reads = ("mask.kind",)
 
     def run(
-        self, item: Item, rows: Files, cls: Files, filters: dict[str, np.ndarray], mask: SkyMap | None = None
+        self,
+        item: Item,
+        *,
+        metrics: Files,
+        spectra: Files,
+        filters: dict[str, np.ndarray],
+        mask: SkyMap | None = None,
     ) -> tuple[list[dict], str, str, Figure, Figure]:
         """CSV rows, Markdown, LaTeX and two figures."""
-        a, caption = self.cfg.analysis, self.caption({"split": "test"}, sims=len(rows), **seen_part(mask))
-        summary = tables.summarise([row for sky in rows for row in sky], judge=metrics.note)
+        a, caption = self.cfg.analysis, self.caption({"split": "test"}, sims=len(metrics), **seen_part(mask))
+        summary = tables.summarise([row for sky in metrics for row in sky], judge=note)
         edges = bin_edges(2, a.lmax + 1, a.delta_l)
-        skies = list(cls)
+        skies = list(spectra)
         names = (self.cfg.method.name, NONE)
-        stacked = {name: spectra.stack(spectra.of_method(skies, name), edges) for name in names}
-        theory = metrics.theory_curves(filters, self.cfg.delens.field, [self.cfg.method.target])
+        stacked = {name: stack(of_method(skies, name), edges) for name in names}
+        theory = theory_curves(filters, self.cfg.delens.field, [self.cfg.method.target])
         notes = {line["method"]: line["note"] for line in summary}
         band = (a.band[0], min(a.band[1], a.lmax))
         return (
@@ -231,9 +248,11 @@ class Summary(Masked, Captioned):
 class Curves(Captioned):
     """Loss and learning rate against the epoch."""
 
-    name, inputs, outputs = "curves", ("history",), ("curves",)
+    name = "curves"
+    inputs = ("history",)
+    outputs = ("curves",)
     uses = Captioned.caption_keys
 
-    def run(self, item: Item, history: list[dict]) -> Figure:
+    def run(self, item: Item, *, history: list[dict]) -> Figure:
         """One figure."""
         return figures.loss_curves(history, caption=self.caption({}))

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from omegaconf import DictConfig
 
-from cmbml.config.truth import has_parts, has_truth
-from cmbml.core.asset import Every, Files, Item
+from cmbml.config.truth import has_foregrounds, has_parts, has_truth, has_uneven_noise
+from cmbml.core.asset import Every, Files, Item, Optional
 from cmbml.core.errors import UserError
 from cmbml.core.stage import SimStage
 from cmbml.maps.skymap import SkyMap
@@ -19,7 +19,10 @@ from cmbml.sky.beams import gaussian_beam
 class PerfectIlc(SimStage):
     """The truth at the beam of an internal linear combination: what one without noise and foregrounds would find."""
 
-    name, inputs, outputs, splits = "perfect_ilc", ("lensed_alm", "cmb_map"), ("prediction",), ("test",)
+    name = "perfect_ilc"
+    splits = ("test",)
+    inputs = ("lensed_alm", "cmb_map")
+    outputs = ("prediction",)
     uses = ("clean.field", "clean.fwhm_arcmin", "method.perform_ILC_at_beam", "sky.nside", "sky.lmax")
 
     def __init__(self, config: DictConfig):
@@ -31,12 +34,12 @@ class PerfectIlc(SimStage):
         if beam is not None and not (isinstance(beam, numbers.Real) and beam >= 0):
             raise UserError(f"method.perform_ILC_at_beam={beam} must be a number of arcmin that is not negative.")
 
-    def run(self, item: Item, lensed: dict[str, np.ndarray], cmb: SkyMap) -> SkyMap:
+    def run(self, item: Item, *, lensed_alm: dict[str, np.ndarray], cmb_map: SkyMap) -> SkyMap:
         """Map of `clean.field`, uK_CMB, RING; with the truth's own beam where that is wider."""
         sky, beam = self.cfg.sky, self.cfg.method.perform_ILC_at_beam
-        fwhm_arcmin = max(self.cfg.clean.fwhm_arcmin if beam is None else beam, cmb.fwhm_arcmin)
-        missing = gaussian_beam((fwhm_arcmin**2 - cmb.fwhm_arcmin**2) ** 0.5, sky.lmax)
-        seen = {x: sht.almxfl(lensed[x].astype(np.complex128), missing) for x in scalars(self.cfg.clean.field)}
+        fwhm_arcmin = max(self.cfg.clean.fwhm_arcmin if beam is None else beam, cmb_map.fwhm_arcmin)
+        missing = gaussian_beam((fwhm_arcmin**2 - cmb_map.fwhm_arcmin**2) ** 0.5, sky.lmax)
+        seen = {x: sht.almxfl(lensed_alm[x].astype(np.complex128), missing) for x in scalars(self.cfg.clean.field)}
         return skymap(seen, self.cfg.clean.field, sky, fwhm_arcmin, "the truth at the beam of an ILC")
 
     def cost(self) -> tuple[float, float]:
@@ -58,38 +61,50 @@ class NoiseWiener(BandStage):
         sum_l (2l + 1) / (4 pi) C / (1 + C I).
     """
 
-    name, outputs = "noise_wiener", ("prediction",)
-    inputs = ("cls", "lensed_alm", Every("obs"))
+    name = "noise_wiener"
+    inputs = (
+        "cls",
+        "lensed_alm",
+        Every("obs"),
+        Optional(Every("foreground"), when=has_foregrounds),
+        Optional(Every("variance"), when=has_uneven_noise),
+    )
+    outputs = ("prediction",)
     uses = (*BandStage.uses, "clean.field", "foregrounds.kind", "noise.kind", "noise.factor", "noise.knee")
 
     def __init__(self, config: DictConfig):
-        """Read the foregrounds and the variances if there are any; refuse skies whose parts are not known."""
+        """Refuse skies whose parts are not known."""
         super().__init__(config)
         if not has_parts(config):
             raise UserError("method=noise_wiener takes the foregrounds away, which are not known of sims=external.")
         if config.noise.kind == "none":
             raise UserError("method=noise_wiener is the baseline that noise sets; choose another noise than none.")
-        self.more = ["foreground"] if config.foregrounds.kind != "none" else []
-        self.more += ["variance"] if config.noise.kind in ("scan", "variance_map") else []
-        self.inputs = (*self.inputs, *map(Every, self.more))
 
     def items(self) -> Iterable[Item]:
         """The test skies."""
         return [item for item in self.skies() if item["split"] == "test"]
 
     def run(
-        self, item: Item, cls: dict[str, np.ndarray], lensed: dict[str, np.ndarray], obs: Files, *more: Files
+        self,
+        item: Item,
+        *,
+        cls: dict[str, np.ndarray],
+        lensed_alm: dict[str, np.ndarray],
+        obs: Files,
+        foreground: Files | None = None,
+        variance: Files | None = None,
     ) -> SkyMap:
         """Map of `clean.field`, uK_CMB, RING, without a beam."""
         field, lmax = self.cfg.clean.field, self.cfg.sky.lmax
-        lensed = {x: lensed[x].astype(np.complex128) for x in "TEB"}
+        lensed = {x: lensed_alm[x].astype(np.complex128) for x in "TEB"}
         precision = {x: np.zeros(lmax + 1) for x in scalars(field)}
         summed = {x: np.zeros_like(lensed[x]) for x in precision}
         for i, band in enumerate(obs.items):
-            part = {name: _of_band(maps, band) for name, maps in zip(self.more, more, strict=True)}
             beam = self.beam(band)
-            for x, alm in self.noise_alms(obs[i], lensed, beam, part.get("foreground")).items():
-                weight = beam / self.spectrum(band, x, part.get("variance"))
+            of_foregrounds = None if foreground is None else _of_band(foreground, band)
+            of_variance = None if variance is None else _of_band(variance, band)
+            for x, alm in self.noise_alms(obs[i], lensed, beam, of_foregrounds).items():
+                weight = beam / self.spectrum(band, x, of_variance)
                 precision[x] += beam * weight
                 summed[x] += sht.almxfl(alm, weight)
         found = {}

@@ -30,7 +30,7 @@ class Broom(PeerStage):
         if len(self.cfg.clean.field) > 1:
             raise UserError(f"method=broom recovers T, E or B, not field={self.cfg.clean.field}.")
 
-    def run(self, item: Item, obs: Files) -> SkyMap:
+    def run(self, item: Item, *, obs: Files) -> SkyMap:
         """Map of `clean.field`, uK_CMB, RING, with the beam that was asked for."""
         try:
             from broom import Configs, component_separation

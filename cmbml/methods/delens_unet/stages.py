@@ -73,7 +73,11 @@ class Train(Training):
 
     groups = (*Training.groups, "delens")
     inputs = (
-        *(Every(asset, split=split) for split in ("train", "valid") for asset in ("obs", "features", "label")),
+        *(
+            Every(asset, split=split, name=f"{split}_{asset}")
+            for split in ("train", "valid")
+            for asset in ("obs", "features", "label")
+        ),
         Every("rotation"),
     )
     uses = (*GEOMETRY, "network", "train", "rotation.pairs", "rotation.symmetries")
@@ -83,10 +87,16 @@ class Train(Training):
         """The inputs, and the field of the label."""
         return self.cfg.delens.inputs, [shown(self.cfg.delens.label)]
 
-    def run(self, item: Item, *skies: Files, scratch: Mapping[str, File]) -> tuple[dict[str, Any], list[dict]]:
+    def run(
+        self, item: Item, *, rotation: Files, scratch: Mapping[str, File], **skies: Files
+    ) -> tuple[dict[str, Any], list[dict]]:
         """The trained network as a plain dictionary, and one row an epoch."""
-        fields = tuple(self.cfg.delens.inputs)
-        return self.fitted(Pairs(*skies[:3], fields), Pairs(*skies[3:6], fields), skies[6], scratch)
+        return self.fitted(self.pairs("train", skies), self.pairs("valid", skies), rotation, scratch)
+
+    def pairs(self, split: str, skies: Mapping[str, Files]) -> Pairs:
+        """The skies of a split as the trainer wants them."""
+        obs, features, label = (skies[f"{split}_{asset}"] for asset in ("obs", "features", "label"))
+        return Pairs(obs, features, label, tuple(self.cfg.delens.inputs))
 
 
 class Predict(SimStage):
@@ -102,10 +112,10 @@ class Predict(SimStage):
         super().__init__(config)
         self.settings = telling(self.settings)
 
-    def run(self, item: Item, model: dict[str, Any], obs: Files, features: Files, tables: Files) -> SkyMap:
+    def run(self, item: Item, *, model: dict[str, Any], obs: Files, features: Files, rotation: Files) -> SkyMap:
         """Map of `delens.label`: kappa without unit, or a field in uK_CMB with the beam of the observation."""
         label = self.cfg.delens.label
-        estimate = prediction(self.cfg, model, channels(self.cfg.delens.inputs, obs, features, 0), tables)
+        estimate = prediction(self.cfg, model, channels(self.cfg.delens.inputs, obs, features, 0), rotation)
         is_kappa = label == "kappa"
         unit, fwhm_arcmin = ("1", 0.0) if is_kappa else ("uK_CMB", self.cfg.instrument.fwhm_arcmin)
         return SkyMap(estimate, (shown(label),), unit, fwhm_arcmin, self.cfg.sky.lmax, f"{label} by a network")
@@ -134,11 +144,13 @@ class Export(Stage):
         theta, phi = self.cfg.rotation.predict[0]
         return [{"theta": theta, "phi": phi}] if self.cfg.delens.export_npy else []
 
-    def run(self, item: Item, predictions: Files, obs: Files, unlensed: Files, history: list[dict]) -> tuple:
+    def run(
+        self, item: Item, *, prediction: Files, obs: Files, unlensed_alm: Files, history: list[dict]
+    ) -> tuple[np.ndarray, ...]:
         """Arrays (sims, npix), RING, original orientation; losses (epochs,)."""
         field = self.cfg.delens.field
-        skies = [np.stack([sky[field] for sky in maps]) for maps in (predictions, obs)]
+        skies = [np.stack([sky[field] for sky in maps]) for maps in (prediction, obs)]
         form = {"nside": obs[0].nside, "fwhm_arcmin": obs[0].fwhm_arcmin}
-        skies.append(np.stack([field_map(alms, field, **form).astype(np.float32) for alms in unlensed]))
+        skies.append(np.stack([field_map(alms, field, **form).astype(np.float32) for alms in unlensed_alm]))
         losses = [np.array([row[key] for row in history]) for key in ("train_loss", "valid_loss")]
         return (*skies, *losses)

@@ -7,9 +7,9 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from cmbml.config.resolvers import matching
-from cmbml.core.asset import Item
+from cmbml.config.truth import masked
+from cmbml.core.asset import Item, Optional
 from cmbml.core.errors import UserError
-from cmbml.core.masked import Masked
 from cmbml.core.stage import SimStage
 from cmbml.maps.foreign import read_map
 from cmbml.maps.skymap import SkyMap
@@ -18,13 +18,15 @@ from cmbml.sky.units import conversion
 UNITS = ("K_CMB", "mK_CMB", "uK_CMB")
 
 
-class ReadPredictions(Masked, SimStage):
+class ReadPredictions(SimStage):
     """Maps that another program made of the test skies: in the order of their names, the k-th is of test sky k."""
 
-    name, outputs, splits = "read_predictions", ("prediction",), ("test",)
+    name = "read_predictions"
+    splits = ("test",)
+    inputs = (Optional("mask", when=masked),)
+    outputs = ("prediction",)
     uses = ("clean.field", "sky.nside", "method.unit", "method.fwhm_arcmin", "method.lmax", "method.listing")
-    reads = (*SimStage.reads, "method.name", "method.predictions", "system.root", "dataset")
-    masked_inputs = ("mask",)
+    reads = (*SimStage.reads, "method.name", "method.predictions", "system.root", "dataset", "mask.kind")
 
     def __init__(self, config: DictConfig):
         """Refuse settings that no map can follow."""
@@ -62,7 +64,7 @@ class ReadPredictions(Masked, SimStage):
         """The test skies, of which each must have a file."""
         return list(super().items()) if self.files else []
 
-    def run(self, item: Item, mask: SkyMap | None = None) -> SkyMap:
+    def run(self, item: Item, *, mask: SkyMap | None = None) -> SkyMap:
         """Map of `clean.field`, uK_CMB, RING, with the beam that it is said to have."""
         given, fields = self.cfg.method, tuple(self.cfg.clean.field)
         factors = {unit: conversion(unit, "uK_CMB", 100.0) for unit in UNITS}  # the same at all frequencies

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 from omegaconf import DictConfig
 
-from cmbml.config.truth import has_parts
-from cmbml.core.asset import Every, Files, Item
+from cmbml.config.truth import has_foregrounds, has_parts
+from cmbml.core.asset import Every, Files, Item, Optional
 from cmbml.core.errors import UserError
 from cmbml.maps.skymap import SkyMap
 from cmbml.methods.ilc.scales import bin_windows, cosine_windows, last_multipole, make_scales
@@ -47,7 +47,9 @@ class IlcStage(BandStage):
 class Clean(IlcStage):
     """The combination of the bands that keeps the CMB and has the least variance, scale by scale."""
 
-    name, inputs, outputs = "clean", (Every("obs"),), ("prediction", "ilc_weights")
+    name = "clean"
+    inputs = (Every("obs"),)
+    outputs = ("prediction", "ilc_weights")
     uses = (
         *IlcStage.uses, "clean.fwhm_arcmin", "method.ELLMAX", "method.ellmin", "method.perform_ILC_at_beam",
         "method.wavelet_beam_criterion", "method.prewhiten", "method.N_deproj", "method.ILC_deproj_comps",
@@ -59,7 +61,7 @@ class Clean(IlcStage):
         super().__init__(config)
         check(self.cfg)
 
-    def run(self, item: Item, obs: Files) -> tuple[SkyMap, dict[str, np.ndarray]]:
+    def run(self, item: Item, *, obs: Files) -> tuple[SkyMap, dict[str, np.ndarray]]:
         """Map of `clean.field`, uK_CMB, RING, with a Gaussian beam, and the weights of `cmbml.methods.ilc.weights.fit`.
 
         With the weights are stored ``bands``, their names, and ``beams`` (nband, ELLMAX + 1), by which each band's alms
@@ -141,31 +143,34 @@ class Residuals(IlcStage):
     analysis of the bands errs in the CMB counts as noise.
     """
 
-    name, inputs, outputs = "residuals", ("prediction", "ilc_weights", "lensed_alm"), ("residuals",)
+    name = "residuals"
+    inputs = ("prediction", "ilc_weights", "lensed_alm", Optional(Every("foreground"), when=has_foregrounds))
+    outputs = ("residuals",)
 
-    def __init__(self, config: DictConfig):
-        """Read the foregrounds if there are any."""
-        super().__init__(config)
-        self.known = has_parts(config)
-        if config.foregrounds.kind != "none":
-            self.inputs = (*self.inputs, Every("foreground"))
+    reads = (*IlcStage.reads, "foregrounds.kind", "sims.external")
 
     def items(self) -> list[Item]:
         """The test skies, if they are simulated."""
-        return super().items() if self.known else []
+        return super().items() if has_parts(self.cfg) else []
 
     def run(
-        self, item: Item, prediction: SkyMap, weights: dict[str, np.ndarray], lensed: dict[str, np.ndarray],
-        foregrounds: Files | None = None,
-    ) -> SkyMap:  # fmt: skip
+        self,
+        item: Item,
+        *,
+        prediction: SkyMap,
+        ilc_weights: dict[str, np.ndarray],
+        lensed_alm: dict[str, np.ndarray],
+        foreground: Files | None = None,
+    ) -> SkyMap:
         """Maps of ``{field}_foregrounds`` and ``{field}_noise``, uK_CMB, with the beam of the prediction."""
         field, nside, lmax = self.cfg.clean.field, self.cfg.sky.nside, prediction.lmax
         left = np.zeros(12 * nside**2)
-        if foregrounds is not None:
-            _, alms = self.analysed(foregrounds)
-            left = sht.synthesis(apply(weights, rebeamed(sht.truncate(alms, lmax), weights["beams"])), nside)
-        seen = gaussian_beam(prediction.fwhm_arcmin, lmax) * np.sum(weights["windows"] ** 2, axis=0)
-        cmb = sht.synthesis(sht.almxfl(sht.truncate(lensed[field].astype(np.complex128), lmax), seen), nside)
+        if foreground is not None:
+            _, alms = self.analysed(foreground)
+            alms = rebeamed(sht.truncate(alms, lmax), ilc_weights["beams"])
+            left = sht.synthesis(apply(ilc_weights, alms), nside)
+        seen = gaussian_beam(prediction.fwhm_arcmin, lmax) * np.sum(ilc_weights["windows"] ** 2, axis=0)
+        cmb = sht.synthesis(sht.almxfl(sht.truncate(lensed_alm[field].astype(np.complex128), lmax), seen), nside)
         data = np.stack([left, prediction[field].astype(np.float64) - cmb - left])
         return replace(
             prediction,

@@ -72,7 +72,7 @@ class Pyilc(PeerStage):
         """The test skies, if the program is there."""
         return super().items() if self.program else []
 
-    def run(self, item: Item, obs: Files, scratch: dict[str, File]) -> SkyMap:
+    def run(self, item: Item, *, obs: Files, scratch: dict[str, File]) -> SkyMap:
         """Map of T, uK_CMB, RING, with the beam that was asked for."""
         log = scratch["pyilc_log"].path
         log.parent.mkdir(parents=True, exist_ok=True)

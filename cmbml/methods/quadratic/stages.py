@@ -4,9 +4,9 @@ import numpy as np
 from omegaconf import DictConfig
 
 from cmbml.config.checks import FEATURES
-from cmbml.core.asset import Every, Files, Item
+from cmbml.config.truth import masked
+from cmbml.core.asset import Every, Files, Item, Optional
 from cmbml.core.errors import UserError
-from cmbml.core.masked import Masked
 from cmbml.core.stage import SimStage, Stage
 from cmbml.maps.skymap import SkyMap
 from cmbml.methods.shared.filtered_sky import filtered, without_mean_field
@@ -28,7 +28,9 @@ class Estimate(SimStage):
     mean field (`MeanField`).
     """
 
-    name, inputs, outputs = "estimate", ("obs_alm", "filters"), ("kappa_qe",)
+    name = "estimate"
+    inputs = ("obs_alm", "filters")
+    outputs = ("kappa_qe",)
     uses = ("quadratic.estimator", "instrument.fwhm_arcmin")
     reads = ("splits", "sky.lmax", "method.target", "delens.inputs", "quadratic")
 
@@ -36,7 +38,9 @@ class Estimate(SimStage):
         """Every sky, if the method or its network needs it."""
         return list(super().items()) if needed(self.cfg) else []
 
-    def run(self, item: Item, obs_alm: dict[str, np.ndarray], filters: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def run(
+        self, item: Item, *, obs_alm: dict[str, np.ndarray], filters: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
         """Alms ``kappa`` (nalm,)."""
         fwhm_arcmin = self.cfg.instrument.fwhm_arcmin
         with_ee = self.cfg.quadratic.estimator == "mv"
@@ -60,7 +64,9 @@ class MeanField(Stage):
     estimate: at high L, where the mean field is small, it does more harm than good with few skies.
     """
 
-    name, inputs, outputs = "mean_field", (Every("kappa_qe", split="train"),), ("mean_field",)
+    name = "mean_field"
+    inputs = (Every("kappa_qe", split="train"),)
+    outputs = ("mean_field",)
     reads = ("mask.kind", "splits.train", "sky.lmax", "method.target", "delens.inputs")
 
     def items(self) -> list[Item]:
@@ -71,17 +77,17 @@ class MeanField(Stage):
             raise UserError("The mean field of a masked sky needs at least two training skies; raise splits.train.")
         return [{}]
 
-    def run(self, item: Item, estimates: Files) -> dict[str, np.ndarray]:
+    def run(self, item: Item, *, kappa_qe: Files) -> dict[str, np.ndarray]:
         """Alms ``kappa`` (nalm,), and ``n``, the number of skies."""
-        total = sum(estimate["kappa"].astype(np.complex128) for estimate in estimates)
-        return {"kappa": total / len(estimates), "n": np.array(len(estimates))}
+        total = sum(estimate["kappa"].astype(np.complex128) for estimate in kappa_qe)
+        return {"kappa": total / len(kappa_qe), "n": np.array(len(kappa_qe))}
 
     def cost(self) -> tuple[float, float]:
         """One alm on disk, three in memory."""
         return 16 * sht.alm_size(self.cfg.sky.lmax), 48 * sht.alm_size(self.cfg.sky.lmax)
 
 
-class Weights(Masked):
+class Weights(Stage):
     """Wiener weights of the estimate, measured on the training skies: W_L = C^{kappa kappa_qe} / C^{kappa_qe kappa_qe}.
 
     They hold what theory leaves out: the part of the response and the noise (N1) that is of higher order. On a masked
@@ -91,10 +97,16 @@ class Weights(Masked):
     in the denominator, close to the 1/N of other skies.
     """
 
-    name, outputs = "weights", ("weights",)
-    inputs = (Every("kappa_qe", split="train"), Every("unlensed_alm", split="train"), "filters")
-    masked_inputs = ("mean_field", "mask")
-    uses, reads = ("sky.lmax",), ("splits.train",)
+    name = "weights"
+    inputs = (
+        Every("kappa_qe", split="train"),
+        Every("unlensed_alm", split="train"),
+        "filters",
+        Optional("mean_field", "mask", when=masked),
+    )
+    outputs = ("weights",)
+    uses = ("sky.lmax",)
+    reads = ("splits.train", "mask.kind")
 
     def __init__(self, config: DictConfig):
         """Refuse to measure on no sky."""
@@ -105,8 +117,9 @@ class Weights(Masked):
     def run(
         self,
         item: Item,
-        estimates: Files,
-        truths: Files,
+        *,
+        kappa_qe: Files,
+        unlensed_alm: Files,
         filters: dict[str, np.ndarray],
         mean_field: dict[str, np.ndarray] | None = None,
         mask: SkyMap | None = None,
@@ -114,7 +127,7 @@ class Weights(Masked):
         """``wiener`` (lmax + 1,): the theory's times the measured correction in bins, W_measured / W_theory."""
         lmax = self.cfg.sky.lmax
         cross, auto = np.zeros(lmax + 1), np.zeros(lmax + 1)
-        for estimate, truth in zip(estimates, truths, strict=True):
+        for estimate, truth in zip(kappa_qe, unlensed_alm, strict=True):
             kappa = estimate["kappa"] if mean_field is None else without_mean_field(estimate, mean_field, averaged=True)
             cross += sht.alm2cl(kappa, truth["kappa"] if mask is None else _seen(truth["kappa"], mask, lmax))
             auto += sht.alm2cl(kappa)
@@ -130,20 +143,24 @@ def bin_ratio(above: np.ndarray, below: np.ndarray, edges: np.ndarray) -> np.nda
     return np.concatenate([np.ones(edges[0]), np.repeat(values, np.diff(edges))])
 
 
-class Kappa(Masked, SimStage):
+class Kappa(SimStage):
     """Wiener-filtered convergence of the test skies: the quadratic estimator's answer.
 
     On a masked sky it is an estimate of the convergence times mask^2, less the mean field.
     """
 
-    name, inputs, outputs, splits = "kappa", ("kappa_qe", "weights", "filters"), ("estimate",), ("test",)
-    masked_inputs = ("mean_field",)
+    name = "kappa"
+    splits = ("test",)
+    inputs = ("kappa_qe", "weights", "filters", Optional("mean_field", when=masked))
+    outputs = ("estimate",)
     uses = ("quadratic.wiener", "sky.nside", "sky.lmax")
+    reads = ("splits", "mask.kind")
 
     def run(
         self,
         item: Item,
-        kappa: dict[str, np.ndarray],
+        *,
+        kappa_qe: dict[str, np.ndarray],
         weights: dict[str, np.ndarray],
         filters: dict[str, np.ndarray],
         mean_field: dict[str, np.ndarray] | None = None,
@@ -151,7 +168,7 @@ class Kappa(Masked, SimStage):
         """Map of the convergence, RING."""
         sky = self.cfg.sky
         wiener = weights["wiener"] if self.cfg.quadratic.wiener == "measured" else filters["wiener_phi"]
-        data = sht.synthesis(sht.almxfl(without_mean_field(kappa, mean_field, averaged=False), wiener), sky.nside)
+        data = sht.synthesis(sht.almxfl(without_mean_field(kappa_qe, mean_field, averaged=False), wiener), sky.nside)
         return SkyMap(data[None], ("kappa",), "1", 0.0, sky.lmax, "quadratic estimate, Wiener-filtered")
 
     def cost(self) -> tuple[float, float]:

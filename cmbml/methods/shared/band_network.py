@@ -16,7 +16,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from cmbml.config.truth import has_truth
-from cmbml.core.asset import Every, File, Files, Item
+from cmbml.core.asset import Every, File, Files, Item, Optional
 from cmbml.core.errors import UserError
 from cmbml.core.stage import SimStage
 from cmbml.maps.skymap import SkyMap
@@ -29,7 +29,10 @@ from cmbml.sky.fields import field_map
 class Target(SimStage):
     """The map that a network is asked for: the CMB of a sky, with the beam `clean.target_fwhm_arcmin`."""
 
-    name, inputs, outputs, splits = "target", ("lensed_alm", "cmb_map"), ("target",), ("train", "valid")
+    name = "target"
+    splits = ("train", "valid")
+    inputs = ("lensed_alm", "cmb_map")
+    outputs = ("target",)
     uses = ("clean.field", "clean.target_fwhm_arcmin", "sky.nside", "sky.lmax")
     reads = (*SimStage.reads, "method.trained")
 
@@ -46,17 +49,17 @@ class Target(SimStage):
         """The training and validation skies, if a network is trained."""
         return [] if self.cfg.method.trained else super().items()
 
-    def run(self, item: Item, lensed: dict[str, np.ndarray], cmb: SkyMap) -> SkyMap:
+    def run(self, item: Item, *, lensed_alm: dict[str, np.ndarray], cmb_map: SkyMap) -> SkyMap:
         """Map of `clean.field`, uK_CMB, RING; 0 arcmin is the CMB as it is."""
         clean, sky = self.cfg.clean, self.cfg.sky
-        fwhm_arcmin = clean.target_fwhm_arcmin or cmb.fwhm_arcmin
-        if fwhm_arcmin < cmb.fwhm_arcmin:
+        fwhm_arcmin = clean.target_fwhm_arcmin or cmb_map.fwhm_arcmin
+        if fwhm_arcmin < cmb_map.fwhm_arcmin:
             raise UserError(
-                f"clean.target_fwhm_arcmin={fwhm_arcmin} is finer than the {cmb.fwhm_arcmin} of the CMB's own maps; "
-                "widen it, or give 0 for the maps as they are."
+                f"clean.target_fwhm_arcmin={fwhm_arcmin} is finer than the {cmb_map.fwhm_arcmin} of the CMB's own maps;"
+                " widen it, or give 0 for the maps as they are."
             )
-        missing = (fwhm_arcmin**2 - cmb.fwhm_arcmin**2) ** 0.5
-        maps = [field_map(lensed, x, nside=sky.nside, fwhm_arcmin=missing) for x in clean.field]
+        missing = (fwhm_arcmin**2 - cmb_map.fwhm_arcmin**2) ** 0.5
+        maps = [field_map(lensed_alm, x, nside=sky.nside, fwhm_arcmin=missing) for x in clean.field]
         return SkyMap(np.stack(maps), tuple(clean.field), "uK_CMB", fwhm_arcmin, sky.lmax, "CMB without noise")
 
     def cost(self) -> tuple[float, float]:
@@ -142,7 +145,11 @@ GEOMETRY = (*BandStage.uses, "clean.field", "patches", "rotation.kind")
 class TrainBands(Training, OfBands):
     """Train a network from the bands of the training skies to their targets."""
 
-    inputs = tuple(Every(asset, split=split) for split in ("train", "valid") for asset in ("obs", "target"))
+    inputs = tuple(
+        Every(asset, split=split, name=f"{split}_{asset}")
+        for split in ("train", "valid")
+        for asset in ("obs", "target")
+    )
     uses = (*GEOMETRY, "network", "train", "rotation.pairs", "rotation.symmetries")
     reads = ("system", "splits", "instrument.bands", "rotation.average", "method.trained")
 
@@ -160,26 +167,38 @@ class TrainBands(Training, OfBands):
         """One training; none where the network is given."""
         return [] if self.cfg.method.trained else [{}]
 
-    def run(self, item: Item, *skies: Files, scratch: Mapping[str, File]) -> tuple[dict[str, Any], list[dict]]:
+    def run(
+        self,
+        item: Item,
+        *,
+        train_obs: Files,
+        train_target: Files,
+        valid_obs: Files,
+        valid_target: Files,
+        scratch: Mapping[str, File],
+    ) -> tuple[dict[str, Any], list[dict]]:
         """The trained network as a plain dictionary, with its bands and the beam of its target; one row an epoch."""
-        train, valid = BandSkies(self, *skies[:2]), BandSkies(self, *skies[2:])
+        train = BandSkies(self, train_obs, train_target)
+        valid = BandSkies(self, valid_obs, valid_target)
         model, history = self.fitted(train, valid, self.tables(), scratch)
-        about = {"shown": self.named(), "found": self.cfg.clean.field, "fwhm_arcmin": skies[1][0].fwhm_arcmin}
+        about = {"shown": self.named(), "found": self.cfg.clean.field, "fwhm_arcmin": train_target[0].fwhm_arcmin}
         return model | about, history
+
+
+def is_trained_here(cfg: DictConfig) -> bool:
+    """Whether the pipeline trains the network, and is not given one."""
+    return not cfg.method.trained
 
 
 class PredictBands(OfBands):
     """What the network finds in the test skies: the CMB with the beam of its target."""
 
-    name, inputs, outputs, parallel = "predict", ("model", Every("obs")), ("prediction",), False
+    name = "predict"
+    inputs = (Optional("model", when=is_trained_here), Every("obs"))
+    outputs = ("prediction",)
+    parallel = False
     uses = (*GEOMETRY, "rotation.predict", "rotation.average", "method.listing")
     reads = (*BandStage.reads, "rotation.pairs", "train.batch_size", "system.device", "method.trained")
-
-    def __init__(self, config: DictConfig):
-        """Do without the training where the network is given."""
-        super().__init__(config)
-        if self.cfg.method.trained:
-            self.inputs = self.inputs[1:]
 
     def items(self) -> Iterable[Item]:
         """The test skies."""
@@ -209,10 +228,9 @@ class PredictBands(OfBands):
             )
         return model
 
-    def run(self, item: Item, *given: Any) -> SkyMap:
-        """Map of `clean.field`, uK_CMB, RING, from the network, if none is given, and the observations."""
-        *model, obs = given
-        model = model[0] if model else self.trained
+    def run(self, item: Item, *, obs: Files, model: dict[str, Any] | None = None) -> SkyMap:
+        """Map of `clean.field`, uK_CMB, RING, from the network, that of `method.trained` if None."""
+        model = self.trained if model is None else model
         found = prediction(self.cfg, model, self.sky(obs, item["sim"]), self.tables())
         fields, lmax = tuple(self.cfg.clean.field), self.cfg.sky.lmax
         return SkyMap(found, fields, "uK_CMB", model["fwhm_arcmin"], lmax, "CMB found by a network")

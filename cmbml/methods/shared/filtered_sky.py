@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from cmbml.config.checks import FEATURES
-from cmbml.core.asset import Item
-from cmbml.core.masked import Masked
+from cmbml.config.truth import masked
+from cmbml.core.asset import Item, Optional
 from cmbml.core.stage import SimStage
 from cmbml.maps.skymap import SkyMap
 from cmbml.sky import sht
@@ -47,7 +47,7 @@ def without_mean_field(
     return (alm - mean_field["kappa"]) * (n / (n - 1) if averaged else 1)
 
 
-class Features(Masked, SimStage):
+class Features(SimStage):
     """Maps of the filtered sky for the network, made when `delens.inputs` names one of them.
 
     ``E_wf``: Wiener-filtered E; ``B_hp``: inverse-variance filtered B without l < `delens.lmin_b`; ``kappa_qe``:
@@ -55,10 +55,11 @@ class Features(Masked, SimStage):
     the mask, E and B once and the estimate twice.
     """
 
-    name, inputs, outputs = "features", ("obs_alm", "kappa_qe", "filters"), ("features",)
-    masked_inputs = ("mean_field",)
+    name = "features"
+    inputs = ("obs_alm", "kappa_qe", "filters", Optional("mean_field", when=masked))
+    outputs = ("features",)
     uses = ("instrument.fwhm_arcmin", "sky.nside", "sky.lmax")
-    reads = ("splits", "delens.inputs")
+    reads = ("splits", "delens.inputs", "mask.kind")
 
     def items(self) -> list[Item]:
         """Every sky, if the network sees a filtered map."""
@@ -67,14 +68,15 @@ class Features(Masked, SimStage):
     def run(
         self,
         item: Item,
+        *,
         obs_alm: dict[str, np.ndarray],
-        kappa: dict[str, np.ndarray],
+        kappa_qe: dict[str, np.ndarray],
         filters: dict[str, np.ndarray],
         mean_field: dict[str, np.ndarray] | None = None,
     ) -> SkyMap:
         """Three maps, RING."""
         sky, fwhm_arcmin = self.cfg.sky, self.cfg.instrument.fwhm_arcmin
-        estimate = without_mean_field(kappa, mean_field, averaged=item["split"] == "train")
+        estimate = without_mean_field(kappa_qe, mean_field, averaged=item["split"] == "train")
         alms = [
             filtered(obs_alm, "E", filters["wiener_e"], fwhm_arcmin),
             filtered(obs_alm, "B", filters["inverse_b"], fwhm_arcmin),

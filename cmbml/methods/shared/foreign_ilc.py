@@ -26,7 +26,8 @@ class PeerStage(BandStage):
         `method.ellmin` and `method.ellpeaks`; null: those of `cmbml.methods.shared.needlet_peaks`.
     """
 
-    inputs, outputs = (Every("obs"),), ("prediction",)
+    inputs = (Every("obs"),)
+    outputs = ("prediction",)
     uses = (*BandStage.uses, "clean.field", "method.ELLMAX", "method.N_scales", "method.ellmin", "method.ellpeaks",
             "method.perform_ILC_at_beam", "method.ILC_bias_tol")  # fmt: skip
 

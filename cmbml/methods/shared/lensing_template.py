@@ -20,14 +20,17 @@ class Template(SimStage):
     and one of the unlensed field is what subtracting it from the observed field leaves.
     """
 
-    name, splits = "template", ("test",)
-    inputs, outputs = ("estimate", "obs", "obs_alm", "filters"), ("template", "prediction")
+    name = "template"
+    splits = ("test",)
+    inputs = ("estimate", "obs", "obs_alm", "filters")
+    outputs = ("template", "prediction")
     uses = ("method.name", "method.target", "delens.field", "quadratic.template", "instrument.fwhm_arcmin", "sky.lmax")
     reads = ("splits", "sky.nside")
 
     def run(
         self,
         item: Item,
+        *,
         estimate: SkyMap,
         obs: SkyMap,
         obs_alm: dict[str, np.ndarray],

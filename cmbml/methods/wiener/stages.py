@@ -17,7 +17,10 @@ class WienerTemplate(SimStage):
     It takes the primordial B away with the lensing; nobody should use it, and every table should show it.
     """
 
-    name, inputs, outputs, splits = "wiener", ("obs_alm", "filters"), ("estimate",), ("test",)
+    name = "wiener"
+    splits = ("test",)
+    inputs = ("obs_alm", "filters")
+    outputs = ("estimate",)
     uses = ("delens.field", "instrument.fwhm_arcmin", "sky.nside", "sky.lmax")
 
     def items(self) -> list[Item]:
@@ -26,7 +29,7 @@ class WienerTemplate(SimStage):
             raise UserError(f"method=wiener filters the lensing out of B, not out of {self.cfg.delens.field}; field=B.")
         return list(super().items())
 
-    def run(self, item: Item, obs_alm: dict[str, np.ndarray], filters: dict[str, np.ndarray]) -> SkyMap:
+    def run(self, item: Item, *, obs_alm: dict[str, np.ndarray], filters: dict[str, np.ndarray]) -> SkyMap:
         """Map of the filtered B, uK_CMB, with the beam of the observation."""
         sky, fwhm_arcmin = self.cfg.sky, self.cfg.instrument.fwhm_arcmin
         lensing, noise = filters["bb_lensing"], filters["noise_p"]
