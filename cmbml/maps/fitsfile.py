@@ -1,7 +1,8 @@
 """What a HEALPix FITS file says of its pixels: the one place that reads its header and its columns."""
 
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from numpy.typing import DTypeLike
 
 from cmbml.core.errors import UserError
 
-UNITS = ("K_CMB", "mK_CMB", "uK_CMB", "K_RJ", "mK_RJ", "uK_RJ", "MJy/sr")
+LARGEST = 1e20  # what is larger stands for no value, like HEALPix's UNSEEN of -1.6e30
 
 
 @dataclass(frozen=True)
@@ -25,23 +26,36 @@ class PixelTable:
     label : str
         What sentences call the file.
     hdu : BinTableHDU
+    primary : Header
+        Of the file itself: what it says counts where the table is silent.
     """
 
     label: str
     hdu: fits.BinTableHDU
+    primary: fits.Header
 
     def key(self, name: str, default: Any = "") -> Any:
-        """Value of a keyword."""
-        return self.hdu.header.get(name, default)
+        """Value of a keyword, of the table or of the file; the default if it is in neither, or blank."""
+        for header in (self.hdu.header, self.primary):
+            value = header.get(name, "")
+            if not isinstance(value, fits.card.Undefined) and str(value).strip():
+                return value
+        return default
 
     def word(self, name: str) -> str:
         """Value of a keyword that is a word, in capitals; empty if it is not there."""
         return str(self.key(name)).strip().upper()
 
     @property
+    def partial(self) -> bool:
+        """Whether the table holds a part of the sky, and says in a column which."""
+        scheme = self.word("INDXSCHM")
+        return scheme == "EXPLICIT" or (not scheme and self.word("OBJECT") == "PARTIAL")
+
+    @property
     def names(self) -> list[str]:
         """Names of the columns of pixels."""
-        return [column.name for column in self.hdu.columns]
+        return [name for name in self.hdu.columns.names if not (self.partial and name.upper() == "PIXEL")]
 
     @property
     def ordering(self) -> str:
@@ -58,15 +72,20 @@ class PixelTable:
 
     def refuse_coordinates(self) -> None:
         """Refuse coordinates that are not Galactic; a file that says none is."""
-        word = str(self.key("COORDSYS", "G")).strip().upper()
-        if not word.startswith("G"):
-            raise UserError(f"{self.label} is in the coordinates {word!r}; rotate it to Galactic ones.")
+        word = self.word("COORDSYS")
+        if word not in ("", "G", "GAL", "GALACTIC"):
+            raise UserError(
+                f"{self.label} is in the coordinates {word!r}; rotate it to Galactic ones, and write G into its header"
+                " (COORDSYS)."
+            )
 
     def unit(self, name: str) -> str:
         """Unit of a column as the file writes it; empty if it says none."""
         return str(self.hdu.columns[name].unit or "").strip()
 
-    def pixels(self, name: str, *, nest: bool = False, dtype: DTypeLike = np.float64) -> np.ndarray:
+    def pixels(
+        self, name: str, *, nest: bool = False, dtype: DTypeLike = np.float64, outside: float = np.nan
+    ) -> np.ndarray:
         """Values of a column on the full sky.
 
         Parameters
@@ -76,26 +95,69 @@ class PixelTable:
             Whether they are wanted in NESTED order, and not in RING.
         dtype : optional
             Of floating point.
+        outside : float, optional
+            Value of the pixels that a part of the sky does not list.
 
         Returns
         -------
         array (npix,)
-            NaN where there is no value: UNSEEN, or not finite.
+            NaN where there is no value: not finite, beyond 1e20 in size (as UNSEEN is), or what the header calls
+            BAD_DATA, or TNULL of this column.
 
         Raises
         ------
         UserError
-            If they are no full HEALPix sky.
+            If they are no full HEALPix sky, nor a part of one that says which.
         """
-        values = np.ravel(self.hdu.data[name]).astype(dtype)
+        stored = np.ravel(self.hdu.data[name])
+        values = stored.astype(dtype)
+        bad = ~(np.abs(values) <= LARGEST)
+        bad_data = _number(self.key("BAD_DATA"))
+        if bad_data is not None:
+            bad |= np.isclose(values, bad_data, rtol=1e-5, atol=0)  # the header's digits may be fewer
+        null = self._null(name)
+        if null is not None:
+            bad |= stored == null
+        values[bad] = np.nan
+        if self.partial:
+            values = self._placed(values, outside)
         if not hp.isnpixok(values.size):
             raise UserError(f"{self.label} has {values.size} pixels, which are no full HEALPix sky; bring it anew.")
-        values[~np.isfinite(values) | hp.mask_bad(values)] = np.nan
         if nest and self.ordering == "RING":
             return hp.reorder(values, r2n=True)
         if not nest and self.ordering == "NESTED":
             return hp.reorder(values, n2r=True)
         return values
+
+    def _null(self, name: str) -> float | None:
+        """Value that stands for none in a column, scaled like its others."""
+        column = self.hdu.columns[name]
+        null = _number(self.hdu.header.get(f"TNULL{self.hdu.columns.names.index(name) + 1}", ""))
+        if null is None:
+            return None
+        return null * (column.bscale or 1) + (column.bzero or 0)
+
+    def _placed(self, values: np.ndarray, outside: float) -> np.ndarray:
+        """Pixels of the full sky, in the order of the file, from those that the column PIXEL lists."""
+        name = next((name for name in self.hdu.columns.names if name.upper() == "PIXEL"), None)
+        if name is None:
+            raise UserError(
+                f"{self.label} has no column PIXEL for a part of the sky; write all pixels, UNSEEN where there is no"
+                " value."
+            )
+        nside = _number(self.key("NSIDE"))
+        if nside is None or not hp.isnsideok(nside):
+            raise UserError(f"{self.label} holds a part of the sky and no NSIDE; write it into its header.")
+        pixels = np.ravel(self.hdu.data[name]).astype(np.int64)
+        full = np.full(12 * int(nside) ** 2, outside, dtype=values.dtype)
+        once = len(np.unique(pixels)) == len(pixels) == len(values)
+        if not once or (pixels < 0).any() or (pixels >= len(full)).any():
+            raise UserError(
+                f"{self.label} holds a part of the sky, and its column PIXEL does not list each pixel once, from 0 to"
+                f" {len(full) - 1}; write all pixels, UNSEEN where there is no value."
+            )
+        full[pixels] = values
+        return full
 
 
 @contextmanager
@@ -120,7 +182,7 @@ def opened(path: Path, *, label: str | None = None, remedy: str = "bring it anew
         with fits.open(path, memmap=True) as file:
             if len(file) < 2 or not isinstance(file[1], fits.BinTableHDU):
                 raise UserError(f"{label} has no table of pixels in its first extension; write it as a HEALPix map.")
-            yield PixelTable(label, file[1])
+            yield PixelTable(label, file[1], file[0].header)
     except FileNotFoundError:
         raise UserError(f"{label} is missing; {remedy}.") from None
     except (OSError, TypeError, fits.VerifyError) as error:
@@ -129,18 +191,34 @@ def opened(path: Path, *, label: str | None = None, remedy: str = "bring it anew
 
 
 def unit_named(text: str) -> str | None:
-    """Which of `UNITS` a text means, in one of the ways in which they are written; None if it is none of them."""
-    known = {_spelling(unit): unit for unit in UNITS}
-    return known.get(_spelling(text))
+    """Return the unit that a text means in the form ``uK_CMB``, ``K_RJ``, ``MJy/sr``; None if it means none of these.
+
+    Prefixes are u (or mu), m, k and M or none, and keep their case: mJy/sr is not MJy/sr. The text may be one of the
+    FITS standard (``MJy sr-1``) or of published maps (``Kcmb``, ``Mjy/sr``).
+    """
+    return _meant(text, power=1)
 
 
 def squared_unit_named(text: str) -> str | None:
-    """Which of `UNITS` a text means the square of: ``(K_CMB)^2``, ``Kcmb^2``; None if it is none of them."""
-    text = _spelling(text).replace("**", "^")
-    if not text.endswith("^2"):
+    """Return the unit that a text means the square of: ``(K_CMB)^2``, ``Kcmb**2``, ``MJy2 sr-2``; None if none."""
+    whole = re.fullmatch(r"\(?(.+?)\)? ?(?:\^|\*\*) ?2", text.strip())
+    unit = unit_named(whole[1]) if whole else None
+    return unit or _meant(text, power=2)
+
+
+def _meant(text: str, power: int) -> str | None:
+    """Return the unit whose power, 1 or 2, a text means with the exponent at each of its parts."""
+    raised = "" if power == 1 else r"(?:\^|\*\*)?2"
+    per_sr = rf" ?/ ?(?i:sr){raised}|[ .*]?(?i:sr)(?:\^|\*\*)?\(?-{power}\)?"
+    found = re.fullmatch(rf"(mu|[umkM]?)(?:K[_ ]?((?i:CMB|RJ)){raised}|[Jj]y{raised}(?:{per_sr}))", text.strip())
+    if found is None:
         return None
-    return unit_named(text.removesuffix("^2").removeprefix("(").removesuffix(")"))
+    prefix = found[1].replace("mu", "u")
+    return f"{prefix}K_{found[2].upper()}" if found[2] else f"{prefix}Jy/sr"
 
 
-def _spelling(unit: str) -> str:
-    return unit.lower().replace("_", "").replace(" ", "").replace("mu", "u")
+def _number(value: Any) -> float | None:
+    """Return the number that a header holds, also in quotes; None if it is none."""
+    with suppress(ValueError, TypeError):
+        return float(value)
+    return None

@@ -30,7 +30,7 @@ def read_map(
     path: Path, nside: int, fields: Sequence[str], factors: Mapping[str, float], *, unit: str | None = None,
     mask: SkyMap | None = None, unit_key: str, fields_key: str,
 ) -> tuple[np.ndarray, str]:  # fmt: skip
-    """Read a HEALPix map of anyone's: full sky, RING or NESTED, Galactic.
+    """Read a HEALPix map of anyone's: RING or NESTED, Galactic; a part of the sky is UNSEEN elsewhere.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def read_map(
     unit : str, optional
         Of these; what each column says (TUNIT) if not given.
     mask : SkyMap, optional
-        Where it is 0 pixels may be UNSEEN or not finite; they become 0.
+        Where it is 0 pixels may have no value (`PixelTable.pixels`); they become 0.
     unit_key, fields_key : str
         What a user is told to change who has another unit, or lacks a field.
 
@@ -63,7 +63,6 @@ def read_map(
     empty = np.zeros(12 * nside**2, dtype=bool)
     notes = [f"from {path.name}"]
     with opened(path) as table:
-        _refuse_part(table)
         table.refuse_coordinates()
         for row, field in zip(data, fields, strict=True):
             name = _column(table, field, fields_key)
@@ -80,11 +79,6 @@ def read_map(
     if empty.any():
         notes.append(f"{empty.sum()} masked pixels without a value set to 0")
     return data, ", ".join(notes).encode("ascii", "replace").decode()  # headers know no other letters
-
-
-def _refuse_part(table: PixelTable) -> None:
-    if table.word("INDXSCHM") == "EXPLICIT":
-        raise UserError(f"{table.label} holds a part of the sky; write all pixels, UNSEEN where there is no value.")
 
 
 def _refuse_nside(table: PixelTable, npix: int, nside: int) -> None:

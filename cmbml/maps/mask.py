@@ -10,7 +10,7 @@ from cmbml.maps.fitsfile import opened
 
 
 def read_mask(path: Path, nside: int, *, column: str | None = None, threshold: float | None = None) -> np.ndarray:
-    """Read a mask from a HEALPix FITS file, RING or NESTED, Galactic.
+    """Read a mask from a HEALPix FITS file, RING or NESTED, Galactic; 0 outside the part of the sky that it lists.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def read_mask(path: Path, nside: int, *, column: str | None = None, threshold: f
         if column is not None and column not in table.names:
             raise UserError(f"{label} has no column mask.column={column}; it has {', '.join(table.names)}.")
         table.refuse_coordinates()
-        weights = table.pixels(column or table.names[0])
+        weights = table.pixels(column or table.names[0], outside=0.0)
     if not ((weights >= 0) & (weights <= 1)).all():
         raise UserError(f"{label} has values that do not lie between 0 and 1; weights of pixels are needed.")
     if len(weights) == 12 * nside**2:

@@ -111,6 +111,8 @@ def _refuse(table: PixelTable, nside: int | None) -> None:
     if table.ordering != "RING":
         raise UserError(f"{table.label}: the ordering is {table.ordering!r}; RING is needed.")
     table.refuse_coordinates()
+    if table.u_sign < 0:
+        raise UserError(f"{table.label}: the sign of U is that of IAU; COSMO is needed (POLCCONV).")
     if not table.unit(table.names[0]):
         raise UserError(f"{table.label}: the map has no unit (TUNIT1); write one, e.g. uK_CMB.")
     for key in ("NSIDE", "FWHM", "LMAX"):

@@ -14,6 +14,7 @@ logger = logging.getLogger(__name__)
 
 _COLUMNS = {"T": "II_COV", "Q": "QQ_COV", "U": "UU_COV", "TQ": "IQ_COV", "TU": "IU_COV", "QU": "QU_COV"}
 _MICROKELVIN = {"K_CMB": 1e6, "mK_CMB": 1e3, "uK_CMB": 1.0}
+_MEGAJANSKY = {"MJy/sr": 1.0, "kJy/sr": 1e-3, "Jy/sr": 1e-6}
 _LARGEST_BAD_PART = 0.01
 
 
@@ -26,10 +27,11 @@ def read_variance(
 ) -> np.ndarray:
     """Read the variances of the noise of a frequency map, on pixels of ``nside``.
 
-    The columns are found by name, in the first table of the file, full-sky, RING or NESTED: ``II_COV``, ``QQ_COV`` and
-    ``UU_COV`` for T, Q and U (``IQ_COV``, ``IU_COV``, ``QU_COV`` for the covariances TQ, TU, QU). A pixel without an
-    observation - UNSEEN, not finite, or of a variance that is not positive - takes the mean of the others in the
-    smallest coarser pixel that has any; more than 1 % of such pixels are refused. One column is in memory at a time.
+    The columns are found by name, in the first table of the file, RING or NESTED: ``II_COV``, ``QQ_COV`` and ``UU_COV``
+    for T, Q and U (``IQ_COV``, ``IU_COV``, ``QU_COV`` for the covariances TQ, TU, QU; TU and QU of the IAU convention
+    change their sign). A pixel without a value (`PixelTable.pixels`), or of a variance that is not positive, takes the
+    mean of the others in the smallest coarser pixel that has any; more than 1 % of such pixels are refused. One column
+    is in memory at a time.
 
     Parameters
     ----------
@@ -39,7 +41,8 @@ def read_variance(
     fields : sequence of str, optional
         Of T, Q, U, TQ, TU, QU.
     uk_cmb_per_mjy_sr : float, optional
-        Response of the band, uK_CMB for 1 MJy/sr; wanted when the unit is (MJy/sr)^2, as at 545 and 857 GHz.
+        Response of the band, uK_CMB for 1 MJy/sr; wanted when the unit is the square of an intensity, as at 545
+        and 857 GHz.
 
     Returns
     -------
@@ -79,7 +82,7 @@ def _column(table: PixelTable, field: str, response: float | None) -> np.ndarray
     if bad.any():
         logger.warning("%s: %d pixels of %s without a variance take the mean around them", table.label, bad.sum(), name)
         _fill(values, bad)
-    values *= scale
+    values *= scale * table.u_sign if field in ("TU", "QU") else scale
     return values
 
 
@@ -89,14 +92,14 @@ def _scale(table: PixelTable, name: str, response: float | None) -> float:
     unit = squared_unit_named(said)
     if unit in _MICROKELVIN:
         return _MICROKELVIN[unit] ** 2
-    if unit != "MJy/sr":
+    if unit not in _MEGAJANSKY:
         raise UserError(f"{table.label} has the unit {said!r} in the column {name}; (K_CMB)^2 or (MJy/sr)^2 is needed.")
     if response is None:
         raise UserError(
             f"{table.label} has the unit {said!r} in the column {name}; the factor of the band from MJy/sr to uK_CMB is"
             " needed."
         )
-    return response**2
+    return (_MEGAJANSKY[unit] * response) ** 2
 
 
 def _fill(values: np.ndarray, bad: np.ndarray) -> None:
