@@ -123,11 +123,10 @@ class PixelTable:
             values = self._placed(values, outside)
         if not hp.isnpixok(values.size):
             raise UserError(f"{self.label} has {values.size} pixels, which are no full HEALPix sky; bring it anew.")
-        if nest and self.ordering == "RING":
-            return hp.reorder(values, r2n=True)
-        if not nest and self.ordering == "NESTED":
-            return hp.reorder(values, n2r=True)
-        return values
+        wanted = "NESTED" if nest else "RING"
+        if wanted == self.ordering:
+            return values
+        return np.asarray(hp.reorder(values, inp=self.ordering, out=wanted))
 
     def _null(self, name: str) -> float | None:
         """Value that stands for none in a column, scaled like its others."""

@@ -46,4 +46,5 @@ def read_mask(path: Path, nside: int, *, column: str | None = None, threshold: f
             f"{label} has nside {hp.npix2nside(len(weights))} where {nside} is needed; with mask.threshold=0.9 it is"
             " averaged, and good where the mean is above."
         )
-    return (hp.ud_grade(weights, nside) > threshold).astype(np.float64)
+    mean = np.asarray(hp.ud_grade(weights, nside))
+    return (mean > threshold).astype(np.float64)

@@ -42,12 +42,13 @@ class SkyMap:
     @property
     def nside(self) -> int:
         """HEALPix resolution."""
-        return hp.npix2nside(self.data.shape[-1])
+        return int(hp.npix2nside(self.data.shape[-1]))
 
     def __getitem__(self, field: str) -> np.ndarray:
         if field not in self.fields:
             raise UserError(f"The map holds the fields {', '.join(self.fields)}; {field!r} is not among them.")
-        return self.data[self.fields.index(field)]
+        row: np.ndarray = self.data[self.fields.index(field)]
+        return row
 
     def select(self, fields: Sequence[str]) -> np.ndarray:
         """Rows of the named fields, shape (len(fields), npix)."""
