@@ -1,14 +1,13 @@
 """HEALPix maps of anyone's: FITS files that say in their own ways what they hold."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import healpy as hp
 import numpy as np
-from astropy.io import fits
 
 from cmbml.core.errors import UserError
+from cmbml.maps.fitsfile import PixelTable, opened, unit_named
 from cmbml.maps.skymap import SkyMap
 
 _POLARISED = "{x} {x}_STOKES STOKES_{x} {x}_POLARISATION {x}_POLARIZATION"
@@ -21,33 +20,17 @@ _COLUMNS = {  # names that columns have in files of Planck, WMAP, healpy and oth
 }
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[fits.BinTableHDU]:
-    """Table of a file's first extension; a `UserError` says what cannot be read."""
-    try:
-        with fits.open(path, memmap=True) as file:
-            if len(file) < 2 or not isinstance(file[1], fits.BinTableHDU):
-                raise UserError(f"{path} has no table of pixels in its first extension; write it as a HEALPix map.")
-            yield file[1]
-    except (OSError, TypeError) as error:
-        why = str(error).partition(". ")[0]
-        raise UserError(f"{path} cannot be read as a FITS file ({why}); bring it anew.") from None
-
-
 def ordering(path: Path) -> str:
     """RING or NESTED, as the file says; a `UserError` if it says neither."""
     with opened(path) as table:
-        said = str(table.header.get("ORDERING", "")).strip().upper()
-    if said not in ("RING", "NESTED", "NEST"):
-        raise UserError(f"{path} has the ordering {said!r}; write RING or NESTED into its header (ORDERING).")
-    return "RING" if said == "RING" else "NESTED"
+        return table.ordering
 
 
 def read_map(
     path: Path, nside: int, fields: Sequence[str], factors: Mapping[str, float], *, unit: str | None = None,
     mask: SkyMap | None = None, unit_key: str, fields_key: str,
 ) -> tuple[np.ndarray, str]:  # fmt: skip
-    """Read a HEALPix map of anyone's: full sky, RING or NESTED, Galactic.
+    """Read a HEALPix map of anyone's: RING or NESTED, Galactic; a part of the sky is UNSEEN elsewhere.
 
     Parameters
     ----------
@@ -62,7 +45,7 @@ def read_map(
     unit : str, optional
         Of these; what each column says (TUNIT) if not given.
     mask : SkyMap, optional
-        Where it is 0 pixels may be UNSEEN or not finite; they become 0.
+        Where it is 0 pixels may have no value (`PixelTable.pixels`); they become 0.
     unit_key, fields_key : str
         What a user is told to change who has another unit, or lacks a field.
 
@@ -76,21 +59,21 @@ def read_map(
     UserError
         One sentence with file, reason and what to do.
     """
-    nested, empty, notes = ordering(path) == "NESTED", np.zeros(12 * nside**2, dtype=bool), [f"from {path.name}"]
+    data = np.empty((len(fields), 12 * nside**2))
+    empty = np.zeros(12 * nside**2, dtype=bool)
+    notes = [f"from {path.name}"]
     with opened(path) as table:
-        _refuse(path, table.header)
-        data = np.empty((len(fields), len(empty)))
+        table.refuse_coordinates()
         for row, field in zip(data, fields, strict=True):
-            name = _column(path, table, field, fields_key)
-            values = np.ravel(table.data[name]).astype(np.float64)
-            _refuse_nside(path, values.size, nside)
-            values = hp.reorder(values, n2r=True) if nested else values
-            bad = ~np.isfinite(values) | hp.mask_bad(values)
-            _refuse_bad(path, name, bad, mask)
-            row[:] = values * factors[unit or _unit(path, table, name, factors, unit_key)]
+            name = _column(table, field, fields_key)
+            values = table.pixels(name)
+            _refuse_nside(table, values.size, nside)
+            bad = np.isnan(values)
+            _refuse_bad(table, name, bad, mask)
+            row[:] = values * factors[unit or _unit(table, name, factors, unit_key)]
             row[bad] = 0
             empty |= bad
-            if field == "U" and str(table.header.get("POLCCONV", "")).strip().upper() == "IAU":
+            if field == "U" and table.u_sign < 0:
                 row *= -1
                 notes.append("U turned from the IAU convention")
     if empty.any():
@@ -98,53 +81,45 @@ def read_map(
     return data, ", ".join(notes).encode("ascii", "replace").decode()  # headers know no other letters
 
 
-def _refuse(path: Path, header: fits.Header) -> None:
-    """Refuse parts of the sky and coordinates that are not Galactic."""
-    if str(header.get("INDXSCHM", "")).strip().upper() == "EXPLICIT":
-        raise UserError(f"{path} holds a part of the sky; write all pixels, UNSEEN where there is no value.")
-    coordinates = str(header.get("COORDSYS", "G")).strip().upper()
-    if not coordinates.startswith("G"):
-        raise UserError(f"{path} is in the coordinates {coordinates!r}; rotate it to Galactic ones.")
-
-
-def _refuse_nside(path: Path, npix: int, nside: int) -> None:
-    if not hp.isnpixok(npix):
-        raise UserError(f"{path} has {npix} pixels, which are no full HEALPix sky; bring it anew.")
+def _refuse_nside(table: PixelTable, npix: int, nside: int) -> None:
     if npix != 12 * nside**2:
         has = hp.npix2nside(npix)
-        raise UserError(f"{path} has nside {has} where {nside} is needed; say nside={has}, or bring all maps to one.")
+        raise UserError(
+            f"{table.label} has nside {has} where {nside} is needed; say nside={has}, or bring all maps to one."
+        )
 
 
-def _refuse_bad(path: Path, name: str, bad: np.ndarray, mask: SkyMap | None) -> None:
+def _refuse_bad(table: PixelTable, name: str, bad: np.ndarray, mask: SkyMap | None) -> None:
     seen = bad if mask is None else bad & (mask["mask"] != 0)
     if seen.any():
         where = "and there is no mask" if mask is None else "where the mask is not 0"
         raise UserError(
-            f"{path} has {seen.sum()} pixels of {name} that are UNSEEN or NaN, {where}; give a mask that is 0 there"
-            " (mask=file mask.file=...)."
+            f"{table.label} has {seen.sum()} pixels of {name} that are UNSEEN or NaN, {where}; give a mask that is 0"
+            " there (mask=file mask.file=...)."
         )
 
 
-def _column(path: Path, table: fits.BinTableHDU, field: str, fields_key: str) -> str:
+def _column(table: PixelTable, field: str, fields_key: str) -> str:
     """Name of the column of a field."""
-    names = [column.name for column in table.columns]
-    found = [name for name in names if name.upper().replace("-", "_").replace(" ", "_") in _COLUMNS[field]]
-    if field in ("E", "B") and len(names) == 1:
-        return names[0]
+    found = [name for name in table.names if name.upper().replace("-", "_").replace(" ", "_") in _COLUMNS[field]]
+    if field in ("E", "B") and len(table.names) == 1:
+        return table.names[0]
     if not found:
+        has = ", ".join(table.names)
         raise UserError(
-            f"{path} has no column for the field {field}, it has {', '.join(names)}; rename one to {field}, or leave"
-            f" {field} out of {fields_key}."
+            f"{table.label} has no column for the field {field}, it has {has}; rename one to {field}, or leave {field}"
+            f" out of {fields_key}."
         )
     return found[0]
 
 
-def _unit(path: Path, table: fits.BinTableHDU, name: str, known: Iterable[str], unit_key: str) -> str:
-    """Which of the known units a column says, in one of the ways in which they are written."""
-    said = str(table.columns[name].unit or "").strip()
-    spelt = {unit.lower().replace("_", ""): unit for unit in known}
-    text = said.lower().replace("_", "").replace(" ", "").replace("mu", "u")
-    if text not in spelt:
+def _unit(table: PixelTable, name: str, known: Iterable[str], unit_key: str) -> str:
+    """Which of the known units a column says."""
+    said = table.unit(name)
+    unit = unit_named(said)
+    if unit is None or unit not in known:
         what = f"has the unit {said!r}" if said else "says no unit (TUNIT)"
-        raise UserError(f"{path}: the column {name} {what}; one of {', '.join(known)} must be there, or in {unit_key}.")
-    return spelt[text]
+        raise UserError(
+            f"{table.label}: the column {name} {what}; one of {', '.join(known)} must be there, or in {unit_key}."
+        )
+    return unit

@@ -1,15 +1,15 @@
 """Sky maps as values: HEALPix FITS files that say their unit, ordering, beam and band limit."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import healpy as hp
 import numpy as np
-from astropy.io import fits
 
 from cmbml.core.errors import UserError
+from cmbml.maps.fitsfile import PixelTable, opened
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,13 @@ class SkyMap:
     @property
     def nside(self) -> int:
         """HEALPix resolution."""
-        return hp.npix2nside(self.data.shape[-1])
+        return int(hp.npix2nside(self.data.shape[-1]))
 
     def __getitem__(self, field: str) -> np.ndarray:
         if field not in self.fields:
             raise UserError(f"The map holds the fields {', '.join(self.fields)}; {field!r} is not among them.")
-        return self.data[self.fields.index(field)]
+        row: np.ndarray = self.data[self.fields.index(field)]
+        return row
 
     def select(self, fields: Sequence[str]) -> np.ndarray:
         """Rows of the named fields, shape (len(fields), npix)."""
@@ -80,21 +81,6 @@ def write_skymap(path: Path, value: SkyMap) -> None:
     )
 
 
-def _refuse(path: Path, header: Mapping[str, Any], nside: int | None) -> None:
-    def bad(why: str) -> None:
-        raise UserError(f"{path}: {why}.")
-
-    if header.get("ORDERING", "").strip() != "RING":
-        bad(f"the ordering is {header.get('ORDERING')!r}; RING is needed")
-    if not str(header.get("TUNIT1", "")).strip():
-        bad("the map has no unit (TUNIT1); write one, e.g. uK_CMB")
-    for key in ("NSIDE", "FWHM", "LMAX"):
-        if key not in header:
-            bad(f"the header lacks {key}")
-    if nside is not None and header["NSIDE"] != nside:
-        bad(f"nside is {header['NSIDE']} where {nside} is needed")
-
-
 def read_skymap(path: Path, *, nside: int | None = None) -> SkyMap:
     """Read a sky map and refuse one that does not say what it is.
 
@@ -104,23 +90,34 @@ def read_skymap(path: Path, *, nside: int | None = None) -> SkyMap:
         Without a unit, beam or band limit, of another ordering than RING, of another nside than the one asked for,
         or with pixels that are UNSEEN or not finite.
     """
-    try:
-        table, header = fits.getdata(path, 1, header=True, memmap=False)
-    except (OSError, IndexError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise UserError(f"{path}: not a readable FITS map ({error}).") from None
-    _refuse(path, header, nside)
-    data = np.stack([np.ravel(table[name]) for name in table.names]).astype(np.float32)
-    if not np.isfinite(data).all() or (data == hp.UNSEEN).any():
-        raise UserError(f"{path}: the map has pixels that are UNSEEN or not finite, and no mask says so.")
-    if data.shape[1] != hp.nside2npix(header["NSIDE"]):
-        raise UserError(f"{path}: {data.shape[1]} pixels are not a full sky of nside {header['NSIDE']}.")
-    return SkyMap(
-        data=data,
-        fields=tuple(table.names),
-        unit=header["TUNIT1"].strip(),
-        fwhm_arcmin=float(header["FWHM"]),
-        lmax=int(header["LMAX"]),
-        note=str(header.get("NOTE", "")),
-    )
+    with opened(path) as table:
+        _refuse(table, nside)
+        names = table.names
+        data = np.stack([table.pixels(name, dtype=np.float32) for name in names])
+        if np.isnan(data).any():
+            raise UserError(f"{path}: the map has pixels that are UNSEEN or not finite, and no mask says so.")
+        if data.shape[1] != 12 * table.key("NSIDE") ** 2:
+            raise UserError(f"{path}: {data.shape[1]} pixels are not a full sky of nside {table.key('NSIDE')}.")
+        return SkyMap(
+            data=data,
+            fields=tuple(names),
+            unit=table.unit(names[0]),
+            fwhm_arcmin=float(table.key("FWHM")),
+            lmax=int(table.key("LMAX")),
+            note=str(table.key("NOTE")),
+        )
+
+
+def _refuse(table: PixelTable, nside: int | None) -> None:
+    if table.ordering != "RING":
+        raise UserError(f"{table.label}: the ordering is {table.ordering!r}; RING is needed.")
+    table.refuse_coordinates()
+    if table.u_sign < 0:
+        raise UserError(f"{table.label}: the sign of U is that of IAU; COSMO is needed (POLCCONV).")
+    if not table.unit(table.names[0]):
+        raise UserError(f"{table.label}: the map has no unit (TUNIT1); write one, e.g. uK_CMB.")
+    for key in ("NSIDE", "FWHM", "LMAX"):
+        if table.key(key) == "":
+            raise UserError(f"{table.label}: the header lacks {key}.")
+    if nside is not None and table.key("NSIDE") != nside:
+        raise UserError(f"{table.label}: nside is {table.key('NSIDE')} where {nside} is needed.")

@@ -19,7 +19,7 @@ from cmbml.sky import sht
 from cmbml.sky.units import conversion
 
 OF_CMB = ("K_CMB", "mK_CMB", "uK_CMB")
-UNITS = (*OF_CMB, "K_RJ", "mK_RJ", "uK_RJ", "MJy/sr")
+UNITS = (*OF_CMB, "K_RJ", "mK_RJ", "uK_RJ", "MJy/sr", "kJy/sr", "Jy/sr")
 
 
 class ExternalMaps(BandStage):

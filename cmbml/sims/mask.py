@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-import healpy as hp
 import numpy as np
-from astropy.io import fits
 
 from cmbml.core.asset import Item
 from cmbml.core.errors import UserError
 from cmbml.core.stage import Stage
+from cmbml.maps.mask import read_mask
 from cmbml.maps.skymap import SkyMap
 from cmbml.sky import masks
 
@@ -51,51 +50,3 @@ class Mask(Stage):
         """One map on disk; search trees in memory."""
         npix = 12 * self.cfg.sky.nside**2
         return 4 * npix, 100 * npix
-
-
-def read_mask(path: Path, nside: int, *, column: str | None = None, threshold: float | None = None) -> np.ndarray:
-    """Read a mask from a HEALPix FITS file, RING or NESTED.
-
-    Parameters
-    ----------
-    path : Path
-    nside : int
-    column : str, optional
-        Name of the column; the first if not given.
-    threshold : float, optional
-        With it, a mask of another nside is averaged to this one, and a pixel is good (1) where the mean is above.
-
-    Returns
-    -------
-    float64 array (npix,), RING
-
-    Raises
-    ------
-    UserError
-        When it is no such file, does not say its ordering, has values outside 0 .. 1, or another nside and there is no
-        threshold.
-    """
-    try:
-        with fits.open(path) as file:
-            names = list(file[1].columns.names)
-            ordering = str(file[1].header.get("ORDERING", "")).strip()
-        if column is not None and column not in names:
-            raise UserError(f"mask.file={path} has no column mask.column={column}; it has {', '.join(names)}.")
-        weights = hp.read_map(path, field=names.index(column) if column else 0, dtype=np.float64)
-    except (FileNotFoundError, UserError) as error:
-        given = isinstance(error, UserError)
-        raise error if given else UserError(f"mask.file={path} is missing; give a HEALPix FITS file.") from None
-    except Exception as error:
-        raise UserError(f"mask.file={path} cannot be read as a HEALPix map ({error}).") from None
-    if ordering not in ("RING", "NESTED"):
-        raise UserError(f"mask.file={path} has the ordering {ordering!r}; RING or NESTED is needed.")
-    if not ((weights >= 0) & (weights <= 1)).all():
-        raise UserError(f"mask.file={path} has values that do not lie between 0 and 1; weights of pixels are needed.")
-    if len(weights) == 12 * nside**2:
-        return weights
-    if threshold is None:
-        raise UserError(
-            f"mask.file={path} has nside {hp.npix2nside(len(weights))} where {nside} is needed; with mask.threshold=0.9"
-            " it is averaged, and good where the mean is above."
-        )
-    return (hp.ud_grade(weights, nside) > threshold).astype(np.float64)

@@ -9,8 +9,8 @@ from cmbml.config.truth import has_uneven_noise
 from cmbml.core.asset import Item, Optional
 from cmbml.core.errors import UserError
 from cmbml.maps.skymap import SkyMap
+from cmbml.maps.variance import read_variance
 from cmbml.sims.bands import INSTRUMENT, BandStage, told
-from cmbml.sims.variance import read_variance
 from cmbml.sky import noise
 from cmbml.sky.instrument import Band
 from cmbml.sky.units import conversion

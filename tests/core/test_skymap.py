@@ -78,5 +78,5 @@ def test_wrong_nside_bad_pixels_and_broken_files_are_refused(tmp_path, sky):
     with pytest.raises(UserError, match="UNSEEN"):
         read_skymap(path)
     path.write_bytes(b"<html>not a map</html>")
-    with pytest.raises(UserError, match="not a readable FITS map"):
+    with pytest.raises(UserError, match="cannot be read as a FITS file"):
         read_skymap(path)

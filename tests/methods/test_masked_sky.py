@@ -14,11 +14,12 @@ from hydra.core.global_hydra import GlobalHydra
 from cmbml.analysis.delensing.measure import NONE, Measure
 from cmbml.config import resolvers as config
 from cmbml.core.errors import UserError
+from cmbml.maps.mask import read_mask
 from cmbml.maps.skymap import SkyMap
 from cmbml.methods.quadratic.stages import Estimate, Kappa, MeanField, Weights
 from cmbml.methods.shared.filtered_sky import without_mean_field
 from cmbml.methods.shared.filters import Filters
-from cmbml.sims.mask import Mask, read_mask
+from cmbml.sims.mask import Mask
 from cmbml.sims.observe import Observe
 from cmbml.sky import lensing, sht
 from cmbml.sky.lensing_theory import fiducial
@@ -241,7 +242,7 @@ def test_mask_file(tmp_path, make):
         with pytest.raises(UserError, match="do not lie between 0 and 1"):
             read_mask(path, 16)
     path.write_text("no map")
-    with pytest.raises(UserError, match="cannot be read as a HEALPix map"):
+    with pytest.raises(UserError, match="cannot be read as a FITS file"):
         read_mask(path, 16)
 
 

@@ -6,7 +6,7 @@ import pytest
 from astropy.io import fits
 
 from cmbml.core.errors import UserError
-from cmbml.sims.variance import read_variance
+from cmbml.maps.variance import read_variance
 
 NSIDE = 16
 NPIX = 12 * NSIDE**2

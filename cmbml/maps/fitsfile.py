@@ -1,0 +1,223 @@
+"""What a HEALPix FITS file says of its pixels: the one place that reads its header and its columns."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import healpy as hp
+import numpy as np
+from astropy.io import fits
+from numpy.typing import DTypeLike
+
+from cmbml.core.errors import UserError
+
+LARGEST = 1e20  # what is larger stands for no value, like HEALPix's UNSEEN of -1.6e30
+
+
+@dataclass(frozen=True)
+class PixelTable:
+    """The table of pixels of an open file.
+
+    Attributes
+    ----------
+    label : str
+        What sentences call the file.
+    hdu : BinTableHDU
+    primary : Header
+        Of the file itself: what it says counts where the table is silent.
+    """
+
+    label: str
+    hdu: fits.BinTableHDU
+    primary: fits.Header
+
+    def key(self, name: str, default: Any = "") -> Any:
+        """Value of a keyword, of the table or of the file; the default if it is in neither, or blank."""
+        for header in (self.hdu.header, self.primary):
+            value = header.get(name, "")
+            if not isinstance(value, fits.card.Undefined) and str(value).strip():
+                return value
+        return default
+
+    def word(self, name: str) -> str:
+        """Value of a keyword that is a word, in capitals; empty if it is not there."""
+        return str(self.key(name)).strip().upper()
+
+    @property
+    def partial(self) -> bool:
+        """Whether the table holds a part of the sky, and says in a column which."""
+        scheme = self.word("INDXSCHM")
+        return scheme == "EXPLICIT" or (not scheme and self.word("OBJECT") == "PARTIAL")
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the columns of pixels."""
+        return [name for name in self.hdu.columns.names if not (self.partial and name.upper() == "PIXEL")]
+
+    @property
+    def ordering(self) -> str:
+        """RING or NESTED; a `UserError` if the file says neither."""
+        word = self.word("ORDERING")
+        if word not in ("RING", "NESTED", "NEST"):
+            raise UserError(f"{self.label} has the ordering {word!r}; write RING or NESTED into its header (ORDERING).")
+        return "RING" if word == "RING" else "NESTED"
+
+    @property
+    def u_sign(self) -> int:
+        """Factor that turns U into the COSMO convention: -1 if the file says IAU."""
+        return -1 if self.word("POLCCONV") == "IAU" else 1
+
+    def refuse_coordinates(self) -> None:
+        """Refuse coordinates that are not Galactic; a file that says none is."""
+        word = self.word("COORDSYS")
+        if word not in ("", "G", "GAL", "GALACTIC"):
+            raise UserError(
+                f"{self.label} is in the coordinates {word!r}; rotate it to Galactic ones, and write G into its header"
+                " (COORDSYS)."
+            )
+
+    def unit(self, name: str) -> str:
+        """Unit of a column as the file writes it; empty if it says none."""
+        return str(self.hdu.columns[name].unit or "").strip()
+
+    def pixels(
+        self, name: str, *, nest: bool = False, dtype: DTypeLike = np.float64, outside: float = np.nan
+    ) -> np.ndarray:
+        """Values of a column on the full sky.
+
+        Parameters
+        ----------
+        name : str
+        nest : bool, optional
+            Whether they are wanted in NESTED order, and not in RING.
+        dtype : optional
+            Of floating point.
+        outside : float, optional
+            Value of the pixels that a part of the sky does not list.
+
+        Returns
+        -------
+        array (npix,)
+            NaN where there is no value: not finite, beyond 1e20 in size (as UNSEEN is), or what the header calls
+            BAD_DATA, or TNULL of this column.
+
+        Raises
+        ------
+        UserError
+            If they are no full HEALPix sky, nor a part of one that says which.
+        """
+        stored = np.ravel(self.hdu.data[name])
+        values = stored.astype(dtype)
+        bad = ~(np.abs(values) <= LARGEST)
+        bad_data = _number(self.key("BAD_DATA"))
+        if bad_data is not None:
+            bad |= np.isclose(values, bad_data, rtol=1e-5, atol=0)  # the header's digits may be fewer
+        null = self._null(name)
+        if null is not None:
+            bad |= stored == null
+        values[bad] = np.nan
+        if self.partial:
+            values = self._placed(values, outside)
+        if not hp.isnpixok(values.size):
+            raise UserError(f"{self.label} has {values.size} pixels, which are no full HEALPix sky; bring it anew.")
+        wanted = "NESTED" if nest else "RING"
+        if wanted == self.ordering:
+            return values
+        return np.asarray(hp.reorder(values, inp=self.ordering, out=wanted))
+
+    def _null(self, name: str) -> float | None:
+        """Value that stands for none in a column, scaled like its others."""
+        column = self.hdu.columns[name]
+        null = _number(self.hdu.header.get(f"TNULL{self.hdu.columns.names.index(name) + 1}", ""))
+        if null is None:
+            return None
+        return null * (column.bscale or 1) + (column.bzero or 0)
+
+    def _placed(self, values: np.ndarray, outside: float) -> np.ndarray:
+        """Pixels of the full sky, in the order of the file, from those that the column PIXEL lists."""
+        name = next((name for name in self.hdu.columns.names if name.upper() == "PIXEL"), None)
+        if name is None:
+            raise UserError(
+                f"{self.label} has no column PIXEL for a part of the sky; write all pixels, UNSEEN where there is no"
+                " value."
+            )
+        nside = _number(self.key("NSIDE"))
+        if nside is None or not hp.isnsideok(nside):
+            raise UserError(f"{self.label} holds a part of the sky and no NSIDE; write it into its header.")
+        pixels = np.ravel(self.hdu.data[name]).astype(np.int64)
+        full = np.full(12 * int(nside) ** 2, outside, dtype=values.dtype)
+        once = len(np.unique(pixels)) == len(pixels) == len(values)
+        if not once or (pixels < 0).any() or (pixels >= len(full)).any():
+            raise UserError(
+                f"{self.label} holds a part of the sky, and its column PIXEL does not list each pixel once, from 0 to"
+                f" {len(full) - 1}; write all pixels, UNSEEN where there is no value."
+            )
+        full[pixels] = values
+        return full
+
+
+@contextmanager
+def opened(path: Path, *, label: str | None = None, remedy: str = "bring it anew") -> Iterator[PixelTable]:
+    """Open the table of a file's first extension.
+
+    Parameters
+    ----------
+    path : Path
+    label : str, optional
+        What sentences call the file; its path if not given.
+    remedy : str, optional
+        What to do about a file that is missing or broken.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, is broken (also while it is read), or has no such table.
+    """
+    label = label or str(path)
+    try:
+        with fits.open(path, memmap=True) as file:
+            if len(file) < 2 or not isinstance(file[1], fits.BinTableHDU):
+                raise UserError(f"{label} has no table of pixels in its first extension; write it as a HEALPix map.")
+            yield PixelTable(label, file[1], file[0].header)
+    except FileNotFoundError:
+        raise UserError(f"{label} is missing; {remedy}.") from None
+    except (OSError, TypeError, fits.VerifyError) as error:
+        why = str(error).partition(". ")[0]
+        raise UserError(f"{label} cannot be read as a FITS file ({why}); {remedy}.") from None
+
+
+def unit_named(text: str) -> str | None:
+    """Return the unit that a text means in the form ``uK_CMB``, ``K_RJ``, ``MJy/sr``; None if it means none of these.
+
+    Prefixes are u (or mu), m, k and M or none, and keep their case: mJy/sr is not MJy/sr. The text may be one of the
+    FITS standard (``MJy sr-1``) or of published maps (``Kcmb``, ``Mjy/sr``).
+    """
+    return _meant(text, power=1)
+
+
+def squared_unit_named(text: str) -> str | None:
+    """Return the unit that a text means the square of: ``(K_CMB)^2``, ``Kcmb**2``, ``MJy2 sr-2``; None if none."""
+    whole = re.fullmatch(r"\(?(.+?)\)? ?(?:\^|\*\*) ?2", text.strip())
+    unit = unit_named(whole[1]) if whole else None
+    return unit or _meant(text, power=2)
+
+
+def _meant(text: str, power: int) -> str | None:
+    """Return the unit whose power, 1 or 2, a text means with the exponent at each of its parts."""
+    raised = "" if power == 1 else r"(?:\^|\*\*)?2"
+    per_sr = rf" ?/ ?(?i:sr){raised}|[ .*]?(?i:sr)(?:\^|\*\*)?\(?-{power}\)?"
+    found = re.fullmatch(rf"(mu|[umkM]?)(?:K[_ ]?((?i:CMB|RJ)){raised}|[Jj]y{raised}(?:{per_sr}))", text.strip())
+    if found is None:
+        return None
+    prefix = found[1].replace("mu", "u")
+    return f"{prefix}K_{found[2].upper()}" if found[2] else f"{prefix}Jy/sr"
+
+
+def _number(value: Any) -> float | None:
+    """Return the number that a header holds, also in quotes; None if it is none."""
+    with suppress(ValueError, TypeError):
+        return float(value)
+    return None

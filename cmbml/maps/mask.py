@@ -1,0 +1,50 @@
+"""Masks from FITS files."""
+
+from pathlib import Path
+
+import healpy as hp
+import numpy as np
+
+from cmbml.core.errors import UserError
+from cmbml.maps.fitsfile import opened
+
+
+def read_mask(path: Path, nside: int, *, column: str | None = None, threshold: float | None = None) -> np.ndarray:
+    """Read a mask from a HEALPix FITS file, RING or NESTED, Galactic; 0 outside the part of the sky that it lists.
+
+    Parameters
+    ----------
+    path : Path
+    nside : int
+    column : str, optional
+        Name of the column; the first if not given.
+    threshold : float, optional
+        With it, a mask of another nside is averaged to this one, and a pixel is good (1) where the mean is above.
+
+    Returns
+    -------
+    float64 array (npix,), RING
+
+    Raises
+    ------
+    UserError
+        When it is no such file, does not say its ordering, is in other coordinates, has values outside 0 .. 1, or
+        another nside and there is no threshold.
+    """
+    label = f"mask.file={path}"
+    with opened(path, label=label, remedy="give a HEALPix FITS file") as table:
+        if column is not None and column not in table.names:
+            raise UserError(f"{label} has no column mask.column={column}; it has {', '.join(table.names)}.")
+        table.refuse_coordinates()
+        weights = table.pixels(column or table.names[0], outside=0.0)
+    if not ((weights >= 0) & (weights <= 1)).all():
+        raise UserError(f"{label} has values that do not lie between 0 and 1; weights of pixels are needed.")
+    if len(weights) == 12 * nside**2:
+        return weights
+    if threshold is None:
+        raise UserError(
+            f"{label} has nside {hp.npix2nside(len(weights))} where {nside} is needed; with mask.threshold=0.9 it is"
+            " averaged, and good where the mean is above."
+        )
+    mean = np.asarray(hp.ud_grade(weights, nside))
+    return (mean > threshold).astype(np.float64)

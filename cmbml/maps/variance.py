@@ -1,0 +1,114 @@
+"""Pixel variances of a frequency map, from a FITS file as Planck publishes it."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cmbml.core.errors import UserError
+from cmbml.maps.fitsfile import PixelTable, opened, squared_unit_named
+from cmbml.sky.noise import degrade_variance
+
+logger = logging.getLogger(__name__)
+
+_COLUMNS = {"T": "II_COV", "Q": "QQ_COV", "U": "UU_COV", "TQ": "IQ_COV", "TU": "IU_COV", "QU": "QU_COV"}
+_MICROKELVIN = {"K_CMB": 1e6, "mK_CMB": 1e3, "uK_CMB": 1.0}
+_MEGAJANSKY = {"MJy/sr": 1.0, "kJy/sr": 1e-3, "Jy/sr": 1e-6}
+_LARGEST_BAD_PART = 0.01
+
+
+def read_variance(
+    path: Path,
+    nside: int,
+    fields: Sequence[str] = ("T",),
+    *,
+    uk_cmb_per_mjy_sr: float | None = None,
+) -> np.ndarray:
+    """Read the variances of the noise of a frequency map, on pixels of ``nside``.
+
+    The columns are found by name, in the first table of the file, RING or NESTED: ``II_COV``, ``QQ_COV`` and ``UU_COV``
+    for T, Q and U (``IQ_COV``, ``IU_COV``, ``QU_COV`` for the covariances TQ, TU, QU; TU and QU of the IAU convention
+    change their sign). A pixel without a value (`PixelTable.pixels`), or of a variance that is not positive, takes the
+    mean of the others in the smallest coarser pixel that has any; more than 1 % of such pixels are refused. One column
+    is in memory at a time.
+
+    Parameters
+    ----------
+    path : Path
+    nside : int
+        Resolution wanted; see ``cmbml.sky.noise.degrade_variance``.
+    fields : sequence of str, optional
+        Of T, Q, U, TQ, TU, QU.
+    uk_cmb_per_mjy_sr : float, optional
+        Response of the band, uK_CMB for 1 MJy/sr; wanted when the unit is the square of an intensity, as at 545
+        and 857 GHz.
+
+    Returns
+    -------
+    float64 array (len(fields), 12 nside^2), uK_CMB^2, RING
+
+    Raises
+    ------
+    UserError
+        When the file is missing or no full-sky HEALPix table, lacks a column, says no unit that is known, is in other
+        coordinates than Galactic, or has too many pixels without a variance.
+    """
+    label = f"The variance map {path}"
+    with opened(path, label=label, remedy="fetch it with `python get_data/fetch.py assets`") as table:
+        table.refuse_coordinates()
+        columns = (_column(table, field, uk_cmb_per_mjy_sr) for field in fields)
+        return np.stack([degrade_variance(column, nside, nest=True) for column in columns])
+
+
+def _column(table: PixelTable, field: str, response: float | None) -> np.ndarray:
+    """One column in NESTED order, uK_CMB^2, float64, without bad pixels."""
+    names = {name.upper(): name for name in table.names}
+    name = names.get(_COLUMNS[field])
+    if name is None:
+        raise UserError(
+            f"{table.label} has no column {_COLUMNS[field]} for the field {field}; it has {', '.join(names)}."
+        )
+    scale = _scale(table, name, response)
+    values = table.pixels(name, nest=True)
+    bad = np.isnan(values)
+    if len(field) == 1:
+        bad |= values <= 0
+    if bad.mean() > _LARGEST_BAD_PART:
+        raise UserError(
+            f"{table.label} has no variance for {100 * bad.mean():.2g} % of the pixels of {name};"
+            f" {100 * _LARGEST_BAD_PART:g} % are filled in at most, use a map of the full sky."
+        )
+    if bad.any():
+        logger.warning("%s: %d pixels of %s without a variance take the mean around them", table.label, bad.sum(), name)
+        _fill(values, bad)
+    values *= scale * table.u_sign if field in ("TU", "QU") else scale
+    return values
+
+
+def _scale(table: PixelTable, name: str, response: float | None) -> float:
+    """Factor from the square of a column's unit to uK_CMB^2."""
+    said = table.unit(name)
+    unit = squared_unit_named(said)
+    if unit in _MICROKELVIN:
+        return _MICROKELVIN[unit] ** 2
+    if unit not in _MEGAJANSKY:
+        raise UserError(f"{table.label} has the unit {said!r} in the column {name}; (K_CMB)^2 or (MJy/sr)^2 is needed.")
+    if response is None:
+        raise UserError(
+            f"{table.label} has the unit {said!r} in the column {name}; the factor of the band from MJy/sr to uK_CMB is"
+            " needed."
+        )
+    return (_MEGAJANSKY[unit] * response) ** 2
+
+
+def _fill(values: np.ndarray, bad: np.ndarray) -> None:
+    """Replace the bad pixels of a NESTED map, in place, by the mean of the good ones in the next coarser pixel."""
+    total, count = np.where(bad, 0.0, values), (~bad).astype(np.float64)
+    missing, levels = np.flatnonzero(bad), 0
+    while missing.size:
+        total, count, levels = total.reshape(-1, 4).sum(axis=1), count.reshape(-1, 4).sum(axis=1), levels + 1
+        parent = missing >> (2 * levels)
+        found = count[parent] > 0
+        values[missing[found]] = total[parent[found]] / count[parent[found]]
+        missing = missing[~found]
