@@ -17,7 +17,7 @@ from typing import Any
 
 from cmbml.core.asset import File
 
-PACKAGES = ("cmbml", "numpy", "scipy", "healpy", "ducc0", "lenspyx", "camb", "astropy", "torch", "hydra-core")
+PACKAGES = ("cmbml", "numpy", "scipy", "healpy", "ducc0", "camb", "astropy", "torch", "hydra-core")
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -16,7 +16,6 @@ from functools import lru_cache
 
 import ducc0
 import numpy as np
-from lenspyx.remapping.utils_geom import Geom
 
 from cmbml.sky.alms import alm2cl, alm_lmax, alm_size, almxfl, truncate
 
@@ -29,6 +28,7 @@ __all__ = [
 # free, ducc0 chooses the oversampling, and with it the kernel, from a cost model that knows the number of threads; this
 # narrow range leaves one choice. (In double precision the last bits depend on the number of threads all the same.)
 _INTERPOLATION = {"epsilon": 1e-5, "sigma_min": 1.5, "sigma_max": 1.6}
+_SPIN_GRID = 3  # the highest spin of a field on a Gauss-Legendre grid
 
 
 @lru_cache(maxsize=8)
@@ -126,9 +126,25 @@ def gauss_legendre(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=4)
 def _gauss_grid(lmax: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Rings and weights of a Gauss-Legendre grid that integrates products of band limits up to 2 lmax exactly."""
-    grid = Geom.get_thingauss_geometry(lmax, 3)
-    return {"theta": grid.theta, "phi0": grid.phi0, "nphi": grid.nph, "ringstart": grid.ofs}, grid.weight
+    """Rings and weights of a Gauss-Legendre grid that integrates products of band limits up to 2 lmax exactly.
+
+    lmax + 1 rings on the nodes in cos theta. A ring needs 2 m + 1 points for the m that do not vanish on it: with the
+    bound of Reinecke & Seljebotn (2013, A&A 554 A112, section 3.3) on a sY_lm, which is negligible where
+    sqrt(m^2 - 2 m s cos theta + s^2) > T + lmax sin theta, T = max(100, lmax / 100), these end for both signs of s at
+
+        m = |s cos theta| + sqrt((T + lmax sin theta)^2 - s^2 sin^2 theta),
+
+    or at lmax. So rings are short near the poles; a number of points is raised to the next that FFTs like. The weight
+    of a point is its ring's, shared evenly. Serves fields of spin 0 to 3.
+    """
+    theta = ducc0.misc.GL_thetas(lmax + 1)
+    sine = np.sin(theta)
+    reach = max(100, 0.01 * lmax) + lmax * sine
+    m = np.abs(_SPIN_GRID * np.cos(theta)) + np.sqrt(reach**2 - (_SPIN_GRID * sine) ** 2)
+    needed = np.ceil(2 * np.minimum(m, lmax) + 1).astype(int)
+    nphi = np.array([ducc0.fft.good_size(int(n), True) for n in needed], dtype=np.uint64)
+    rings = {"theta": theta, "phi0": np.zeros(lmax + 1), "nphi": nphi, "ringstart": np.cumsum(nphi) - nphi}
+    return rings, ducc0.misc.GL_weights(lmax + 1, 1) / nphi
 
 
 def synthesis_gl(alm: np.ndarray, grid: int, *, spin: int, nthreads: int = 0) -> np.ndarray:
