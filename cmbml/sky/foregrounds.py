@@ -266,6 +266,15 @@ def smoothed(maps: np.ndarray, beam: np.ndarray, *, nside: int, niter: int = 1, 
     ------
     ValueError
         If the beam ends beyond the pixels of either map.
+
+    Examples
+    --------
+    What is alike everywhere no beam changes:
+
+    >>> from cmbml.sky.beams import gaussian_beam
+    >>> out = smoothed(np.full((1, 768), 3.0), gaussian_beam(600.0, 16), nside=16, niter=3)
+    >>> out.shape, np.allclose(out, 3, atol=1e-3)
+    ((1, 3072), True)
     """
     lmax, least = len(beam) - 1, min(nside, round(np.sqrt(maps.shape[-1] / 12)))
     if lmax >= 3 * least:

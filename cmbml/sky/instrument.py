@@ -47,6 +47,14 @@ class Band:
     l_knee_t, alpha_t, l_knee_p, alpha_p : float
     bandpass, beam : str
         Files that replace the top-hat and the Gaussian; empty for none.
+
+    Examples
+    --------
+    >>> Band("143", 143.0, 40.0, 7.3, 33.0, 70.0, TQU).fields
+    ('T', 'Q', 'U')
+    >>> Band("143", 143.0, 300.0, 7.3, 33.0, 70.0, TQU)
+    Traceback (most recent call last):
+    ValueError: band 143: 143.0 GHz with a width of 300.0 is no band
     """
 
     name: str
@@ -79,7 +87,14 @@ class Band:
 
 @dataclass(frozen=True)
 class Instrument:
-    """A set of bands, in the order of their table, and where its numbers come from."""
+    """A set of bands, in the order of their table, and where its numbers come from.
+
+    Examples
+    --------
+    >>> one = Band("143", 143.0, 40.0, 7.3, 33.0, 70.0, TQU)
+    >>> Instrument("mine", "made up", (one,)).band("143") is one
+    True
+    """
 
     name: str
     source: str
@@ -110,6 +125,12 @@ def read_instrument(path: str | os.PathLike, bands: Sequence[str | int] | None =
     ValueError
         If the table cannot be read, lacks a column, holds a band twice or one that makes no sense, or does not hold a
         band that is asked for.
+
+    Examples
+    --------
+    >>> planck = read_instrument("assets/instruments/planck.ecsv", bands=[143, 100])
+    >>> [band.name for band in planck.bands]
+    ['100', '143']
     """
     path = Path(path)
     own = path.suffix == ".ecsv"
@@ -157,6 +178,13 @@ def bandpass(band: Band, folder: str | os.PathLike = ".", *, points: int = 11) -
     ------
     ValueError
         If the file cannot be read or holds no bandpass.
+
+    Examples
+    --------
+    >>> band = Band("100", 100.0, 20.0, 10.0, 0.0, 0.0, TQU)
+    >>> freqs, response = bandpass(band, points=3)
+    >>> freqs.tolist(), response.tolist()
+    ([90.0, 100.0, 110.0], [1.0, 1.0, 1.0])
     """
     if band.bandpass:
         return _bandpass_table(Path(folder) / band.bandpass)
@@ -170,6 +198,12 @@ def beam(band: Band, lmax: int, folder: str | os.PathLike = ".") -> np.ndarray:
     """Return b_l of a band, shape (lmax + 1,): its ``beam`` file's (`beam_table`), or a Gaussian's.
 
     ``folder`` is that of a file which the band names by a relative path.
+
+    Examples
+    --------
+    >>> band = Band("100", 100.0, 20.0, 10.0, 0.0, 0.0, TQU)
+    >>> np.array_equal(beam(band, 16), gaussian_beam(10.0, 16))
+    True
     """
     return beam_table(Path(folder) / band.beam, lmax) if band.beam else gaussian_beam(band.fwhm_arcmin, lmax)
 

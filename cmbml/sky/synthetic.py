@@ -41,7 +41,15 @@ _LMAX = 8192  # where the spectra are normalised, whatever the band limit of a m
 
 @dataclass(frozen=True)
 class Law:
-    """Statistics of a Gaussian field: its mean, its standard deviation, and C_l ~ l^-slope for l >= lmin."""
+    """Statistics of a Gaussian field: its mean, its standard deviation, and C_l ~ l^-slope for l >= lmin.
+
+    Examples
+    --------
+    >>> law = Law(mean=0.0, sigma=2.0, slope=4.0)
+    >>> modes = 2 * np.arange(65) + 1
+    >>> round(float(modes @ law.cls(64)) / (4 * np.pi), 1)
+    4.0
+    """
 
     mean: float
     sigma: float
@@ -119,6 +127,16 @@ def templates(
     ------
     ValueError
         If a component is unknown.
+
+    Examples
+    --------
+    A component is the same with the others and without them:
+
+    >>> def rngs():
+    ...     return {name: np.random.default_rng(i) for i, name in enumerate(COMPONENTS)}
+    >>> sky = templates(8, rngs())
+    >>> np.array_equal(sky["synchrotron"]["I"], templates(8, rngs(), ["synchrotron"])["synchrotron"]["I"])
+    True
     """
     wanted = list(components)
     unknown = sorted(set(wanted) - set(COMPONENTS))
@@ -144,6 +162,13 @@ def varied(
 
     I, Q and U are multiplied by exp(``amplitude`` w), and ``index`` v is added to the spectral index, with w and v
     unit Gaussian numbers, the same over the sky.
+
+    Examples
+    --------
+    >>> maps = {"I": np.ones(768, dtype=np.float32)}
+    >>> other = varied("freefree", maps, np.random.default_rng(1), amplitude=0.1, index=0.0)
+    >>> round(float(np.log(other["I"]).std()), 6), round(float(other["index"]), 2)
+    (0.0, -2.14)
     """
     w, v = rng.standard_normal(2)
     changed = {field: maps[field] * np.float32(np.exp(amplitude * w)) for field in ("I", "Q", "U") if field in maps}
