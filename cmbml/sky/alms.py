@@ -28,7 +28,7 @@ def alm_lmax(alm: np.ndarray) -> int:
     2
     """
     nalm = alm.shape[-1]
-    lmax = round((np.sqrt(8 * nalm + 1) - 3) / 2)
+    lmax = round(float((np.sqrt(8 * nalm + 1) - 3) / 2))
     if alm_size(lmax) != nalm:
         raise ValueError(f"an alm array of {nalm} coefficients has no lmax (mmax = lmax is assumed)")
     return lmax

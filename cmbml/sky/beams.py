@@ -22,10 +22,11 @@ def gaussian_beam(fwhm_arcmin: float, lmax: int) -> np.ndarray:
     """
     sigma = np.deg2rad(fwhm_arcmin / 60) / np.sqrt(8 * np.log(2))
     ell = np.arange(lmax + 1)
-    return np.exp(-ell * (ell + 1) * sigma**2 / 2)
+    beam: np.ndarray = np.exp(-ell * (ell + 1) * sigma**2 / 2)
+    return beam
 
 
-def beam_table(path: str | os.PathLike, lmax: int) -> np.ndarray:
+def beam_table(path: str | os.PathLike[str], lmax: int) -> np.ndarray:
     """Read b_l (the amplitude, not its square) from a file, shape (lmax + 1,).
 
     FITS: the first column of the first table, from l = 0 on (the form of Planck's beam windows and of healpy), or the

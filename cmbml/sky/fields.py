@@ -40,4 +40,5 @@ def field_map(alms: Mapping[str, np.ndarray], field: str, *, nside: int, fwhm_ar
     if field not in "QU":
         return sht.synthesis(sht.almxfl(alms[field].astype(complex), beam), nside)
     eb = np.stack([sht.almxfl(alms[x].astype(complex), beam) for x in "EB"])
-    return sht.synthesis(eb, nside, spin=2)["QU".index(field)]
+    qu: dict[str, np.ndarray] = dict(zip("QU", sht.synthesis(eb, nside, spin=2), strict=True))
+    return qu[field]

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy import units as u
@@ -22,7 +23,7 @@ UNITS = {
     "noise_p_uk_arcmin": u.uK * u.arcmin,
 }  # fmt: skip
 
-DEFAULTS = {"width_ghz": 0.0, "noise_t_uk_arcmin": 0.0, "noise_p_uk_arcmin": 0.0, "fields": "TQU"}
+DEFAULTS: dict[str, Any] = {"width_ghz": 0.0, "noise_t_uk_arcmin": 0.0, "noise_p_uk_arcmin": 0.0, "fields": "TQU"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Band:
     bandpass: str = ""
     beam: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         numbers = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.type is float}
         for name, value in numbers.items():
             if not np.isfinite(value) or (value < 0 and not name.startswith("alpha")):
@@ -105,7 +106,7 @@ class Instrument:
         return _choose(self.bands, [name], self.name)[0]
 
 
-def read_instrument(path: str | os.PathLike, bands: Sequence[str | int] | None = None) -> Instrument:
+def read_instrument(path: str | os.PathLike[str], bands: Sequence[str | int] | None = None) -> Instrument:
     """Read an instrument from a table, one row a band.
 
     ``.ecsv`` (astropy's): columns named as the attributes of `Band`, of which ``name``, ``center_ghz`` and
@@ -159,7 +160,7 @@ def read_instrument(path: str | os.PathLike, bands: Sequence[str | int] | None =
     )
 
 
-def bandpass(band: Band, folder: str | os.PathLike = ".", *, points: int = 11) -> tuple[np.ndarray, np.ndarray]:
+def bandpass(band: Band, folder: str | os.PathLike[str] = ".", *, points: int = 11) -> tuple[np.ndarray, np.ndarray]:
     """Return the frequencies, GHz rising, and the response of a band, each (n,).
 
     The response is one to power (Jy/sr) per frequency, of any normalisation; PySM3 takes ``bandpass_weights`` so.
@@ -194,7 +195,7 @@ def bandpass(band: Band, folder: str | os.PathLike = ".", *, points: int = 11) -
     return np.linspace(band.center_ghz - half, band.center_ghz + half, points), np.ones(points)
 
 
-def beam(band: Band, lmax: int, folder: str | os.PathLike = ".") -> np.ndarray:
+def beam(band: Band, lmax: int, folder: str | os.PathLike[str] = ".") -> np.ndarray:
     """Return b_l of a band, shape (lmax + 1,): its ``beam`` file's (`beam_table`), or a Gaussian's.
 
     ``folder`` is that of a file which the band names by a relative path.
@@ -214,8 +215,9 @@ def _bandpass_table(path: Path) -> tuple[np.ndarray, np.ndarray]:
     table = _read_table(path, formats.get(path.suffix, "ascii"))
     if len(table.colnames) < 2:
         raise ValueError(f"the bandpass {path} needs two columns, frequency and response")
-    freqs, weights = (_values(table[c], unit, path) for c, unit in zip(table.colnames, (u.GHz, None), strict=False))
-    freqs, weights = np.array(freqs, dtype=np.float64), np.array(weights, dtype=np.float64)
+    first, second = table.colnames[:2]
+    freqs = np.array(_values(table[first], u.GHz, path), dtype=np.float64)
+    weights = np.array(_values(table[second], None, path), dtype=np.float64)
     if not (np.all(freqs > 0) and np.all(np.diff(freqs) > 0) and np.all(np.isfinite(weights))):
         raise ValueError(f"the bandpass {path} needs rising positive frequencies and finite responses")
     if (np.trapezoid(weights, freqs) if len(freqs) > 1 else weights.sum()) <= 0:
@@ -233,7 +235,7 @@ def _read_table(path: Path, form: str) -> Table:
         raise ValueError(f"{path} cannot be read as a table ({form}): {str(error).splitlines()[0]}") from error
 
 
-def _values(column, unit: u.Unit | None, path: Path) -> list:
+def _values(column: Any, unit: u.Unit | None, path: Path) -> list[Any]:
     """Return the plain values of a column: text, or float64 in ``unit``, to which its own unit is converted."""
     if np.ma.is_masked(column):
         raise ValueError(f"the table {path} has an empty cell in its column {column.name}")

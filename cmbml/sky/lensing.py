@@ -58,7 +58,9 @@ def draw_alms(
     unit = [unit_alm(rngs[field], lmax) for field in ("phi", "T", "E")]
     alms = {}
     for i, field in reversed(list(enumerate(("phi", "T", "E")))):
-        alms[field] = sum(sht.almxfl(unit[j], root[i, j]) for j in range(i + 1))
+        alms[field] = sht.almxfl(unit[0], root[i, 0])
+        for j in range(1, i + 1):
+            alms[field] += sht.almxfl(unit[j], root[i, j])
         del unit[i]
     bb = np.concatenate([np.zeros(2), cls["bb"][2 : lmax + 1]])
     alms["B"] = sht.almxfl(unit_alm(rngs["B"], lmax), np.sqrt(bb))

@@ -202,11 +202,13 @@ class Coupling:
 
     def _sum(self, m: int, n: int, cl: np.ndarray) -> np.ndarray:
         """Sum_l (2l+1) C_l d^l_mn(x), (nodes,)."""
-        return (self.modes * cl[: self.lmax + 1]) @ self._d(m, n)
+        summed: np.ndarray = (self.modes * cl[: self.lmax + 1]) @ self._d(m, n)
+        return summed
 
     def _integral(self, m: int, n: int, values: np.ndarray) -> np.ndarray:
         """Integral of d^l_mn(x) times the values at the nodes, (lmax + 1,)."""
-        return self._d(m, n) @ (self.weight * values)
+        integral: np.ndarray = self._d(m, n) @ (self.weight * values)
+        return integral
 
     def _derivatives(self, cl: np.ndarray, sign: int) -> tuple[np.ndarray, np.ndarray]:
         """Sums over the multipole that is derived: the terms aa + bb, and ab."""
@@ -218,11 +220,9 @@ class Coupling:
 
         C_l2 = 1/(2 l2 + 1) sum_{l1 L} |F_{l1 L l2}|^2 C^ee_l1 C^pp_L over odd l1 + L + l2 (Hu 2000, PRD 62 043007).
         """
-        ee, slope, total = (
-            ee[: self.lmax + 1],
-            {s: self._sum(1, s, self.xl * pp[: self.lmax + 1]) for s in (1, -1)},
-            0.0,
-        )
+        ee = ee[: self.lmax + 1]
+        slope = {s: self._sum(1, s, self.xl * pp[: self.lmax + 1]) for s in (1, -1)}
+        total = np.zeros(self.lmax + 1)
         for sign in (1, -1):
             same, mixed = self._derivatives(ee, sign)
             total = total + sign * self._integral(2, 2 * sign, same * slope[sign] + 2 * mixed * slope[-sign])
@@ -234,7 +234,7 @@ class Coupling:
 
     def response_ee(self, gradient: np.ndarray, inverse: np.ndarray, cross: np.ndarray) -> np.ndarray:
         """1/(2L + 1) sum_{l1 l2} [|F_{l1 L l2}|^2 g_l1 i_l2 + F_{l1 L l2} F_{l2 L l1} c_l1 c_l2], even l1 + L + l2."""
-        total = 0.0
+        total = np.zeros(self.lmax + 1)
         for sign in (1, -1):
             a, b = self._sum(3, 2 * sign, self.a * cross), self._sum(2, sign, self.b * cross)
             total = total + sign * self._integral(1, -sign, a * a + b * b) - 2 * self._integral(1, sign, a * b)
@@ -242,7 +242,7 @@ class Coupling:
 
     def _squared(self, e: np.ndarray, b: np.ndarray, parity: int) -> np.ndarray:
         """1/(2L + 1) sum_{l1 l2} |F_{l1 L l2}|^2 e_l1 b_l2 over l1 + L + l2 of one parity."""
-        total = 0.0
+        total = np.zeros(self.lmax + 1)
         for sign in (1, -1):
             same, mixed = self._derivatives(e, sign)
             other = self._sum(2, 2 * sign, b) * (1 if sign == 1 else parity)

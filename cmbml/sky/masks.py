@@ -21,7 +21,8 @@ def band_mask(nside: int, b_deg: float) -> np.ndarray:
     0.5
     """
     z = hp.pix2vec(nside, np.arange(hp.nside2npix(nside)))[2]
-    return (np.abs(z) > np.sin(np.deg2rad(b_deg))).astype(np.float64)
+    mask: np.ndarray = np.abs(z) > np.sin(np.deg2rad(b_deg))
+    return mask.astype(np.float64)
 
 
 def galactic_mask(intensity: np.ndarray, f_sky: float, nside: int, *, fwhm_deg: float = 5.0) -> np.ndarray:

@@ -58,7 +58,8 @@ def noise_cl(level_uk_arcmin: float, lmax: int, *, l_knee: float = 0.0, alpha: f
     shape = np.ones(lmax + 1)
     if l_knee > 0:
         shape[2:] += (np.arange(2, lmax + 1) / l_knee) ** alpha
-    return shape * np.deg2rad(level_uk_arcmin / 60) ** 2
+    cl: np.ndarray = shape * np.deg2rad(level_uk_arcmin / 60) ** 2
+    return cl
 
 
 def white_level(variance: np.ndarray) -> np.ndarray:
@@ -73,7 +74,8 @@ def white_level(variance: np.ndarray) -> np.ndarray:
     3.0
     """
     variance = np.asarray(variance)
-    return np.rad2deg(np.sqrt(4 * np.pi / variance.shape[-1] * variance.mean(axis=-1))) * 60
+    level: np.ndarray = np.rad2deg(np.sqrt(4 * np.pi / variance.shape[-1] * variance.mean(axis=-1))) * 60
+    return level
 
 
 def variance_noise(
@@ -218,12 +220,13 @@ def hit_pattern(nside: int, *, spin_deg: float = 85.0, precession_deg: float = 7
     below = [np.arcsin(np.clip(z[:, None] / sin_psi, -1, 1)).mean(axis=1) for z in (top, bottom)]
     density = (below[0] - below[1]) / (top - bottom)
     pole = np.array(hp.Rotator(coord="EG")(np.array([0.0, 0.0, 1.0])))
-    hits = np.empty(hp.nside2npix(nside))
+    hits: np.ndarray = np.empty(hp.nside2npix(nside))
     for start in range(0, hits.size, _CHUNK):
         pixels = np.arange(start, min(start + _CHUNK, hits.size))
         z = pole @ np.array(hp.pix2vec(nside, pixels))
         hits[pixels] = np.interp(np.arccos(np.clip(z, -1, 1)), colatitude, density)
-    return hits / hits.mean()
+    hits /= hits.mean()
+    return hits
 
 
 def scan_variance(nside: int, level_uk_arcmin: float, **scan: float) -> np.ndarray:
@@ -254,8 +257,9 @@ def scan_variance(nside: int, level_uk_arcmin: float, **scan: float) -> np.ndarr
     unseen = np.mean(hits <= 0)
     if unseen:
         raise ValueError(f"the scan leaves {100 * unseen:.2g} % of the sky unseen; spin + precession must reach 90 deg")
-    depth = 1 / hits
-    return depth * (noise_cl(level_uk_arcmin, 0)[0] * len(hits) / (4 * np.pi) / depth.mean())
+    depth: np.ndarray = 1 / hits
+    depth *= noise_cl(level_uk_arcmin, 0)[0] * len(hits) / (4 * np.pi) / depth.mean()
+    return depth
 
 
 def knee_noise(

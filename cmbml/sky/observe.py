@@ -81,7 +81,8 @@ def observe(
     beam = gaussian_beam(fwhm_arcmin, lmax)
     seen = {f: sht.almxfl(sht.truncate(alm, lmax), beam) for f, alm in alms.items() if f in ("T", "E", "B")}
     weight = 1.0 if mask is None else mask
-    found, maps = {}, {}
+    found: dict[str, np.ndarray] = {}
+    maps: dict[str, np.ndarray] = {}
     if "T" in fields:
         sky = sht.synthesis(seen["T"], nside, nthreads=nthreads)
         sky += white_noise(rngs["T"], nside, noise_t_uk_arcmin)[0]

@@ -165,7 +165,7 @@ def from_patches(p: np.ndarray, *, halo: int = 0) -> np.ndarray:
 
 def _nside(npix: int) -> int:
     """Return nside of a map of npix pixels, or raise ValueError."""
-    nside = round((npix / 12) ** 0.5)
+    nside = round(float((npix / 12) ** 0.5))
     if nside < 1 or nside & (nside - 1) or 12 * nside**2 != npix:
         raise ValueError(f"{npix} pixels are no HEALPix map (12 nside^2 with nside a power of two)")
     return nside
@@ -219,6 +219,6 @@ def _folded(corner: np.ndarray, i: int, j: int) -> np.ndarray:
 
     Of the block, which continues the face across the x edge truly, the half next to that edge's neighbour is kept.
     """
-    outward = corner[::i, ::j]
+    outward: np.ndarray = corner[::i, ::j]
     outward = np.tril(outward) + np.tril(outward, -1).T
     return outward[::i, ::j]

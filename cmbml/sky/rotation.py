@@ -37,7 +37,10 @@ def rotation_matrix(theta_deg: float, phi_deg: float) -> np.ndarray:
         raise ValueError(f"rotation angles must be finite degrees, got theta {theta_deg} and phi {phi_deg}")
     theta, phi = math.radians(theta_deg), math.radians(phi_deg)
     ct, st, cp, sp = math.cos(theta), math.sin(theta), math.cos(phi), math.sin(phi)
-    return np.array([[ct, 0, st], [0, 1, 0], [-st, 0, ct]]) @ np.array([[cp, sp, 0], [-sp, cp, 0], [0, 0, 1]])
+    about_y = np.array([[ct, 0, st], [0, 1, 0], [-st, 0, ct]])
+    about_z = np.array([[cp, sp, 0], [-sp, cp, 0], [0, 0, 1]])
+    matrix: np.ndarray = about_y @ about_z
+    return matrix
 
 
 def permutation(nside: int, theta_deg: float, phi_deg: float, *, nthreads: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -188,7 +191,8 @@ def rotate_maps(
 
 def _fields(spins: list[int], nmap: int) -> list[tuple[int | slice, int]]:
     """Return what ``spins`` groups ``nmap`` maps into: (the map or the slice of the pair, its spin), or ValueError."""
-    fields, i = [], 0
+    fields: list[tuple[int | slice, int]] = []
+    i = 0
     while i < len(spins):
         pair = spins[i] == 2
         if spins[i] not in (0, 2) or (pair and spins[i : i + 2] != [2, 2]):

@@ -36,7 +36,8 @@ def _healpix(nside: int) -> dict[str, np.ndarray]:
     """Return the rings of a HEALPix map as ducc0 wants them: theta, phi0, nphi, ringstart."""
     if nside < 1 or nside & (nside - 1):
         raise ValueError(f"nside = {nside} is no power of two")
-    return ducc0.healpix.Healpix_Base(nside, "RING").sht_info()
+    rings: dict[str, np.ndarray] = ducc0.healpix.Healpix_Base(nside, "RING").sht_info()
+    return rings
 
 
 def _grouped(x: np.ndarray, spin: int) -> np.ndarray:
@@ -69,7 +70,7 @@ def synthesis(alm: np.ndarray, nside: int, *, spin: int = 0, nthreads: int = 0) 
     True
     """
     alm = np.ascontiguousarray(alm)
-    out = ducc0.sht.synthesis(
+    out: np.ndarray = ducc0.sht.synthesis(
         alm=_grouped(alm, spin), spin=spin, lmax=alm_lmax(alm), nthreads=nthreads, **_healpix(nside)
     )
     return out.reshape(*alm.shape[:-1], out.shape[-1])
@@ -109,7 +110,7 @@ def analysis(m: np.ndarray, lmax: int, *, spin: int = 0, niter: int = 1, nthread
     rings = _healpix(nside)
     keys = {"spin": spin, "lmax": lmax, "nthreads": nthreads, **rings}
     weight = np.full(len(rings["theta"]), 4 * np.pi / m.shape[-1])
-    alm = ducc0.sht.adjoint_synthesis(map=sky, ringfactor=weight, **keys)
+    alm: np.ndarray = ducc0.sht.adjoint_synthesis(map=sky, ringfactor=weight, **keys)
     for _ in range(niter):
         residual = ducc0.sht.synthesis(alm=alm, **keys)
         np.subtract(sky, residual, out=residual)
@@ -132,7 +133,7 @@ def rotate_alm(alm: np.ndarray, psi: float, theta: float, phi: float, *, nthread
     """
     alm = np.ascontiguousarray(alm, dtype=np.complex128)
     stack = alm.reshape(-1, alm.shape[-1])
-    out = ducc0.sht.rotate_alm(stack, alm_lmax(alm), psi, theta, phi, nthreads)
+    out: np.ndarray = ducc0.sht.rotate_alm(stack, alm_lmax(alm), psi, theta, phi, nthreads)
     return out.reshape(alm.shape)
 
 
@@ -191,8 +192,9 @@ def synthesis_gl(alm: np.ndarray, grid: int, *, spin: int, nthreads: int = 0) ->
     (-1.0, True)
     """
     rings, _ = _gauss_grid(grid)
-    out = ducc0.sht.synthesis(alm=alm, spin=spin, lmax=alm_lmax(alm), nthreads=nthreads, **rings)
-    return out[0] if spin == 0 else out[0] + 1j * out[1]
+    out: np.ndarray = ducc0.sht.synthesis(alm=alm, spin=spin, lmax=alm_lmax(alm), nthreads=nthreads, **rings)
+    field: np.ndarray = out[0] if spin == 0 else out[0] + 1j * out[1]
+    return field
 
 
 def analysis_gl(field: np.ndarray, grid: int, lmax: int, *, spin: int, nthreads: int = 0) -> np.ndarray:
@@ -206,7 +208,10 @@ def analysis_gl(field: np.ndarray, grid: int, lmax: int, *, spin: int, nthreads:
     """
     rings, weight = _gauss_grid(grid)
     parts = np.stack([field.real, field.imag]) if spin else field[None]
-    return ducc0.sht.adjoint_synthesis(map=parts, ringfactor=weight, spin=spin, lmax=lmax, nthreads=nthreads, **rings)
+    alm: np.ndarray = ducc0.sht.adjoint_synthesis(
+        map=parts, ringfactor=weight, spin=spin, lmax=lmax, nthreads=nthreads, **rings
+    )
+    return alm
 
 
 def _deflected(phi: np.ndarray, rings: Mapping[str, np.ndarray], nthreads: int) -> tuple[np.ndarray, np.ndarray]:
@@ -228,7 +233,8 @@ def _remap(alm: np.ndarray, deflected: tuple[np.ndarray, np.ndarray], spin: int,
     keys = {"lmax": alm_lmax(alm), "loc": where, "spin": spin, "nthreads": nthreads, **_INTERPOLATION}
     alm = alm.astype(np.complex64)
     if spin == 0:
-        return ducc0.sht.synthesis_general(alm=alm, **keys)
+        scalar: np.ndarray = ducc0.sht.synthesis_general(alm=alm, **keys)
+        return scalar
     pairs = np.empty(len(where), dtype=np.complex64)
     sky = pairs.view(np.float32).reshape(-1, 2).T
     ducc0.sht.synthesis_general(alm=alm, map=sky, **keys)

@@ -32,6 +32,7 @@ FIXED_INDEX = {
     "freefree": -2.14,
     "ame": float(np.log(AME_PEAK_GHZ / REFERENCE_GHZ["ame"]) / AME_WIDTH**2 - 2),
 }
+Template = np.ndarray | np.float32 | float  # a map, or one number for the whole sky
 # Of the log-normal fields, in the order of COMPONENTS.
 CORRELATION = np.array(
     [[1.0, 0.39, 0.35, 0.73], [0.39, 1.0, 0.0, 0.43], [0.35, 0.0, 1.0, 0.25], [0.73, 0.43, 0.25, 1.0]]
@@ -157,7 +158,7 @@ def templates(
 
 def varied(
     component: str, maps: Mapping[str, np.ndarray], rng: np.random.Generator, *, amplitude: float, index: float
-) -> dict[str, np.ndarray | float]:
+) -> dict[str, Template]:
     """Return templates of a component that another Galaxy might have.
 
     I, Q and U are multiplied by exp(``amplitude`` w), and ``index`` v is added to the spectral index, with w and v
@@ -171,9 +172,13 @@ def varied(
     (0.0, -2.14)
     """
     w, v = rng.standard_normal(2)
-    changed = {field: maps[field] * np.float32(np.exp(amplitude * w)) for field in ("I", "Q", "U") if field in maps}
-    changed["index"] = maps.get("index", FIXED_INDEX.get(component)) + np.float32(index * v)
-    return dict(maps) | changed
+    changed: dict[str, Template] = dict(maps)
+    for field in ("I", "Q", "U"):
+        if field in maps:
+            changed[field] = maps[field] * np.float32(np.exp(amplitude * w))
+    known = maps["index"] if "index" in maps else FIXED_INDEX[component]
+    changed["index"] = known + np.float32(index * v)
+    return changed
 
 
 def _component(name: str, alm: np.ndarray, nside: int, streams: list[np.random.Generator]) -> dict[str, np.ndarray]:
