@@ -18,7 +18,7 @@ from typing import Any
 from cmbml.core.asset import File
 
 FORM = 2  # of the records that are written
-PACKAGES = ("cmbml", "numpy", "scipy", "healpy", "ducc0", "lenspyx", "camb", "astropy", "torch", "hydra-core")
+PACKAGES = ("cmbml", "numpy", "scipy", "healpy", "ducc0", "camb", "astropy", "torch", "hydra-core")
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

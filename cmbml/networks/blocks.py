@@ -34,6 +34,14 @@ class ChannelDropout(nn.Module):
     ----------
     rate
         Probability of dropping a feature map, 0 <= rate < 1. The kept ones are divided by ``1 - rate``.
+
+    Examples
+    --------
+    It drops whole maps, and in training alone:
+
+    >>> layer, x = ChannelDropout(0.5), torch.ones(4, 8, 2, 2)
+    >>> sorted(set(layer(x).sum(dim=(2, 3)).flatten().tolist())), torch.equal(layer.eval()(x), x)
+    ([0.0, 8.0], True)
     """
 
     def __init__(self, rate: float) -> None:

@@ -80,7 +80,16 @@ class StridedUNet(nn.Module):
 
 
 class UNet5(StridedUNet):
-    """Five ways down, to 1/32 of the resolution: 6.3 million weights."""
+    """Five ways down, to 1/32 of the resolution: 6.3 million weights.
+
+    Examples
+    --------
+    >>> net = UNet5(in_channels=2)
+    >>> net(torch.randn(1, 2, 64, 32)).shape
+    torch.Size([1, 1, 64, 32])
+    >>> f"{sum(weights.numel() for weights in net.parameters()) / 1e6:.1f} million"
+    '6.3 million'
+    """
 
     channels = (32, 64, 128, 256, 512)
     kernels_down = (4, 4, 4, 4, 4)

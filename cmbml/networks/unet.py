@@ -24,6 +24,15 @@ class UNet(MultiScale):
     ----------
     **keys
         Those of :class:`cmbml.networks.blocks.MultiScale`.
+
+    Examples
+    --------
+    With a shortcut and ``zero_head`` the untrained network is a linear filter:
+
+    >>> net = UNet(in_channels=2, n_filters=4, network_depth=2, norm="group", shortcut=3, zero_head=True)
+    >>> x = torch.randn(1, 2, 16, 16)
+    >>> net(x).shape, torch.allclose(net(2 * x), 2 * net(x), atol=1e-6)
+    (torch.Size([1, 1, 16, 16]), True)
     """
 
     def __init__(self, **keys: Any) -> None:

@@ -21,6 +21,13 @@ class UNetPP(MultiScale):
         as in prediction), and not that of :math:`X^{0,d}` alone.
     **keys
         Those of :class:`cmbml.networks.blocks.MultiScale`.
+
+    Examples
+    --------
+    >>> net = UNetPP(in_channels=3, n_filters=4, network_depth=2, zero_head=True)
+    >>> y = net(torch.randn(2, 3, 16, 16))
+    >>> y.shape, bool(y.any())
+    (torch.Size([2, 1, 16, 16]), False)
     """
 
     def __init__(self, *, deep_supervision: bool = False, **keys: Any) -> None:

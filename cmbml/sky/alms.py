@@ -4,7 +4,13 @@ import numpy as np
 
 
 def alm_size(lmax: int) -> int:
-    """Return the number of coefficients with 0 <= m <= l <= lmax."""
+    """Return the number of coefficients with 0 <= m <= l <= lmax.
+
+    Examples
+    --------
+    >>> alm_size(2)
+    6
+    """
     return (lmax + 1) * (lmax + 2) // 2
 
 
@@ -15,9 +21,14 @@ def alm_lmax(alm: np.ndarray) -> int:
     ------
     ValueError
         If the last axis is no (lmax + 1)(lmax + 2) / 2.
+
+    Examples
+    --------
+    >>> alm_lmax(np.zeros((3, 6)))
+    2
     """
     nalm = alm.shape[-1]
-    lmax = round((np.sqrt(8 * nalm + 1) - 3) / 2)
+    lmax = round(float((np.sqrt(8 * nalm + 1) - 3) / 2))
     if alm_size(lmax) != nalm:
         raise ValueError(f"an alm array of {nalm} coefficients has no lmax (mmax = lmax is assumed)")
     return lmax
@@ -35,6 +46,13 @@ def truncate(alm: np.ndarray, lmax: int) -> np.ndarray:
     ------
     ValueError
         If the array ends below lmax.
+
+    Examples
+    --------
+    The order is a_00 a_10 a_20 a_11 a_21 a_22:
+
+    >>> truncate(np.arange(6), 1).tolist()
+    [0, 1, 3]
     """
     full = alm_lmax(alm)
     if lmax > full:
@@ -47,7 +65,13 @@ def truncate(alm: np.ndarray, lmax: int) -> np.ndarray:
 
 
 def almxfl(alm: np.ndarray, fl: np.ndarray) -> np.ndarray:
-    """Return a_lm f_l for alms of shape (..., nalm) and real f_l of shape (>= lmax + 1,)."""
+    """Return a_lm f_l for alms of shape (..., nalm) and real f_l of shape (>= lmax + 1,).
+
+    Examples
+    --------
+    >>> almxfl(np.ones(6), [1, 10, 100]).tolist()
+    [1.0, 10.0, 100.0, 10.0, 100.0, 100.0]
+    """
     lmax = alm_lmax(alm)
     fl = np.asarray(fl, dtype=np.float64)
     if fl.shape[-1] <= lmax:
@@ -63,6 +87,11 @@ def alm2cl(a: np.ndarray, b: np.ndarray | None = None) -> np.ndarray:
     """Return the auto or cross spectrum of alms of shape (..., nalm).
 
     C_l = 1/(2l+1) [ a_l0 b_l0 + 2 sum_{m>0} Re(a_lm b*_lm) ], shape (..., lmax + 1), from l = 0.
+
+    Examples
+    --------
+    >>> alm2cl(np.ones(6)).tolist()
+    [1.0, 1.0, 1.0]
     """
     b = a if b is None else b
     lmax = alm_lmax(a)

@@ -11,13 +11,22 @@ def gaussian_beam(fwhm_arcmin: float, lmax: int) -> np.ndarray:
     """Return b_l = exp(-l(l+1) sigma^2 / 2), sigma = FWHM / sqrt(8 ln 2), shape (lmax + 1,).
 
     One b_l serves T, E and B alike; the factor exp(2 sigma^2) of spin 2 is left out, 1e-4 for a beam of half a degree.
+
+    Examples
+    --------
+    Widths of beams add in quadrature:
+
+    >>> both = gaussian_beam(30.0, lmax=16) * gaussian_beam(40.0, lmax=16)
+    >>> np.allclose(both, gaussian_beam(50.0, lmax=16))
+    True
     """
     sigma = np.deg2rad(fwhm_arcmin / 60) / np.sqrt(8 * np.log(2))
     ell = np.arange(lmax + 1)
-    return np.exp(-ell * (ell + 1) * sigma**2 / 2)
+    beam: np.ndarray = np.exp(-ell * (ell + 1) * sigma**2 / 2)
+    return beam
 
 
-def beam_table(path: str | os.PathLike, lmax: int) -> np.ndarray:
+def beam_table(path: str | os.PathLike[str], lmax: int) -> np.ndarray:
     """Read b_l (the amplitude, not its square) from a file, shape (lmax + 1,).
 
     FITS: the first column of the first table, from l = 0 on (the form of Planck's beam windows and of healpy), or the
@@ -28,6 +37,16 @@ def beam_table(path: str | os.PathLike, lmax: int) -> np.ndarray:
     ------
     ValueError
         If the file cannot be read as such a table, does not begin at l = 0 with b_0 = 1 to 1 %, or ends below lmax.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "beam.txt"
+    ...     np.savetxt(path, gaussian_beam(60.0, lmax=32))
+    ...     beam = beam_table(path, lmax=16)
+    >>> np.array_equal(beam, gaussian_beam(60.0, lmax=16))
+    True
     """
     path = Path(path)
     try:

@@ -47,6 +47,13 @@ def draw_parameters(spec: Mapping[str, Any], rng: np.random.Generator) -> dict[s
     ValueError
         If a name is unknown, missing or given twice, the covariance is not positive definite, or the columns of the
         chain differ in length.
+
+    Examples
+    --------
+    >>> base = {"H0": 67.4, "ombh2": 0.0224, "omch2": 0.12, "tau": 0.054, "ns": 0.965, "As": 2.1e-9}
+    >>> params = draw_parameters({"base": base, "grid": {"r": [0.0, 0.01]}}, np.random.default_rng(1))
+    >>> params["H0"], params["r"] in (0.0, 0.01)
+    (67.4, True)
     """
     base, grid, gaussian, chain = (spec.get(key) or {} for key in ("base", "grid", "gaussian", "chain"))
     names = [*base, *grid, *gaussian.get("names", []), *chain]
@@ -146,6 +153,12 @@ def spectra(params: Mapping[str, float], lmax: int) -> dict[str, np.ndarray]:
         ``tt ee bb te``: unlensed, scalar + tensor, uK^2; ``pp``: of the lensing potential phi, dimensionless;
         ``tp ep``: T-phi and E-phi, uK; ``lensed_tt`` ... ``lensed_te``: CAMB's lensed scalars + unlensed tensors, uK^2,
         for comparisons only. Monopole and dipole are zero.
+
+    Examples
+    --------
+    >>> spectra({"H0": 67.4, "ombh2": 0.0224, "omch2": 0.12, "tau": 0.054, "ns": 0.965}, 1000)
+    Traceback (most recent call last):
+    ValueError: the cosmology wants either As or ln10As
     """
     table = _spectra(tuple(sorted(_complete(params).items())), max(_LMAX_CAMB, lmax + _MARGIN))
     cls = {name: cl[: lmax + 1].copy() for name, cl in table.items()}

@@ -26,9 +26,19 @@ def field_map(alms: Mapping[str, np.ndarray], field: str, *, nside: int, fwhm_ar
     -------
     float64 array (npix,)
         RING order, unit of the alms.
+
+    Examples
+    --------
+    T = z, the third component of the direction, has a_10 alone:
+
+    >>> import healpy as hp
+    >>> t = field_map({"T": np.array([0, np.sqrt(4 * np.pi / 3), 0])}, "T", nside=8)
+    >>> np.allclose(t, hp.pix2vec(8, np.arange(768))[2])
+    True
     """
     beam = gaussian_beam(fwhm_arcmin, sht.alm_lmax(alms["E" if field in "QU" else field]))
     if field not in "QU":
         return sht.synthesis(sht.almxfl(alms[field].astype(complex), beam), nside)
     eb = np.stack([sht.almxfl(alms[x].astype(complex), beam) for x in "EB"])
-    return sht.synthesis(eb, nside, spin=2)["QU".index(field)]
+    qu: dict[str, np.ndarray] = dict(zip("QU", sht.synthesis(eb, nside, spin=2), strict=True))
+    return qu[field]

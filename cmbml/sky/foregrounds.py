@@ -7,13 +7,13 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 
 import numpy as np
 
 from cmbml.sky import sht
-from cmbml.sky.synthetic import AME_WIDTH, FIXED_INDEX, REFERENCE_GHZ
+from cmbml.sky.synthetic import AME_WIDTH, FIXED_INDEX, REFERENCE_GHZ, Template
 from cmbml.sky.units import conversion
 
 if TYPE_CHECKING:
@@ -52,26 +52,28 @@ def offline_pysm(folder: str | Path = "") -> Iterator["pysm3"]:
     import numba.typed  # before the switch, which its own code does not bear
     from astropy.utils import data
 
-    variable, switch = os.environ.get("PYSM_LOCAL_DATA"), numba.config.DISABLE_JIT
+    variable = os.environ.get("PYSM_LOCAL_DATA")
+    settings: Any = numba.config  # its attributes are made at run time
+    switch = settings.DISABLE_JIT
     os.environ["PYSM_LOCAL_DATA"] = str(folder)
-    numba.config.DISABLE_JIT = True
+    settings.DISABLE_JIT = True
     try:
         import pysm3
         from pysm3.models.interpolating import compute_interpolated_emission_numba as kernel
 
-        numba.config.DISABLE_JIT = not hasattr(kernel, "py_func")
+        settings.DISABLE_JIT = not hasattr(kernel, "py_func")
         with data.conf.set_temp("allow_internet", False):
             yield pysm3
     except URLError as error:
         raise ValueError(f"PySM3 looked for a template beyond its folder: {error.reason}") from None
     finally:
-        numba.config.DISABLE_JIT = switch
+        settings.DISABLE_JIT = switch
         del os.environ["PYSM_LOCAL_DATA"]
         if variable is not None:
             os.environ["PYSM_LOCAL_DATA"] = variable
 
 
-def _models(preset: str) -> list[dict]:
+def _models(preset: str) -> list[dict[str, Any]]:
     """Return the settings of a preset's models, as PySM3 ships them; refuse a preset that cannot be used."""
     with offline_pysm():
         from pysm3.sky import PRESET_MODELS
@@ -115,7 +117,7 @@ def template_files(presets: Iterable[str], nside: int, *, bands: Iterable[np.nda
     return list(dict.fromkeys(names))
 
 
-def _own_files(model: Mapping, nside: int, bands: list[np.ndarray] | None) -> list[str]:
+def _own_files(model: Mapping[str, Any], nside: int, bands: list[np.ndarray] | None) -> list[str]:
     """Return the files that a model's class names itself."""
     kind = model["class"]
     if kind == "HensleyDraine2017":
@@ -173,7 +175,7 @@ def preset_sky(
         return pysm3.Sky(nside=nside, preset_strings=[preset])
 
 
-def synthetic_sky(component: str, maps: Mapping[str, np.ndarray | float]) -> "pysm3.Sky":
+def synthetic_sky(component: str, maps: Mapping[str, Template]) -> "pysm3.Sky":
     """Build the sky of one component from templates in memory.
 
     Dust is a modified black body, synchrotron and free-free are power laws, AME is a log-normal in flux density.
@@ -187,7 +189,7 @@ def synthetic_sky(component: str, maps: Mapping[str, np.ndarray | float]) -> "py
     with offline_pysm() as pysm3:
         rj, freq = pysm3.units.uK_RJ, REFERENCE_GHZ[component] * pysm3.units.GHz
         index = maps.get("index", FIXED_INDEX.get(component))
-        keys = {"map_I": maps["I"] << rj, "freq_ref_I": freq, "nside": round(np.sqrt(len(maps["I"]) / 12))}
+        keys = {"map_I": maps["I"] << rj, "freq_ref_I": freq, "nside": round(np.sqrt(np.size(maps["I"]) / 12))}
         if "Q" in maps:
             keys |= {"map_Q": maps["Q"] << rj, "map_U": maps["U"] << rj, "freq_ref_P": freq}
         else:
@@ -266,6 +268,15 @@ def smoothed(maps: np.ndarray, beam: np.ndarray, *, nside: int, niter: int = 1, 
     ------
     ValueError
         If the beam ends beyond the pixels of either map.
+
+    Examples
+    --------
+    What is alike everywhere no beam changes:
+
+    >>> from cmbml.sky.beams import gaussian_beam
+    >>> out = smoothed(np.full((1, 768), 3.0), gaussian_beam(600.0, 16), nside=16, niter=3)
+    >>> out.shape, np.allclose(out, 3, atol=1e-3)
+    ((1, 3072), True)
     """
     lmax, least = len(beam) - 1, min(nside, round(np.sqrt(maps.shape[-1] / 12)))
     if lmax >= 3 * least:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy import units as u
@@ -22,7 +23,7 @@ UNITS = {
     "noise_p_uk_arcmin": u.uK * u.arcmin,
 }  # fmt: skip
 
-DEFAULTS = {"width_ghz": 0.0, "noise_t_uk_arcmin": 0.0, "noise_p_uk_arcmin": 0.0, "fields": "TQU"}
+DEFAULTS: dict[str, Any] = {"width_ghz": 0.0, "noise_t_uk_arcmin": 0.0, "noise_p_uk_arcmin": 0.0, "fields": "TQU"}
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,14 @@ class Band:
     l_knee_t, alpha_t, l_knee_p, alpha_p : float
     bandpass, beam : str
         Files that replace the top-hat and the Gaussian; empty for none.
+
+    Examples
+    --------
+    >>> Band("143", 143.0, 40.0, 7.3, 33.0, 70.0, TQU).fields
+    ('T', 'Q', 'U')
+    >>> Band("143", 143.0, 300.0, 7.3, 33.0, 70.0, TQU)
+    Traceback (most recent call last):
+    ValueError: band 143: 143.0 GHz with a width of 300.0 is no band
     """
 
     name: str
@@ -63,7 +72,7 @@ class Band:
     bandpass: str = ""
     beam: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         numbers = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.type is float}
         for name, value in numbers.items():
             if not np.isfinite(value) or (value < 0 and not name.startswith("alpha")):
@@ -79,7 +88,14 @@ class Band:
 
 @dataclass(frozen=True)
 class Instrument:
-    """A set of bands, in the order of their table, and where its numbers come from."""
+    """A set of bands, in the order of their table, and where its numbers come from.
+
+    Examples
+    --------
+    >>> one = Band("143", 143.0, 40.0, 7.3, 33.0, 70.0, TQU)
+    >>> Instrument("mine", "made up", (one,)).band("143") is one
+    True
+    """
 
     name: str
     source: str
@@ -90,7 +106,7 @@ class Instrument:
         return _choose(self.bands, [name], self.name)[0]
 
 
-def read_instrument(path: str | os.PathLike, bands: Sequence[str | int] | None = None) -> Instrument:
+def read_instrument(path: str | os.PathLike[str], bands: Sequence[str | int] | None = None) -> Instrument:
     """Read an instrument from a table, one row a band.
 
     ``.ecsv`` (astropy's): columns named as the attributes of `Band`, of which ``name``, ``center_ghz`` and
@@ -110,6 +126,12 @@ def read_instrument(path: str | os.PathLike, bands: Sequence[str | int] | None =
     ValueError
         If the table cannot be read, lacks a column, holds a band twice or one that makes no sense, or does not hold a
         band that is asked for.
+
+    Examples
+    --------
+    >>> planck = read_instrument("assets/instruments/planck.ecsv", bands=[143, 100])
+    >>> [band.name for band in planck.bands]
+    ['100', '143']
     """
     path = Path(path)
     own = path.suffix == ".ecsv"
@@ -138,7 +160,7 @@ def read_instrument(path: str | os.PathLike, bands: Sequence[str | int] | None =
     )
 
 
-def bandpass(band: Band, folder: str | os.PathLike = ".", *, points: int = 11) -> tuple[np.ndarray, np.ndarray]:
+def bandpass(band: Band, folder: str | os.PathLike[str] = ".", *, points: int = 11) -> tuple[np.ndarray, np.ndarray]:
     """Return the frequencies, GHz rising, and the response of a band, each (n,).
 
     The response is one to power (Jy/sr) per frequency, of any normalisation; PySM3 takes ``bandpass_weights`` so.
@@ -157,6 +179,13 @@ def bandpass(band: Band, folder: str | os.PathLike = ".", *, points: int = 11) -
     ------
     ValueError
         If the file cannot be read or holds no bandpass.
+
+    Examples
+    --------
+    >>> band = Band("100", 100.0, 20.0, 10.0, 0.0, 0.0, TQU)
+    >>> freqs, response = bandpass(band, points=3)
+    >>> freqs.tolist(), response.tolist()
+    ([90.0, 100.0, 110.0], [1.0, 1.0, 1.0])
     """
     if band.bandpass:
         return _bandpass_table(Path(folder) / band.bandpass)
@@ -166,10 +195,16 @@ def bandpass(band: Band, folder: str | os.PathLike = ".", *, points: int = 11) -
     return np.linspace(band.center_ghz - half, band.center_ghz + half, points), np.ones(points)
 
 
-def beam(band: Band, lmax: int, folder: str | os.PathLike = ".") -> np.ndarray:
+def beam(band: Band, lmax: int, folder: str | os.PathLike[str] = ".") -> np.ndarray:
     """Return b_l of a band, shape (lmax + 1,): its ``beam`` file's (`beam_table`), or a Gaussian's.
 
     ``folder`` is that of a file which the band names by a relative path.
+
+    Examples
+    --------
+    >>> band = Band("100", 100.0, 20.0, 10.0, 0.0, 0.0, TQU)
+    >>> np.array_equal(beam(band, 16), gaussian_beam(10.0, 16))
+    True
     """
     return beam_table(Path(folder) / band.beam, lmax) if band.beam else gaussian_beam(band.fwhm_arcmin, lmax)
 
@@ -180,8 +215,9 @@ def _bandpass_table(path: Path) -> tuple[np.ndarray, np.ndarray]:
     table = _read_table(path, formats.get(path.suffix, "ascii"))
     if len(table.colnames) < 2:
         raise ValueError(f"the bandpass {path} needs two columns, frequency and response")
-    freqs, weights = (_values(table[c], unit, path) for c, unit in zip(table.colnames, (u.GHz, None), strict=False))
-    freqs, weights = np.array(freqs, dtype=np.float64), np.array(weights, dtype=np.float64)
+    first, second = table.colnames[:2]
+    freqs = np.array(_values(table[first], u.GHz, path), dtype=np.float64)
+    weights = np.array(_values(table[second], None, path), dtype=np.float64)
     if not (np.all(freqs > 0) and np.all(np.diff(freqs) > 0) and np.all(np.isfinite(weights))):
         raise ValueError(f"the bandpass {path} needs rising positive frequencies and finite responses")
     if (np.trapezoid(weights, freqs) if len(freqs) > 1 else weights.sum()) <= 0:
@@ -199,7 +235,7 @@ def _read_table(path: Path, form: str) -> Table:
         raise ValueError(f"{path} cannot be read as a table ({form}): {str(error).splitlines()[0]}") from error
 
 
-def _values(column, unit: u.Unit | None, path: Path) -> list:
+def _values(column: Any, unit: u.Unit | None, path: Path) -> list[Any]:
     """Return the plain values of a column: text, or float64 in ``unit``, to which its own unit is converted."""
     if np.ma.is_masked(column):
         raise ValueError(f"the table {path} has an empty cell in its column {column.name}")

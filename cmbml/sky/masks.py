@@ -14,9 +14,15 @@ def band_mask(nside: int, b_deg: float) -> np.ndarray:
     """Return the mask that is 1 where |latitude| > b and 0 elsewhere, float64 (npix,).
 
     It leaves 1 - sin b of the sky.
+
+    Examples
+    --------
+    >>> round(float(band_mask(128, 30.0).mean()), 2)
+    0.5
     """
     z = hp.pix2vec(nside, np.arange(hp.nside2npix(nside)))[2]
-    return (np.abs(z) > np.sin(np.deg2rad(b_deg))).astype(np.float64)
+    mask: np.ndarray = np.abs(z) > np.sin(np.deg2rad(b_deg))
+    return mask.astype(np.float64)
 
 
 def galactic_mask(intensity: np.ndarray, f_sky: float, nside: int, *, fwhm_deg: float = 5.0) -> np.ndarray:
@@ -39,6 +45,13 @@ def galactic_mask(intensity: np.ndarray, f_sky: float, nside: int, *, fwhm_deg: 
     ------
     ValueError
         If f_sky is out of its range, or the map is not finite.
+
+    Examples
+    --------
+    >>> brightness = 1 - np.abs(hp.pix2vec(16, np.arange(3072))[2])
+    >>> mask = galactic_mask(brightness, 0.75, 16)
+    >>> float(mask.mean())
+    0.75
     """
     if not 0 < f_sky <= 1:
         raise ValueError(f"a mask keeps a part of the sky above 0 and at most 1, not {f_sky}")
@@ -81,6 +94,13 @@ def apodise(mask: np.ndarray, width_deg: float, kind: str = "C2") -> np.ndarray:
     ------
     ValueError
         If the kind is unknown.
+
+    Examples
+    --------
+    >>> mask = band_mask(16, 30.0)
+    >>> soft = apodise(mask, 20.0)
+    >>> bool(np.all(soft <= mask)), float(soft.max())
+    (True, 1.0)
     """
     if kind not in KINDS:
         raise ValueError(f"an apodisation is one of {', '.join(KINDS)}, not {kind}")
@@ -107,5 +127,10 @@ def f_sky(mask: np.ndarray, power: int = 2) -> float:
     """Return the mean of mask^power: the part of the sky that counts in spectra of maps times mask^(power / 2).
 
     A statistically isotropic map times w has, on scales below those of w, the spectrum <w^2> C_l.
+
+    Examples
+    --------
+    >>> f_sky(np.array([0.0, 0.5, 0.5, 1.0])), f_sky(np.array([0.0, 0.5, 0.5, 1.0]), power=1)
+    (0.375, 0.5)
     """
     return float(np.mean(np.asarray(mask, dtype=np.float64) ** power))

@@ -20,6 +20,12 @@ def white_noise(rng: np.random.Generator, nside: int, level_uk_arcmin: float, nc
     """Draw independent white noise for each pixel of ``ncomp`` HEALPix maps, uK, shape (ncomp, 12 nside^2).
 
     A level of w uK arcmin is w uK rms in a pixel of one square arcminute, so sigma = w (pi / 10800) / sqrt(Omega_pix).
+
+    Examples
+    --------
+    >>> noise = white_noise(np.random.default_rng(1), 16, 10.0, ncomp=2)
+    >>> np.allclose(white_level(noise**2), 10.0, rtol=0.05)
+    True
     """
     npix = 12 * nside**2
     sigma = np.sqrt(noise_cl(level_uk_arcmin, 0)[0] * npix / (4 * np.pi))
@@ -38,19 +44,38 @@ def noise_cl(level_uk_arcmin: float, lmax: int, *, l_knee: float = 0.0, alpha: f
     ------
     ValueError
         If l_knee is negative, or alpha is not although there is a knee.
+
+    Examples
+    --------
+    At the knee both parts are alike:
+
+    >>> white = noise_cl(10.0, 8)
+    >>> (noise_cl(10.0, 8, l_knee=4.0, alpha=-2.0) / white).tolist()[:5]
+    [1.0, 1.0, 5.0, 2.7777777777777777, 2.0]
     """
     if l_knee < 0 or (l_knee > 0 and not alpha < 0):
         raise ValueError(f"noise with l_knee = {l_knee:g} and alpha = {alpha:g}: a knee wants l_knee > 0 and alpha < 0")
     shape = np.ones(lmax + 1)
     if l_knee > 0:
         shape[2:] += (np.arange(2, lmax + 1) / l_knee) ** alpha
-    return shape * np.deg2rad(level_uk_arcmin / 60) ** 2
+    cl: np.ndarray = shape * np.deg2rad(level_uk_arcmin / 60) ** 2
+    return cl
 
 
 def white_level(variance: np.ndarray) -> np.ndarray:
-    """Return the level sqrt(Omega_pix <sigma^2>) of a variance map (..., npix), uK^2, in uK arcmin, shape (...)."""
+    """Return the level sqrt(Omega_pix <sigma^2>) of a variance map (..., npix), uK^2, in uK arcmin, shape (...).
+
+    Examples
+    --------
+    A pixel of one square arcminute and of 3 uK rms:
+
+    >>> npix = 4 * np.pi / np.deg2rad(1 / 60) ** 2
+    >>> float(np.round(white_level(np.full(768, 3.0**2 * 768 / npix)), 12))
+    3.0
+    """
     variance = np.asarray(variance)
-    return np.rad2deg(np.sqrt(4 * np.pi / variance.shape[-1] * variance.mean(axis=-1))) * 60
+    level: np.ndarray = np.rad2deg(np.sqrt(4 * np.pi / variance.shape[-1] * variance.mean(axis=-1))) * 60
+    return level
 
 
 def variance_noise(
@@ -78,6 +103,12 @@ def variance_noise(
     ------
     ValueError
         If a variance is negative or not finite, or the components' covariance is not positive definite.
+
+    Examples
+    --------
+    >>> noise = variance_noise(np.random.default_rng(1), np.array([0.0, 1.0, 4.0]))
+    >>> np.array_equal(noise, np.random.default_rng(1).standard_normal(3) * [0, 1, 2])
+    True
     """
     variance = np.asarray(variance)
     if not (np.isfinite(variance).all() and (variance >= 0).all()):
@@ -128,6 +159,12 @@ def degrade_variance(variance: np.ndarray, nside_out: int, *, nest: bool = False
     ------
     ValueError
         If pixels are UNSEEN or not finite: what is unknown has no mean.
+
+    Examples
+    --------
+    >>> fine = np.linspace(1, 2, 12 * 16**2)
+    >>> np.allclose(white_level(degrade_variance(fine, 8)), white_level(fine))
+    True
     """
     variance = np.asarray(variance, dtype=np.float64)
     if not np.isfinite(variance).all() or hp.mask_bad(variance).any():
@@ -163,6 +200,15 @@ def hit_pattern(nside: int, *, spin_deg: float = 85.0, precession_deg: float = 7
     Returns
     -------
     float64 array (npix,), RING, Galactic coordinates
+
+    Examples
+    --------
+    The poles of the ecliptic are seen most, its plane least:
+
+    >>> hits = hit_pattern(16)
+    >>> poles, plane = hp.ang2pix(16, [96.38, 0.0], [29.81, 60.19], lonlat=True)
+    >>> bool(hits[poles] > 3 > 1 > hits[plane]), round(float(hits.mean()), 12)
+    (True, 1.0)
     """
     alpha, beta = np.deg2rad([precession_deg, spin_deg])
     phi = (np.arange(512) + 0.5) * np.pi / 512
@@ -174,12 +220,13 @@ def hit_pattern(nside: int, *, spin_deg: float = 85.0, precession_deg: float = 7
     below = [np.arcsin(np.clip(z[:, None] / sin_psi, -1, 1)).mean(axis=1) for z in (top, bottom)]
     density = (below[0] - below[1]) / (top - bottom)
     pole = np.array(hp.Rotator(coord="EG")(np.array([0.0, 0.0, 1.0])))
-    hits = np.empty(hp.nside2npix(nside))
+    hits: np.ndarray = np.empty(hp.nside2npix(nside))
     for start in range(0, hits.size, _CHUNK):
         pixels = np.arange(start, min(start + _CHUNK, hits.size))
         z = pole @ np.array(hp.pix2vec(nside, pixels))
         hits[pixels] = np.interp(np.arccos(np.clip(z, -1, 1)), colatitude, density)
-    return hits / hits.mean()
+    hits /= hits.mean()
+    return hits
 
 
 def scan_variance(nside: int, level_uk_arcmin: float, **scan: float) -> np.ndarray:
@@ -200,13 +247,19 @@ def scan_variance(nside: int, level_uk_arcmin: float, **scan: float) -> np.ndarr
     ------
     ValueError
         If the scan never sees some pixels.
+
+    Examples
+    --------
+    >>> round(float(white_level(scan_variance(16, 10.0))), 9)
+    10.0
     """
     hits = hit_pattern(nside, **scan)
     unseen = np.mean(hits <= 0)
     if unseen:
         raise ValueError(f"the scan leaves {100 * unseen:.2g} % of the sky unseen; spin + precession must reach 90 deg")
-    depth = 1 / hits
-    return depth * (noise_cl(level_uk_arcmin, 0)[0] * len(hits) / (4 * np.pi) / depth.mean())
+    depth: np.ndarray = 1 / hits
+    depth *= noise_cl(level_uk_arcmin, 0)[0] * len(hits) / (4 * np.pi) / depth.mean()
+    return depth
 
 
 def knee_noise(
@@ -243,6 +296,17 @@ def knee_noise(
     Returns
     -------
     float64 array, (1, npix) for spin 0, (2, npix) for spin 2, uK, RING
+
+    Examples
+    --------
+    The white part is that of the same stream without a knee:
+
+    >>> white = white_noise(np.random.default_rng(1), 8, 10.0)
+    >>> np.array_equal(knee_noise(np.random.default_rng(1), 8, 10.0, 0.0, 0.0), white)
+    True
+    >>> drift = knee_noise(np.random.default_rng(1), 8, 10.0, 8.0, -2.0) - white
+    >>> bool(abs(drift.mean()) < 1e-2 * drift.std())
+    True
     """
     ncomp, lmax = (1 if spin == 0 else 2), 3 * nside - 1
     cl = noise_cl(level_uk_arcmin, lmax, l_knee=l_knee, alpha=alpha) - noise_cl(level_uk_arcmin, lmax)

@@ -60,6 +60,18 @@ def observe(
     ------
     ValueError
         If a field is unknown or lmax is beyond the pixels.
+
+    Examples
+    --------
+    Without beam and noise an instrument finds the sky that there is:
+
+    >>> from cmbml.sky.lensing import unit_alm
+    >>> t = unit_alm(np.random.default_rng(1), 8)
+    >>> nothing = {"fwhm_arcmin": 0.0, "noise_t_uk_arcmin": 0.0, "noise_p_uk_arcmin": 0.0}
+    >>> rngs = {"T": np.random.default_rng(2), "P": np.random.default_rng(3)}
+    >>> maps, found = observe({"T": t}, nside=8, lmax=8, rngs=rngs, fields=["T"], niter=3, **nothing)
+    >>> np.allclose(found["T"], t, atol=1e-3)
+    True
     """
     unknown = [f for f in fields if f not in _FIELDS]
     if unknown or lmax >= 3 * nside:
@@ -69,7 +81,8 @@ def observe(
     beam = gaussian_beam(fwhm_arcmin, lmax)
     seen = {f: sht.almxfl(sht.truncate(alm, lmax), beam) for f, alm in alms.items() if f in ("T", "E", "B")}
     weight = 1.0 if mask is None else mask
-    found, maps = {}, {}
+    found: dict[str, np.ndarray] = {}
+    maps: dict[str, np.ndarray] = {}
     if "T" in fields:
         sky = sht.synthesis(seen["T"], nside, nthreads=nthreads)
         sky += white_noise(rngs["T"], nside, noise_t_uk_arcmin)[0]

@@ -19,6 +19,11 @@ def n_patches(nside: int, patch: int) -> int:
     ------
     ValueError
         If nside or patch is no power of two, or the patch is wider than a base face.
+
+    Examples
+    --------
+    >>> n_patches(8, 4)
+    48
     """
     for name, value in (("nside", nside), ("patch", patch)):
         if int(value) != value or value < 1 or int(value) & (int(value) - 1):
@@ -51,6 +56,16 @@ def patch_index(nside: int, patch: int, halo: int = 0) -> np.ndarray:
     ------
     ValueError
         If nside or patch is no power of two, patch > nside, or the halo is negative or wider than a face.
+
+    Examples
+    --------
+    Without a halo each pixel of the sky lies in one patch:
+
+    >>> index = patch_index(8, 4)
+    >>> index.shape, np.array_equal(np.sort(index, axis=None), np.arange(768))
+    ((48, 4, 4), True)
+    >>> np.array_equal(patch_index(8, 4, halo=2)[:, 2:-2, 2:-2], index)
+    True
     """
     count, side = n_patches(nside, patch), nside // patch
     if int(halo) != halo or not 0 <= halo <= nside:
@@ -88,6 +103,12 @@ def mosaic_index(nside: int) -> np.ndarray:
     ------
     ValueError
         If nside is no power of two.
+
+    Examples
+    --------
+    >>> index = mosaic_index(8)
+    >>> index.shape, np.array_equal(np.sort(index, axis=None), np.arange(768))
+    ((32, 24), True)
     """
     n_patches(nside, 1)  # refuses such an nside
     row, column = np.meshgrid(np.arange(nside), np.arange(nside), indexing="ij")
@@ -103,6 +124,11 @@ def to_patches(m: np.ndarray, patch: int, *, halo: int = 0) -> np.ndarray:
     ------
     ValueError
         If the last axis is no HEALPix map, or as in :func:`patch_index`.
+
+    Examples
+    --------
+    >>> to_patches(np.arange(768), 4, halo=1).shape
+    (48, 6, 6)
     """
     m = np.asarray(m)
     return m[..., patch_index(_nside(m.shape[-1]), patch, halo)]
@@ -117,6 +143,12 @@ def from_patches(p: np.ndarray, *, halo: int = 0) -> np.ndarray:
     ------
     ValueError
         If the patches are not square, or do not make up a HEALPix map.
+
+    Examples
+    --------
+    >>> m = np.arange(768.0)
+    >>> np.array_equal(from_patches(to_patches(m, 4, halo=1), halo=1), m)
+    True
     """
     p = np.asarray(p)
     if p.ndim < 3 or p.shape[-1] != p.shape[-2]:
@@ -133,7 +165,7 @@ def from_patches(p: np.ndarray, *, halo: int = 0) -> np.ndarray:
 
 def _nside(npix: int) -> int:
     """Return nside of a map of npix pixels, or raise ValueError."""
-    nside = round((npix / 12) ** 0.5)
+    nside = round(float((npix / 12) ** 0.5))
     if nside < 1 or nside & (nside - 1) or 12 * nside**2 != npix:
         raise ValueError(f"{npix} pixels are no HEALPix map (12 nside^2 with nside a power of two)")
     return nside
@@ -187,6 +219,6 @@ def _folded(corner: np.ndarray, i: int, j: int) -> np.ndarray:
 
     Of the block, which continues the face across the x edge truly, the half next to that edge's neighbour is kept.
     """
-    outward = corner[::i, ::j]
+    outward: np.ndarray = corner[::i, ::j]
     outward = np.tril(outward) + np.tril(outward, -1).T
     return outward[::i, ::j]

@@ -31,6 +31,14 @@ def pixel_window(nside: int, lmax: int) -> np.ndarray:
     ------
     ValueError
         For an nside that is no power of two, or l above 4 nside, which a grid does not hold.
+
+    Examples
+    --------
+    The window depends on l / nside, nearly alone:
+
+    >>> coarse, fine = pixel_window(8, 16), pixel_window(16, 32)
+    >>> float(coarse[0]), bool(abs(coarse[16] - fine[32]) < 1e-2), round(float(fine[32]), 2)
+    (1.0, True, 0.82)
     """
     if nside < 1 or nside & (nside - 1):
         raise ValueError(f"nside = {nside} is no power of two")

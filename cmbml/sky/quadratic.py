@@ -56,6 +56,18 @@ def phi_gradient(
     Returns
     -------
     complex128 array (nalm,)
+
+    Examples
+    --------
+    The estimate's product with any phi is that of B_inverse with the B that phi makes of E_wiener:
+
+    >>> from cmbml.sky.lensing import unit_alm
+    >>> b, e, phi = (sht.almxfl(unit_alm(np.random.default_rng(i), 16), np.arange(17) >= 2) for i in range(3))
+    >>> modes = 2 * np.arange(17) + 1
+    >>> one = modes @ sht.alm2cl(phi_gradient(None, b, e), phi)
+    >>> other = modes @ sht.alm2cl(b, lensing_template({"E": e}, phi)["B"])
+    >>> np.isclose(one, other, rtol=1e-4)
+    np.True_
     """
     lmax = sht.alm_lmax(b_inverse)
     grid = 3 * lmax // 2 + 1
@@ -96,6 +108,15 @@ def lensing_template(
     ------
     ValueError
         If the order is unknown.
+
+    Examples
+    --------
+    Of phi = a z and T = z, z = cos theta, grad phi . grad T = a sin^2 theta, whose mean is 2 a / 3:
+
+    >>> z = np.array([0, np.sqrt(4 * np.pi / 3), 0, 0, 0, 0], dtype=complex)
+    >>> t = lensing_template({"T": z}, 0.01 * z)["T"]
+    >>> round(float(t[0].real / np.sqrt(4 * np.pi)), 6)
+    0.006667
     """
     if order not in ("gradient", "remap"):
         raise ValueError(f"the order of a lensing template is gradient or remap, not {order}")

@@ -32,6 +32,7 @@ FIXED_INDEX = {
     "freefree": -2.14,
     "ame": float(np.log(AME_PEAK_GHZ / REFERENCE_GHZ["ame"]) / AME_WIDTH**2 - 2),
 }
+Template = np.ndarray | np.float32 | float  # a map, or one number for the whole sky
 # Of the log-normal fields, in the order of COMPONENTS.
 CORRELATION = np.array(
     [[1.0, 0.39, 0.35, 0.73], [0.39, 1.0, 0.0, 0.43], [0.35, 0.0, 1.0, 0.25], [0.73, 0.43, 0.25, 1.0]]
@@ -41,7 +42,15 @@ _LMAX = 8192  # where the spectra are normalised, whatever the band limit of a m
 
 @dataclass(frozen=True)
 class Law:
-    """Statistics of a Gaussian field: its mean, its standard deviation, and C_l ~ l^-slope for l >= lmin."""
+    """Statistics of a Gaussian field: its mean, its standard deviation, and C_l ~ l^-slope for l >= lmin.
+
+    Examples
+    --------
+    >>> law = Law(mean=0.0, sigma=2.0, slope=4.0)
+    >>> modes = 2 * np.arange(65) + 1
+    >>> round(float(modes @ law.cls(64)) / (4 * np.pi), 1)
+    4.0
+    """
 
     mean: float
     sigma: float
@@ -119,6 +128,16 @@ def templates(
     ------
     ValueError
         If a component is unknown.
+
+    Examples
+    --------
+    A component is the same with the others and without them:
+
+    >>> def rngs():
+    ...     return {name: np.random.default_rng(i) for i, name in enumerate(COMPONENTS)}
+    >>> sky = templates(8, rngs())
+    >>> np.array_equal(sky["synchrotron"]["I"], templates(8, rngs(), ["synchrotron"])["synchrotron"]["I"])
+    True
     """
     wanted = list(components)
     unknown = sorted(set(wanted) - set(COMPONENTS))
@@ -139,16 +158,27 @@ def templates(
 
 def varied(
     component: str, maps: Mapping[str, np.ndarray], rng: np.random.Generator, *, amplitude: float, index: float
-) -> dict[str, np.ndarray | float]:
+) -> dict[str, Template]:
     """Return templates of a component that another Galaxy might have.
 
     I, Q and U are multiplied by exp(``amplitude`` w), and ``index`` v is added to the spectral index, with w and v
     unit Gaussian numbers, the same over the sky.
+
+    Examples
+    --------
+    >>> maps = {"I": np.ones(768, dtype=np.float32)}
+    >>> other = varied("freefree", maps, np.random.default_rng(1), amplitude=0.1, index=0.0)
+    >>> round(float(np.log(other["I"]).std()), 6), round(float(other["index"]), 2)
+    (0.0, -2.14)
     """
     w, v = rng.standard_normal(2)
-    changed = {field: maps[field] * np.float32(np.exp(amplitude * w)) for field in ("I", "Q", "U") if field in maps}
-    changed["index"] = maps.get("index", FIXED_INDEX.get(component)) + np.float32(index * v)
-    return dict(maps) | changed
+    changed: dict[str, Template] = dict(maps)
+    for field in ("I", "Q", "U"):
+        if field in maps:
+            changed[field] = maps[field] * np.float32(np.exp(amplitude * w))
+    known = maps["index"] if "index" in maps else FIXED_INDEX[component]
+    changed["index"] = known + np.float32(index * v)
+    return changed
 
 
 def _component(name: str, alm: np.ndarray, nside: int, streams: list[np.random.Generator]) -> dict[str, np.ndarray]:

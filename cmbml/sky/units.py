@@ -32,6 +32,13 @@ def conversion(source: str, target: str, freqs_ghz: float | np.ndarray, weights:
     ------
     ValueError
         If a unit is unknown.
+
+    Examples
+    --------
+    >>> round(conversion("K_RJ", "K_CMB", 143.0), 3)
+    1.654
+    >>> round(conversion("MJy/sr", "uK_CMB", 143.0) * conversion("uK_CMB", "MJy/sr", 143.0), 12)
+    1.0
     """
     freqs = np.atleast_1d(np.asarray(freqs_ghz, dtype=np.float64))
     above, below = intensity(source, freqs), intensity(target, freqs)
@@ -45,6 +52,13 @@ def intensity(unit: str, freqs_ghz: float | np.ndarray) -> np.ndarray:
     """Return the intensity of one unit at each frequency, Jy/sr, in the shape of the frequencies.
 
     K_RJ: 2 k nu^2 / c^2. K_CMB: dB_nu/dT at T_CMB = 2 k nu^2 / c^2 x^2 e^x / (e^x - 1)^2, x = h nu / (k T_CMB).
+
+    Examples
+    --------
+    At low frequencies the two temperatures are one:
+
+    >>> round(float(intensity("K_CMB", 1.0) / intensity("K_RJ", 1.0)), 4)
+    1.0
     """
     prefix = next((p for p in PREFIXES if unit.startswith(p) and unit[len(p) :] in KINDS), None)
     if prefix is None:

@@ -5,6 +5,7 @@ import healpy as hp
 import lenspyx
 import numpy as np
 import pytest
+from lenspyx.remapping.utils_geom import Geom
 
 from cmbml.sky import sht
 
@@ -103,6 +104,32 @@ def test_rotation_is_healpys():
     theirs = alm[1].copy()
     hp.rotate_alm(theirs, 0.3, 0.7, -1.1)
     np.testing.assert_allclose(sht.rotate_alm(alm, 0.3, 0.7, -1.1)[1], theirs, atol=1e-12)
+
+
+# --- Gauss-Legendre grid --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lmax", [1, 2, 16, 97, 151, 301, 1000, 1501, 2251, 3001, 4801])
+def test_the_grid_is_lenspyxs_to_the_last_bit(lmax):
+    theirs = Geom.get_thingauss_geometry(lmax, 3)
+    rings, weight = sht._gauss_grid(lmax)
+    names = {"theta": theirs.theta, "phi0": theirs.phi0, "nphi": theirs.nph, "ringstart": theirs.ofs}
+    assert rings.keys() == names.keys()
+    for name, values in names.items():
+        assert rings[name].dtype == values.dtype
+        np.testing.assert_array_equal(rings[name], values, err_msg=name)
+    np.testing.assert_array_equal(weight, theirs.weight)
+
+
+@pytest.mark.parametrize("spin", [0, 1, 2, 3])
+def test_the_grid_gives_back_what_it_is_given(spin):
+    """At l = 400 the rings near the poles have a fourth of the equator's points, and nothing is lost."""
+    lmax = 400
+    alm = random_alm(lmax, (1 if spin == 0 else 2,), lmin=max(spin, 1))
+    field = sht.synthesis_gl(alm, lmax, spin=spin)
+    np.testing.assert_allclose(sht.analysis_gl(field, lmax, lmax, spin=spin), alm, atol=1e-11)
+    nphi = sht._gauss_grid(lmax)[0]["nphi"]
+    assert nphi[0] < nphi.max() / 3
 
 
 # --- lensing --------------------------------------------------------------------------------------------------------
