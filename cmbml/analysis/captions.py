@@ -1,10 +1,12 @@
 """What tables and pictures say of themselves: the one line that each carries, units, and which pixels count."""
 
 from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 from omegaconf import DictConfig
 
+from cmbml.core.stage import Stage
 from cmbml.maps.skymap import SkyMap
 
 
@@ -59,3 +61,30 @@ INSIDE = 0.5  # of a masked sky, pixels of more than this weight are compared an
 def inside(mask: SkyMap | None) -> np.ndarray | None:
     """Pixels of a masked sky that are compared and drawn, bool (npix,); None for the full sky."""
     return None if mask is None else mask["mask"] > INSIDE
+
+
+class Captioned(Stage):
+    """A stage whose pictures and tables say what they show.
+
+    Attributes
+    ----------
+    dataset_keys : tuple of str
+        Configuration that `of_dataset` reads.
+    caption_keys : tuple of str
+        The same and that which tells the method.
+    """
+
+    dataset_keys: ClassVar[tuple[str, ...]]
+    caption_keys: ClassVar[tuple[str, ...]]
+
+    def of_dataset(self) -> dict[str, Any]:
+        """Entries of `describe` that all methods share."""
+        raise NotImplementedError
+
+    def seen_part(self, mask: SkyMap | None) -> dict[str, str]:
+        """Entry of a caption: how much of the sky counts; none for the full sky."""
+        raise NotImplementedError
+
+    def caption(self, *, mask: SkyMap | None = None, **more: Any) -> dict[str, Any]:
+        """Entries of `describe` for one method."""
+        return {**self.of_dataset(), "method": self.cfg.method.name, **more, **self.seen_part(mask)}

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cmbml.analysis.figures import COLOURS
+from cmbml.analysis.metrics import Metric, heading
 from cmbml.analysis.projections import STYLE, draw_images, gnomonic_pixels, mollweide_pixels, new_figure
-from cmbml.analysis.tables import heading
 
 _COLUMNS = 3  # of panels of boxes
 
@@ -21,6 +21,7 @@ def box_figure(
     caption: Mapping,
     notes: Mapping[str, str] | None = None,
     order: Sequence[str] = (),
+    metrics: Sequence[Metric] = (),
 ) -> Figure:
     """Draw a panel of boxes for each metric, one box a method: median, quartiles, range, and every sky as a point.
 
@@ -35,6 +36,8 @@ def box_figure(
         Name of a method -> why it is no headline; its box is hollow.
     order : sequence of str, optional
         All methods of the comparison, whose places give the colours; those of ``values`` if not given.
+    metrics : sequence of Metric, optional
+        What is known of them, for the titles.
     """
     known = {x: own for x, own in values.items() if any(np.isfinite(v).any() for v in own.values())}
     names = list(next(iter(values.values())))
@@ -54,7 +57,7 @@ def box_figure(
                     whiskerprops={"color": colour}, capprops={"color": colour}, label=name,
                 )  # fmt: skip
                 axis.plot(v, np.full(len(v), i), ls="", marker=".", ms=3, color="0.3", zorder=3)
-            axis.set_title(heading(metric, caption))
+            axis.set_title(heading(metric, caption, metrics))
             axis.set_yticks(range(len(names)), labels=names)
             axis.set_ylim(len(names) - 0.5, -0.5)
             axis.xaxis.set_major_locator(MaxNLocator(4))

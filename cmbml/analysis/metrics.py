@@ -1,10 +1,99 @@
-"""How far a prediction is from the truth, pixel by pixel."""
+"""Metrics: what is known of each number of a measurement, and those that compare two maps pixel by pixel.
+
+A job has one list of `Metric`; the columns of its tables, the paired differences, the panels of boxes and all headings
+follow from it. A metric is added by adding it to that list.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from cmbml.analysis.captions import unit_text
 from cmbml.core.errors import UserError
 
 PIXEL_METRICS = ("MAE", "MSE", "RMSE", "NRMSE", "PSNR")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of a measurement.
+
+    Attributes
+    ----------
+    name : str
+        Its column in files.
+    of : callable
+        From what was measured of one sky in one form (the job says what that is) to the number.
+    label : str
+        Its name for readers; ``name`` if empty.
+    unit : str
+        ``uK`` for the unit of the field, ``uK2`` for its square, or any other text.
+    better : str
+        ``lower``, ``higher``, ``one``, or nothing.
+    forms : tuple of str
+        Forms of the maps whose tables show it; all if empty.
+    heads : bool
+        Whether it stands in the first table.
+    pairs : bool
+        Whether paired differences are made of it.
+    boxes : str
+        ``one``: it has a panel of boxes where one field is compared; ``each``: of each of several fields as well.
+    judged : bool
+        Whether it is struck out where a line of the table has a note.
+    """
+
+    name: str
+    of: Callable[[Any], float]
+    label: str = ""
+    unit: str = ""
+    better: str = ""
+    forms: tuple[str, ...] = ()
+    heads: bool = False
+    pairs: bool = False
+    boxes: str = ""
+    judged: bool = False
+
+    def shown_in(self, form: str) -> bool:
+        """Whether tables of this form show it."""
+        return not self.forms or form in self.forms
+
+    def heading(self, caption: Mapping[str, Any]) -> str:
+        """Return its name for readers, with its unit."""
+        field = unit_text(caption)
+        unit = {"uK": field, "uK2": f"{field}²" if field else ""}.get(self.unit, self.unit)
+        name = self.label or self.name
+        return f"{name} [{unit}]" if unit else name
+
+
+def heading(name: str, caption: Mapping[str, Any], metrics: Iterable[Metric]) -> str:
+    """Return the heading of a column: that of the metric of this name, or of one "of T", or else the name itself."""
+    first, *field = name.split(" of ")
+    known = {metric.name: metric for metric in metrics}
+    if first not in known:
+        return name
+    plain, bracket, unit = known[first].heading(caption).partition(" [")
+    return " of ".join([plain, *field]) + bracket + unit
+
+
+def values(metrics: Iterable[Metric], measured: Any) -> dict[str, float]:
+    """Return the numbers of what was measured of one sky in one form, by name."""
+    return {metric.name: float(metric.of(measured)) for metric in metrics}
+
+
+def directions(metrics: Sequence[Metric]) -> str:
+    """Say which way is better, in one line."""
+    groups = {
+        way: [m.label or m.name for m in metrics if m.better == key]
+        for key, way in (("lower", "Lower is better"), ("higher", "Higher is better"), ("one", "Best at 1"))
+    }
+    return "; ".join(f"{way}: {', '.join(names)}" for way, names in groups.items() if names) + "."
+
+
+def of_pixels(name: str) -> Callable[[Any], float]:
+    """Return the function that looks one of the pixel metrics up in ``measured.pixels``."""
+    return lambda measured: measured.pixels[name]
 
 
 def pixel_metrics(truth: np.ndarray, prediction: np.ndarray, *, mask: np.ndarray | None = None) -> dict[str, float]:

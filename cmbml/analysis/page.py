@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from cmbml.analysis.metrics import Metric, heading
 from cmbml.analysis.tables import format_value
 
 STYLE = """
@@ -81,13 +82,36 @@ def table(rows: Sequence[Mapping[str, str]], *, escaped: bool = False) -> str:
     return '<div class="table"><table>\n<thead><tr>' + head + "</tr></thead>\n" + "\n".join(body) + "\n</table></div>"
 
 
-def difference_table(
-    lines: Sequence[Mapping[str, Any]], shown: Mapping[str, str] | None = None, *, strike: str = ""
+def metric_table(
+    lines: Sequence[Mapping[str, Any]],
+    metrics: Sequence[Metric],
+    caption: Mapping[str, Any],
+    *,
+    labels: Sequence[str],
 ) -> str:
-    """Return paired differences (``comparison.paired``) as a table; ``shown`` gives metrics other names.
+    """Return lines of a summary (``tables.summarise``) as a table: what tells them apart, metrics, number of skies.
 
-    The metric ``strike`` is struck out where the line has a note.
+    A metric that is judged is struck out where the line has a note, with the number of the note.
     """
+    notes = list(dict.fromkeys(line["note"] for line in lines if line["note"]))
+    rows = []
+    for line in lines:
+        row = {name: escape(str(line[name])) for name in labels}
+        for metric in metrics:
+            cell = escape(format_value(*line[metric.name]))
+            if metric.judged and line["note"]:
+                cell = f"<s>{cell}</s><sup>{notes.index(line['note']) + 1}</sup>"
+            row[metric.heading(caption)] = cell
+        rows.append({**row, "skies": str(line["n"])})
+    return table(rows, escaped=True)
+
+
+def difference_table(lines: Sequence[Mapping[str, Any]], metrics: Sequence[Metric], caption: Mapping[str, Any]) -> str:
+    """Return paired differences (``comparison.paired``) as a table.
+
+    A metric that is judged is struck out where the line has a note.
+    """
+    judged = [metric.name for metric in metrics if metric.judged]
     rows = []
     for line in lines:
         row = {name: escape(value) for name, value in line.items() if isinstance(value, str) and name != "note"}
@@ -95,7 +119,8 @@ def difference_table(
             cell = escape(format_value(*line[metric]))
             low, high = line[f"{metric}_interval"]
             cell += "" if math.isnan(low) else f"<br>{low:.3g} .. {high:.3g}"
-            row[(shown or {}).get(metric, metric)] = f"<s>{cell}</s>" if metric == strike and line["note"] else cell
+            struck = metric in judged and line["note"]
+            row[heading(metric, caption, metrics)] = f"<s>{cell}</s>" if struck else cell
         rows.append(row)
     return table(rows, escaped=True)
 

@@ -5,15 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from cmbml.analysis.captions import describe, unit_text
+from cmbml.analysis.captions import describe
+from cmbml.analysis.metrics import Metric, heading
 
 # A number outside this range is written with a power of ten.
 _PLAIN = (1e-4, 1e6)
 # No mean has more digits than these, however small its scatter.
 _DIGITS = 6
-_SHOWN = {
-    "sigma_r": "sigma(r)", "sigma_r_ratio": "sigma(r) ratio", "psnr_joint": "PSNR, joint range", "fwhm_arcmin": "beam",
-}  # fmt: skip
 
 
 def summarise(
@@ -93,23 +91,32 @@ def to_rows(summary: Sequence[Mapping]) -> list[dict]:
     return rows
 
 
-def to_markdown(summary: Sequence[Mapping], *, caption: Mapping) -> str:
+def to_markdown(summary: Sequence[Mapping], *, caption: Mapping, metrics: Sequence[Metric] = ()) -> str:
     """Return the summary as a Markdown table under a line that says what it is of.
 
     An A_res that is no headline is struck out and its reason stands in a footnote.
     """
-    header, lines, notes = _cells(summary, caption, strike="~~{}~~", mark="[{}]")
+    header, lines, notes = _cells(summary, caption, metrics, strike="~~{}~~", mark="[{}]")
     table = ["| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *lines]]
-    parts = [describe(caption), "\n".join(table), "\n".join(f"[{i}] A_res is no headline: {n}." for i, n in notes)]
+    struck = judged_text(metrics)
+    foot = "\n".join(f"[{i}] {struck} is no headline: {note}." for i, note in notes)
+    parts = [describe(caption), "\n".join(table), foot]
     return "\n\n".join(p for p in parts if p) + "\n"
 
 
-def to_latex(summary: Sequence[Mapping], *, caption: Mapping) -> str:
+def to_latex(summary: Sequence[Mapping], *, caption: Mapping, metrics: Sequence[Metric] = ()) -> str:
     r"""Return the summary as a LaTeX table (packages booktabs and, for struck-out values, ulem with ``normalem``)."""
     header, body, notes = _cells(
-        summary, caption, pm=r"$\pm$", times=r"$\times 10^{{{}}}$", strike=r"\sout{{{}}}", mark="$^{{{}}}$", escape=_tex
+        summary,
+        caption,
+        metrics,
+        pm=r"$\pm$",
+        times=r"$\times 10^{{{}}}$",
+        strike=r"\sout{{{}}}",
+        mark="$^{{{}}}$",
+        escape=_tex,
     )
-    foot = "".join(rf" $^{{{i}}}$ $A_\mathrm{{res}}$ is no headline: {_tex(note)}." for i, note in notes)
+    foot = "".join(rf" $^{{{i}}}$ {_tex(judged_text(metrics))} is no headline: {_tex(note)}." for i, note in notes)
     labels = sum(isinstance(value, str) for name, value in summary[0].items() if name != "note")
     lines = [
         r"\begin{table}",
@@ -127,30 +134,24 @@ def to_latex(summary: Sequence[Mapping], *, caption: Mapping) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _cells(summary, caption, *, strike, mark, pm="±", times="e{}", escape=str):
+def judged_text(metrics: Sequence[Metric]) -> str:
+    """Return the names of the metrics that a note strikes out."""
+    return ", ".join(metric.label or metric.name for metric in metrics if metric.judged)
+
+
+def _cells(summary, caption, metrics, *, strike, mark, pm="±", times="e{}", escape=str):
     """Return header, lines of cells, and numbered notes; equal notes share a number."""
     names = [name for name in summary[0] if name != "note"]
     notes = list(dict.fromkeys(line["note"] for line in summary if line["note"]))
+    judged = [metric.name for metric in metrics if metric.judged and metric.name in names]
     lines = []
     for line in summary:
         cells = {k: format_value(*v, pm=pm, times=times) for k, v in line.items() if isinstance(v, tuple)}
         cells |= {k: escape(str(v)) for k, v in line.items() if not isinstance(v, tuple)}
-        if line["note"]:
-            cells["A_res"] = strike.format(cells["A_res"]) + mark.format(notes.index(line["note"]) + 1)
+        for name in judged if line["note"] else ():
+            cells[name] = strike.format(cells[name]) + mark.format(notes.index(line["note"]) + 1)
         lines.append([cells[name] for name in names])
-    return [escape(heading(name, caption)) for name in names], lines, list(enumerate(notes, start=1))
-
-
-def heading(metric: str, caption: Mapping) -> str:
-    """Return the name of a metric, or of one "of T", as readers see it, with its unit."""
-    name, *field = metric.split(" of ")
-    if name.startswith("residual_"):
-        return "residual, l = {1} .. {2}".format(*name.split("_"))
-    unit = unit_text(caption)
-    units = {"MAE": unit, "RMSE": unit, "MSE": f"{unit}²" if unit else "", "PSNR": "dB", "psnr_joint": "dB"}
-    units["fwhm_arcmin"] = "arcmin"
-    text = " of ".join([_SHOWN.get(name, name), *field])
-    return f"{text} [{units[name]}]" if units.get(name) else text
+    return [escape(heading(name, caption, metrics)) for name in names], lines, list(enumerate(notes, start=1))
 
 
 def _tex(text: str) -> str:

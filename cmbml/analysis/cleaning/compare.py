@@ -15,39 +15,55 @@ from cmbml.analysis import compare_figures, comparison, tables
 from cmbml.analysis.captions import inside
 from cmbml.analysis.cleaning import report as clean_report
 from cmbml.analysis.cleaning.figures import cleaned_spectra
-from cmbml.analysis.cleaning.measure import BY, Captioned, Measure, seen_part
+from cmbml.analysis.cleaning.measure import Cleaning, Measure
 from cmbml.analysis.cleaning.metrics import FORMS, in_forms, together
-from cmbml.analysis.comparison import Comparing
+from cmbml.analysis.measure import MASK
 from cmbml.analysis.spectra import of_method, stack
 from cmbml.config.resolvers import shipped
-from cmbml.config.truth import has_truth, masked
-from cmbml.core.asset import Every, Files, Item, Optional, Record
+from cmbml.config.truth import has_truth
+from cmbml.core.asset import Every, Files, Item, Record
 from cmbml.core.errors import UserError
 from cmbml.core.provenance import changes, flatten
 from cmbml.maps.skymap import SkyMap
 from cmbml.sky.instrument import read_instrument
 from cmbml.sky.spectra import bin_edges
 
-PIXELS = ("RMSE", "MAE", "NRMSE", "PSNR", "corr")
-PAIRED = (*PIXELS, "transfer", "rho")
 TRUTH = {"lensed_alm", "unlensed_alm", "cmb_map", "foreground", "noise"}  # what no observer has
 
 
-class Cleaning(Comparing, Captioned):
+STEPS = tuple(Record(asset, optional=True) for asset in ("model", "prediction", "obs"))
+PICTURES = ("spectra", "boxes")
+
+
+class Comparing(Cleaning, comparison.Comparing):
     """A stage that compares methods of cleaning."""
 
-    main, measure, skies = "main_clean.py", Measure, ("cmb_map", "lensed_alm", "mask")
+    main = "main_clean.py"
+    measure = Measure
+    skies = ("cmb_map", "lensed_alm", "mask")
     uses = (
-        *(key for key in Captioned.caption_keys if key != "method.name"), *Comparing.compared, "mask.kind",
+        *Cleaning.dataset_keys,
+        *comparison.Comparing.compare_keys,
+        "mask.kind",
         *(key for key in Measure.uses if key.startswith("analysis.")),
-    )  # fmt: skip
+    )
     # The words of main_clean.py may be repeated here: how a method came to its results changes nothing.
     reads = (
-        "method.name", "splits", "analysis", "cosmology", "clean", "foregrounds", "instrument", "mask", "network",
-        "noise", "patches", "rotation", "sky", "train",
-    )  # fmt: skip
-    steps = tuple(Record(asset, optional=True) for asset in ("model", "prediction", "obs"))
-    mask = Optional("mask", when=masked)
+        "method.name",
+        "splits",
+        "analysis",
+        "cosmology",
+        "clean",
+        "foregrounds",
+        "instrument",
+        "mask",
+        "network",
+        "noise",
+        "patches",
+        "rotation",
+        "sky",
+        "train",
+    )
 
     def __init__(self, config: DictConfig):
         """Refuse skies whose truth nobody knows."""
@@ -70,10 +86,6 @@ class Cleaning(Comparing, Captioned):
         """Form and area of the numbers that count."""
         return {"form": "common", "area": "full" if self.cfg.mask.kind == "none" else "mask"}
 
-    def of_dataset(self, mask: SkyMap | None) -> dict[str, Any]:
-        """Entries of `cmbml.analysis.captions.describe` that all methods share."""
-        return {name: value for name, value in self.caption(**seen_part(mask)).items() if name != "method"}
-
     def found(self, asset: str) -> Iterable[Item]:
         """Also the observations, which belong to no method, of all bands that the instrument might have."""
         if asset == "obs":
@@ -84,21 +96,17 @@ class Cleaning(Comparing, Captioned):
 
     def compared(
         self,
+        *,
         metrics: Files,
         metrics_record: Files,
         model_record: Files,
         prediction_record: Files,
         obs_record: Files,
-        mask: SkyMap | None,
+        mask: SkyMap | None = None,
     ) -> clean_report.Compared:
-        """All that the tables hold.
-
-        Raises
-        ------
-        UserError
-            When the results are not those of the same skies and observations, and of the same settings.
-        """
-        results, reference = self.results(metrics, metrics_record), self.cfg.compare.reference
+        """All that the tables hold."""
+        results = self.results(metrics, metrics_record)
+        reference = self.cfg.compare.reference
         models, predictions, obs = map(_of_methods, (model_record, prediction_record, obs_record))
         self._same_dataset([record for _, record in obs])
         bands: dict[int, list[str]] = {}
@@ -115,12 +123,13 @@ class Cleaning(Comparing, Captioned):
         }
         measured = {name: comparison.origin(result.records[0]) for name, result in results.items()}
         return clean_report.Compared(
-            caption={**self.of_dataset(mask), "split": "test", "sims": self.cfg.splits.test},
+            caption=self.methods_caption(mask),
+            metrics=self.metrics,
             reference=reference,
             headline=self.headline,
             beam=f"{self.cfg.analysis.fwhm_arcmin:.4g} arcmin, to l = {self.cfg.analysis.lmax}",
             baselines=[name for name in self.methods if any(map(_sees_truth, own[name]))],
-            summary=tables.summarise([row for name in self.methods for row in rows[name]], by=BY),
+            summary=tables.summarise([row for name in self.methods for row in rows[name]], by=self.by),
             paired=self._differences(rows, reference),
             costs=comparison.costs(steps),
             origins=[
@@ -158,7 +167,7 @@ class Cleaning(Comparing, Captioned):
         notes, lines = dict.fromkeys(rows, ""), []
         for area, form, field in ((area, form, field) for area in areas for form in FORMS for field in fields):
             where = {"field": field, "form": form, "area": area}
-            metrics = PAIRED if form == "common" else PIXELS
+            metrics = [metric.name for metric in self.metrics if metric.pairs and metric.shown_in(form)]
             rng = self.rng("compare", self.cfg.dataset, *where.values())
             keys = {"metrics": metrics, "where": where, "rng": rng, "notes": notes}
             lines += [
@@ -177,39 +186,21 @@ def _sees_truth(record: Mapping[str, Any]) -> bool:
     return bool(TRUTH & {label.partition("[")[0] for label in record["inputs"]})
 
 
-class Compare(Cleaning):
+class Compare(Comparing, comparison.Compare):
     """Tables and figures of all methods."""
 
-    name = "compare"
-    inputs = (
-        Every("metrics", split="test"),
-        Record("metrics", split="test"),
-        Every("spectra", split="test"),
-        *Cleaning.steps,
-        Cleaning.mask,
-    )
-    outputs = (
-        "compare_csv", "compare_json", "compare_md", "compare_tex", "paired_csv",
-        *(f"compare_{name}_{kind}" for name in ("spectra", "boxes") for kind in ("png", "pdf")),
-    )  # fmt: skip
-    uses = (*Cleaning.uses, "analysis.delta_l")
+    inputs = (*comparison.MEASURED, Every("spectra", split="test"), *STEPS, MASK)
+    outputs = comparison.outputs(PICTURES)
+    uses = (*Comparing.uses, "analysis.delta_l")
 
-    def run(
-        self, item: Item, *, metrics: Files, spectra: Files, mask: SkyMap | None = None, **records: Files
-    ) -> tuple[Any, ...]:
-        """CSV rows, JSON, Markdown, LaTeX, CSV rows of the paired differences; two figures, each as PNG and PDF."""
-        compared = self.compared(metrics, mask=mask, **records)
-        caption, form = compared.caption, compared.words(*self.headline.values())
-        pairs = comparison.paired_rows(compared.paired, compared.reference)
-        data = comparison.as_json(caption, compared.marked, pairs, compared.costs, compared.origins)
-        written = [
-            "\n".join(write(lines, caption={**caption, **said}) for said, lines in compared.blocks())
-            for write in (tables.to_markdown, tables.to_latex)
-        ]
-        drawn = self._spectra(spectra, compared)
+    def figures(
+        self, compared: clean_report.Compared, metrics: Files, spectra: Files, **inputs: Any
+    ) -> tuple[Figure, Figure]:
+        """Spectra, and boxes of the metrics."""
         values = clean_report.boxes(compared, [row for sky in metrics for row in sky])
-        boxes = compare_figures.box_figure(values, caption={**caption, **form}, order=self.methods)
-        return tables.to_rows(compared.marked), data, *written, pairs, drawn, drawn, boxes, boxes
+        caption = {**compared.caption, **compared.words(*self.headline.values())}
+        boxes = compare_figures.box_figure(values, caption=caption, order=self.methods, metrics=self.metrics)
+        return self._spectra(spectra, compared), boxes
 
     def _spectra(self, cls: Files, compared: clean_report.Compared) -> Figure:
         a, area = self.cfg.analysis, self.headline["area"]
@@ -226,13 +217,11 @@ class Compare(Cleaning):
         return cleaned_spectra(stacked, caption=caption, baselines=compared.baselines)
 
 
-class Panels(Cleaning):
+class Panels(Comparing, comparison.Panels):
     """Maps of the methods for the test sky `compare.sim`, at the common beam: the whole sphere and a zoomed patch."""
 
-    name = "panels"
-    inputs = (Every("prediction"), Record("prediction", optional=True), "cmb_map", "lensed_alm", Cleaning.mask)
-    outputs = ("compare_skies_png", "compare_skies_pdf", "compare_zoom_png", "compare_zoom_pdf")
-    uses = (*Cleaning.uses, "compare.sim", "analysis.zoom")
+    inputs = (Every("prediction"), Record("prediction", optional=True), "cmb_map", "lensed_alm", MASK)
+    uses = (*Comparing.uses, "compare.sim", "analysis.zoom")
 
     def items(self) -> Iterable[Item]:
         """One test sky, and each field of it."""
@@ -240,9 +229,9 @@ class Panels(Cleaning):
 
     def found(self, asset: str) -> Iterable[Item]:
         """Results of every method for that sky."""
-        return [{"method": name, "split": "test", "sim": self.cfg.compare.sim} for name in self.methods]
+        return comparison.Panels.found(self, asset)
 
-    def run(
+    def shown(
         self,
         item: Item,
         *,
@@ -251,49 +240,40 @@ class Panels(Cleaning):
         cmb_map: SkyMap,
         lensed_alm: dict[str, np.ndarray],
         mask: SkyMap | None = None,
-    ) -> tuple[Figure, Figure, Figure, Figure]:
-        """Two figures, each as PNG and PDF."""
-        a, shown = self.cfg.analysis, item["shown"]
+    ) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, Any]]:
+        """Truth and the maps of the methods, without the baselines if there is more."""
+        a = self.cfg.analysis
+        shown = item["shown"]
         good = np.ones(cmb_map.data.shape[-1], dtype=bool) if mask is None else inside(mask)
-        baselines = {
-            i["method"]
-            for i, record in zip(prediction_record.items, prediction_record, strict=True)
-            if _sees_truth(record)
-        }
+        baselines = {name for name, record in _of_methods(prediction_record) if _sees_truth(record)}
         baselines = baselines if len(baselines) < len(self.methods) else set()
         fields = next(pair for pair in together(self.field) if shown in pair)
         maps = {}
         for i, file in zip(prediction.items, prediction.files, strict=True):
             if i["method"] not in baselines:
-                keys = {"fwhm_arcmin": a.fwhm_arcmin, "lmax": a.lmax}
-                truth, error, beam = in_forms(file.read(), cmb_map, lensed_alm, fields, good, **keys)["common"]
+                forms = in_forms(file.read(), cmb_map, lensed_alm, fields, good, fwhm_arcmin=a.fwhm_arcmin, lmax=a.lmax)
+                truth, error, beam = forms["common"]
                 maps[i["method"]] = (truth + error)[fields.index(shown)]
-        caption = {**self.of_dataset(mask), "field": shown, "split": "test", "sim": item["sim"],
-                   "fwhm_arcmin": round(beam, 2), "lmax": a.lmax}  # fmt: skip
-        keys = {"caption": caption, "mask": good}
-        skies = compare_figures.compared_skies(truth[fields.index(shown)], maps, **keys)
-        patches = compare_figures.compared_patches(truth[fields.index(shown)], maps, zoom=tuple(a.zoom), **keys)
-        return skies, skies, patches, patches
+        caption = {
+            **self.of_dataset(),
+            **self.seen_part(mask),
+            "field": shown,
+            "split": "test",
+            "sim": item["sim"],
+            "fwhm_arcmin": round(beam, 2),
+            "lmax": a.lmax,
+        }
+        return truth[fields.index(shown)], maps, {"caption": caption, "mask": good}
 
 
-class Report(Cleaning):
+class Report(Comparing, comparison.Report):
     """One HTML page with the tables, the figures, and what they do and do not say."""
 
-    name = "report"
-    outputs = ("report",)
-    pictures = tuple(f"compare_{name}_png" for name in ("spectra", "boxes", "skies", "zoom"))
-    inputs = (
-        Every("metrics", split="test"),
-        Record("metrics", split="test"),
-        *Cleaning.steps,
-        *map(Every, pictures),
-        Cleaning.mask,
-    )
+    pictures = (*PICTURES, "skies", "zoom")
+    inputs = (*comparison.MEASURED, *STEPS, *comparison.png(pictures), MASK)
 
-    def run(self, item: Item, *, metrics: Files, mask: SkyMap | None = None, **more: Files) -> str:
+    def page(self, compared: clean_report.Compared, pictures: Mapping[str, list[bytes]]) -> str:
         """The page."""
-        pictures = {name.split("_")[1]: list(more.pop(name)) for name in self.pictures}
-        compared = self.compared(metrics, mask=mask, **more)
         synthetic = not self.cfg.sims.external and self.cfg.foregrounds.kind == "synthetic"
         fixed = self.cfg.foregrounds.kind != "none" and not any(self.cfg.foregrounds.vary.values())
         return clean_report.report(compared, pictures, synthetic=synthetic, fixed=fixed)

@@ -1,58 +1,72 @@
 """The stages that measure one method of cleaning; they read predictions and truth as assets and know no method."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
-from cmbml.analysis import figures, tables
+from cmbml.analysis import measure
 from cmbml.analysis.captions import foregrounds_text, inside
 from cmbml.analysis.cleaning import figures as cleaning_figures
+from cmbml.analysis.cleaning import metrics
 from cmbml.analysis.cleaning.metrics import (
     FORMS,
     agreement,
     at_own_beam,
-    band_ratios,
     error_spectra,
     in_forms,
     together,
     without_dipole,
-)  # fmt: skip
+)
+from cmbml.analysis.measure import Judged
+from cmbml.analysis.metrics import Metric
 from cmbml.analysis.spectra import of_method, stack
-from cmbml.config.truth import has_parts, has_truth, masked
-from cmbml.core.asset import Every, Files, Item, Optional
+from cmbml.config.truth import has_parts, has_truth
+from cmbml.core.asset import Item, Optional
 from cmbml.core.errors import UserError
 from cmbml.core.stage import SimStage, Stage
 from cmbml.maps.skymap import SkyMap
 from cmbml.sky.spectra import bin_edges
 
-BY = ("method", "field", "form", "area")  # what tells one line of the tables from the next
 
+class Cleaning(Judged):
+    """A stage of the job cleaning."""
 
-class Captioned(Stage):
-    """A stage whose pictures and tables say what they show."""
+    dataset_keys = (
+        "dataset",
+        "clean.field",
+        "instrument.name",
+        "foregrounds.kind",
+        "foregrounds.presets",
+        "sims.external",
+        "sky.nside",
+    )
+    caption_keys = (*dataset_keys, "method.name")
+    by = ("method", "field", "form", "area")
 
-    caption_keys = (
-        "dataset", "clean.field", "method.name", "instrument.name", "foregrounds.kind", "foregrounds.presets",
-        "sims.external", "sky.nside",
-    )  # fmt: skip
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Those of `cmbml.analysis.cleaning.metrics.METRICS`, and the residuals in `analysis.bands`."""
+        a = self.cfg.analysis
+        return (*metrics.METRICS, *metrics.residuals(a.bands, a.lmax))
 
-    def caption(self, **more: Any) -> dict[str, Any]:
-        """Entries of `cmbml.analysis.captions.describe`."""
+    def of_dataset(self) -> dict[str, Any]:
+        """Entries of `cmbml.analysis.captions.describe` that all methods share."""
         cfg = self.cfg
-        known = {
-            "field": cfg.clean.field, "unit": "uK_CMB", "method": cfg.method.name, "dataset": cfg.dataset,
-            "nside": cfg.sky.nside, "instrument": cfg.instrument.name,
+        return {
+            "field": cfg.clean.field,
+            "unit": "uK_CMB",
+            "dataset": cfg.dataset,
+            "nside": cfg.sky.nside,
+            "instrument": cfg.instrument.name,
             "foregrounds": foregrounds_text(cfg),
-        }  # fmt: skip
-        return known | more
+        }
 
-
-def seen_part(mask: SkyMap | None) -> dict[str, str]:
-    """Entry of a caption: how much of the sky counts; none for the full sky."""
-    return {} if mask is None else {"mask": f"leaves {inside(mask).mean():.0%} of the sky"}
+    def seen_part(self, mask: SkyMap | None) -> dict[str, str]:
+        """How much of the sky counts; nothing for the full sky."""
+        return {} if mask is None else {"mask": f"leaves {inside(mask).mean():.0%} of the sky"}
 
 
 class OfTruth(Stage):
@@ -63,7 +77,7 @@ class OfTruth(Stage):
         return super().items() if has_truth(self.cfg) else []
 
 
-class Measure(OfTruth, SimStage):
+class Measure(Cleaning, OfTruth, measure.Measure):
     """Pixel metrics in each form of `cleaning.metrics.in_forms`, and beam-deconvolved spectra with what they tell.
 
     Pixels of the area ``mask`` are those where the mask exceeds one half; its spectra are of maps times the mask.
@@ -71,30 +85,27 @@ class Measure(OfTruth, SimStage):
     U those of E and B together, the power of the polarisation.
     """
 
-    name = "measure"
     version = 2
-    splits = ("test",)
-    inputs = ("prediction", "cmb_map", "lensed_alm", Optional("mask", when=masked))
-    outputs = ("metrics", "spectra")
+    inputs = ("prediction", "cmb_map", "lensed_alm", measure.MASK)
     uses = ("method.name", "analysis.fwhm_arcmin", "analysis.lmax", "analysis.band", "analysis.bands")
     reads = ("splits", "sky.nside", "mask.kind", "sims.external")
 
-    def run(
+    def measured(
         self,
-        item: Item,
+        spectra: dict[str, np.ndarray],
         *,
         prediction: SkyMap,
         cmb_map: SkyMap,
         lensed_alm: dict[str, np.ndarray],
         mask: SkyMap | None = None,
-    ) -> tuple[list[dict], dict[str, np.ndarray]]:
-        """One row a field, area and form, and the spectra of `cleaning.metrics.error_spectra`.
+    ) -> Iterator[tuple[dict[str, str], metrics.Measured]]:
+        """One row a field, area and form.
 
-        Those are named ``{field}_{area}/{name}``, of the fields T, E and B.
+        The spectra of `cleaning.metrics.error_spectra` are named ``{field}_{area}/{name}``, of the fields T, E and B.
         """
         if prediction.nside != self.cfg.sky.nside:
             raise UserError(f"The prediction has nside {prediction.nside} where {self.cfg.sky.nside} is needed.")
-        a, rows, found = self.cfg.analysis, [], {}
+        a = self.cfg.analysis
         areas = ({} if mask is None else {"mask": mask["mask"]}) | {"full": None}
         every = np.ones(prediction.data.shape[-1], dtype=bool)
         for fields in together(prediction.fields):
@@ -103,23 +114,28 @@ class Measure(OfTruth, SimStage):
                 forms = in_forms(prediction, cmb_map, lensed_alm, fields, good, fwhm_arcmin=a.fwhm_arcmin, lmax=a.lmax)
                 truth, error, fwhm_arcmin = forms["spectra"]
                 cls = error_spectra(truth, error, fields, fwhm_arcmin=fwhm_arcmin, lmax=a.lmax, mask=weight)
-                found |= {f"{x}_{area}/{name}": cl for x, own in cls.items() for name, cl in own.items()}
+                spectra |= {f"{x}_{area}/{name}": cl for x, own in cls.items() for name, cl in own.items()}
                 total = {name: sum(own[name] for own in cls.values()) for name in cls[next(iter(cls))]}
-                ratios = band_ratios(total, band=a.band, bands=a.bands)
                 for i, field in enumerate(fields):
                     for form in FORMS:
-                        row = {"method": self.cfg.method.name, "field": field, "form": form, "area": area, **item}
                         t, e, beam = forms[form]
-                        agreed = agreement(t[i], t[i] + e[i], good)
-                        rows.append(row | agreed | ratios | {"fwhm_arcmin": beam})
-        return rows, found
+                        labels = {"method": self.cfg.method.name, "field": field, "form": form, "area": area}
+                        yield (
+                            labels,
+                            metrics.Measured(
+                                pixels=agreement(t[i], t[i] + e[i], good),
+                                cls=total,
+                                band=tuple(a.band),
+                                fwhm_arcmin=beam,
+                            ),
+                        )
 
     def cost(self) -> tuple[float, float]:
         """Spectra on disk, a dozen maps in memory."""
         return 24 * 8 * self.cfg.analysis.lmax, 24 * 8 * 12 * self.cfg.sky.nside**2
 
 
-class Pictures(SimStage, Captioned):
+class Pictures(Cleaning, SimStage):
     """Truth, prediction and difference: the whole sky, one zoomed patch, and the histogram of the difference.
 
     The truth has the beam and band limit of the prediction, T no monopole and dipole; what is masked is grey. Where no
@@ -131,10 +147,10 @@ class Pictures(SimStage, Captioned):
     inputs = (
         "prediction",
         Optional("cmb_map", "lensed_alm", when=has_truth),
-        Optional("mask", when=masked),
+        measure.MASK,
     )
     outputs = ("skies_png", "zoom_png", "residual_png")
-    uses = (*Captioned.caption_keys, "analysis.zoom")
+    uses = (*Cleaning.caption_keys, "analysis.zoom")
     reads = ("splits", "analysis.pictures", "mask.kind")
 
     def items(self) -> list[Item]:
@@ -169,7 +185,7 @@ class Pictures(SimStage, Captioned):
         if cmb_map is None and "T" in skies:
             skies["T"] = (without_dipole(skies["T"][0], good),)
         beam = {"fwhm_arcmin": round(prediction.fwhm_arcmin, 2), "lmax": prediction.lmax}
-        keys = {"caption": self.caption(**item, **beam, **seen_part(mask)), "mask": good}
+        keys = {"caption": self.caption(**item, **beam, mask=mask), "mask": good}
         zoom = tuple(self.cfg.analysis.zoom)
         drawn = (cleaning_figures.sky_figure(skies, **keys), cleaning_figures.sky_figure(skies, zoom=zoom, **keys))
         return (*drawn, cleaning_figures.residual_figure(errors, **keys)) if cmb_map is not None else drawn
@@ -179,7 +195,7 @@ class Pictures(SimStage, Captioned):
         return 1e6, 12 * 8 * 12 * self.cfg.sky.nside**2
 
 
-class ResidualPictures(SimStage, Captioned):
+class ResidualPictures(Cleaning, SimStage):
     """What a linear method leaves of the foregrounds and of the noise, on the whole sky; what is masked is grey.
 
     Of T without the monopole and dipole of what is not masked, as everywhere.
@@ -187,9 +203,9 @@ class ResidualPictures(SimStage, Captioned):
 
     name = "residual_pictures"
     splits = ("test",)
-    inputs = ("residuals", Optional("mask", when=masked))
+    inputs = ("residuals", measure.MASK)
     outputs = ("residuals_png",)
-    uses = Captioned.caption_keys
+    uses = Cleaning.caption_keys
     reads = ("splits", "analysis.pictures", "mask.kind")
 
     def items(self) -> list[Item]:
@@ -199,58 +215,66 @@ class ResidualPictures(SimStage, Captioned):
     def run(self, item: Item, *, residuals: SkyMap, mask: SkyMap | None = None) -> Figure:
         """One figure."""
         good = np.ones(residuals.data.shape[-1], dtype=bool) if mask is None else inside(mask)
-        caption = self.caption(**item, fwhm_arcmin=round(residuals.fwhm_arcmin, 2), **seen_part(mask))
+        caption = self.caption(**item, fwhm_arcmin=round(residuals.fwhm_arcmin, 2), mask=mask)
         maps = {x: residuals[x].astype(np.float64) for x in residuals.fields}
         maps = {x: without_dipole(m, good) if x[0] == "T" else m for x, m in maps.items()}
         left = {f"{x.partition('_')[2]} left in {x[0]}": m for x, m in maps.items()}
         return cleaning_figures.left_figure(left, caption=caption, mask=good)
 
 
-class Curves(Captioned):
-    """Loss and learning rate of a network against the epoch."""
+class Curves(Cleaning, measure.Curves):
+    """Loss and learning rate of the network against the epoch; none where the network is given."""
 
-    name = "curves"
-    inputs = ("history",)
-    outputs = ("curves",)
-    uses = Captioned.caption_keys
+    uses = Cleaning.caption_keys
     reads = ("method.trained",)
 
     def items(self) -> list[Item]:
-        """One figure; none where the network is given."""
+        """One figure, or none."""
         return [] if self.cfg.method.trained else [{}]
 
-    def run(self, item: Item, *, history: list[dict]) -> Figure:
-        """One figure."""
-        return figures.loss_curves(history, caption=self.caption())
 
-
-class Summary(OfTruth, Captioned):
+class Summary(Cleaning, OfTruth, measure.Summary):
     """The table over all test skies, and the figure of spectra: of the mask's area, of the full sky without a mask."""
 
-    name = "summary"
-    inputs = (Every("metrics", split="test"), Every("spectra", split="test"), Optional("mask", when=masked))
-    outputs = ("table_csv", "table_md", "table_tex", "spectra_png")
-    uses = (*Captioned.caption_keys, "analysis.fwhm_arcmin", "analysis.lmax", "analysis.delta_l", "analysis.band")
+    inputs = (*measure.SUMMARISED, measure.MASK)
+    outputs = (*measure.TABLES, "spectra_png")
+    uses = (
+        *Cleaning.caption_keys,
+        "analysis.fwhm_arcmin",
+        "analysis.lmax",
+        "analysis.delta_l",
+        "analysis.band",
+        "analysis.bands",
+    )
     reads = ("mask.kind",)
 
-    def run(
-        self, item: Item, *, metrics: Files, spectra: Files, mask: SkyMap | None = None
-    ) -> tuple[list[dict], str, str, Figure]:
-        """CSV rows, Markdown, LaTeX and a figure."""
-        a, area = self.cfg.analysis, "full" if mask is None else "mask"
-        caption = self.caption(split="test", sims=len(metrics), **seen_part(mask))
-        forms = {"common beam": f"{a.fwhm_arcmin:.4g} arcmin to lmax {a.lmax}"}
-        band = f"{a.band[0]} .. {min(a.band[1], a.lmax)}"
-        of_mask = "" if mask is None else ", of the masked maps over the mean squared mask (multipoles mixed)"
-        cls_are = {"spectra": f"beam-deconvolved{of_mask}"}
-        words = {**caption, **forms, "transfer and rho": f"of l = {band}", **cls_are}
-        summary = tables.summarise([row for sky in metrics for row in sky], by=BY)
-        edges, skies = bin_edges(2, a.lmax + 1, a.delta_l), list(spectra)
+    def more(self, mask: SkyMap | None) -> dict[str, str]:
+        """The common beam, the band of transfer and rho, and what the spectra are of."""
+        a = self.cfg.analysis
+        return {
+            "common beam": f"{a.fwhm_arcmin:.4g} arcmin to lmax {a.lmax}",
+            "transfer and rho": f"of l = {a.band[0]} .. {min(a.band[1], a.lmax)}",
+            **spectra_text(mask),
+        }
+
+    def figures(
+        self,
+        summary: list[dict[str, Any]],
+        skies: list[dict[str, np.ndarray]],
+        caption: dict[str, Any],
+        mask: SkyMap | None,
+    ) -> tuple[Figure]:
+        """Spectra of every field."""
+        a = self.cfg.analysis
+        area = "full" if mask is None else "mask"
+        edges = bin_edges(2, a.lmax + 1, a.delta_l)
         fields = dict.fromkeys(key.partition("_")[0] for key in skies[0])
         stacked = {x: stack(of_method(skies, f"{x}_{area}"), edges) for x in fields}
-        return (
-            tables.to_rows(summary),
-            tables.to_markdown(summary, caption=words),
-            tables.to_latex(summary, caption=words),
-            cleaning_figures.spectra_figure(stacked, caption={**caption, "lmax": a.lmax, **cls_are}),
-        )
+        caption = {**caption, "lmax": a.lmax, **spectra_text(mask)}
+        return (cleaning_figures.spectra_figure(stacked, caption=caption),)
+
+
+def spectra_text(mask: SkyMap | None) -> dict[str, str]:
+    """Entry of a caption: what the spectra are of."""
+    of_mask = "" if mask is None else ", of the masked maps over the mean squared mask (multipoles mixed)"
+    return {"spectra": f"beam-deconvolved{of_mask}"}

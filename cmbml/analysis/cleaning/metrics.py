@@ -6,13 +6,14 @@ thus exact; what is smoothed numerically is the error alone, so that a perfect p
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import healpy as hp
 import numpy as np
 
 from cmbml.analysis.common import beam_ratio, common_form, deconvolved_alm
-from cmbml.analysis.metrics import pixel_metrics
+from cmbml.analysis.metrics import Metric, of_pixels, pixel_metrics
 from cmbml.core.errors import UserError
 from cmbml.maps.skymap import SkyMap
 from cmbml.sky import sht
@@ -224,35 +225,97 @@ def error_spectra(
     return {x: {name: cl[i] for name, cl in cls.items()} for i, x in enumerate("EB" if spin else fields)}
 
 
-def band_ratios(
-    cls: Mapping[str, np.ndarray], *, band: Sequence[int], bands: Sequence[Sequence[int]]
-) -> dict[str, float]:
-    """Return transfer and rho in one band of multipoles, and the power of the residual over the truth's in several.
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one field of one sky, in one form of the map and one area.
 
-    With P the sum of (2l + 1) C_l over lo <= l <= hi: transfer = P[cross] / P[truth]; rho = P[cross] / sqrt(P[truth]
-    P[prediction]); residual_{lo}_{hi} = P[residual] / P[truth]. Bands are cut at the end of the spectra, and left out
-    if nothing but their first multipole lies within.
-
-    Parameters
+    Attributes
     ----------
+    pixels : mapping
+        From ``agreement``.
     cls : mapping
-        From ``error_spectra``: of one field, or sums over several.
+        From ``error_spectra``, summed over the fields of a pair: the same in all forms.
     band : (int, int)
-        First and last multipole of transfer and rho.
-    bands : sequence of (int, int)
-        Of the residual.
+        Multipoles of transfer and rho.
+    fwhm_arcmin : float
+        Beam of the map in this form.
     """
-    last = len(cls["truth"]) - 1
 
-    def power(name: str, lo: int, hi: int) -> float:
-        ell = np.arange(lo, hi + 1)
-        return float((2 * ell + 1) @ cls[name][ell])
+    pixels: Mapping[str, float]
+    cls: Mapping[str, np.ndarray]
+    band: tuple[int, int]
+    fwhm_arcmin: float
 
-    lo, hi = band[0], min(band[1], last)
-    cross, truth, prediction = (power(name, lo, hi) for name in ("cross", "truth", "prediction"))
-    norm = np.sqrt(truth * prediction)
-    ratios = {"transfer": cross / truth if truth else np.nan, "rho": cross / norm if norm else np.nan}
-    for lo, hi in ((lo, min(hi, last)) for lo, hi in bands if lo < last):
-        truth = power("truth", lo, hi)
-        ratios[f"residual_{lo}_{hi}"] = power("residual", lo, hi) / truth if truth else np.nan
-    return ratios
+    def power(self, name: str, band: tuple[int, int] | None = None) -> float:
+        """Sum of (2l + 1) C_l over a band, which is cut at the end of the spectra."""
+        first, last = self.band if band is None else band
+        ell = np.arange(first, min(last, len(self.cls["truth"]) - 1) + 1)
+        return float((2 * ell + 1) @ self.cls[name][ell])
+
+    @property
+    def transfer(self) -> float:
+        """P[cross] / P[truth]; nan where the sky has no power."""
+        return _ratio(self.power("cross"), self.power("truth"))
+
+    @property
+    def rho(self) -> float:
+        """P[cross] / sqrt(P[truth] P[prediction]); nan where one of them has no power."""
+        return _ratio(self.power("cross"), np.sqrt(self.power("truth") * self.power("prediction")))
+
+    def residual(self, band: tuple[int, int]) -> float:
+        """P[residual] / P[truth] in a band."""
+        return _ratio(self.power("residual", band), self.power("truth", band))
+
+
+def _ratio(above: float, below: float) -> float:
+    return above / below if below else np.nan
+
+
+METRICS = (
+    Metric("MAE", of_pixels("MAE"), unit="uK", better="lower", heads=True, pairs=True, boxes="one"),
+    Metric("MSE", of_pixels("MSE"), unit="uK2", better="lower"),
+    Metric("RMSE", of_pixels("RMSE"), unit="uK", better="lower", heads=True, pairs=True, boxes="each"),
+    Metric("NRMSE", of_pixels("NRMSE"), better="lower", heads=True, pairs=True),
+    Metric("PSNR", of_pixels("PSNR"), unit="dB", better="higher", heads=True, pairs=True, boxes="one"),
+    Metric(
+        "psnr_joint",
+        of_pixels("psnr_joint"),
+        label="PSNR, joint range",
+        unit="dB",
+        better="higher",
+        forms=("unsmoothed",),
+        heads=True,
+    ),
+    Metric("corr", of_pixels("corr"), better="higher", heads=True, pairs=True, boxes="each"),
+    Metric(
+        "transfer",
+        lambda m: m.transfer,
+        better="one",
+        forms=("common",),
+        heads=True,
+        pairs=True,
+        boxes="each",
+    ),
+    Metric("rho", lambda m: m.rho, better="higher", forms=("common",), heads=True, pairs=True, boxes="one"),
+    Metric("fwhm_arcmin", lambda m: m.fwhm_arcmin, label="beam", unit="arcmin", forms=("native",), heads=True),
+)
+
+
+def residuals(bands: Sequence[Sequence[int]], lmax: int) -> tuple[Metric, ...]:
+    """Return the metrics residual_{lo}_{hi}: the power of the residual over the truth's in bands of multipoles.
+
+    Bands are cut at the end of the spectra, and left out if nothing but their first multipole lies within.
+    """
+    cut = [(first, min(last, lmax)) for first, last in bands if first < lmax]
+    return tuple(
+        Metric(
+            f"residual_{first}_{last}",
+            partial(Measured.residual, band=(first, last)),
+            label=f"residual, l = {first} .. {last}",
+            better="lower",
+            forms=("common",),
+            heads=True,
+            boxes="one",
+        )
+        for first, last in cut
+    )

@@ -7,23 +7,23 @@ from typing import Any
 
 import numpy as np
 
+from cmbml.analysis import comparison
 from cmbml.analysis.captions import describe
+from cmbml.analysis.metrics import Metric, directions
 from cmbml.analysis.page import (
     DIFFERENCES,
     bullets,
     cost_section,
     difference_table,
+    metric_table,
     page,
     paragraph,
     picture,
     section,
     table,
 )
-from cmbml.analysis.tables import format_value, heading
+from cmbml.analysis.tables import format_value
 
-PIXELS = ("MAE", "RMSE", "NRMSE", "PSNR", "corr")
-RATIOS = ("transfer", "rho")  # and residual_{lo}_{hi}: the same in all forms
-BOXES = ("MAE", "RMSE", "PSNR", "corr", *RATIOS)  # and the same
 _NOTHING = 0.001  # uK; the rounding of maps in single precision is less
 SYNTHETIC = (
     "The foregrounds of these skies are SYNTHETIC: drawn from a seed with the Galaxy's statistics, and no map of the"
@@ -60,41 +60,23 @@ LEGENDS = {
 }
 
 
-@dataclass(frozen=True)
-class Compared:
-    """What tables and report are made of.
+@dataclass(frozen=True, kw_only=True)
+class Compared(comparison.Compared):
+    """What tables and report are made of; ``paired`` has ``field``, ``form`` and ``area`` as well.
 
     Attributes
     ----------
-    caption : mapping
-        See ``captions.describe``.
-    reference : str
-        Method of the paired differences.
     headline : mapping
         ``form`` and ``area`` of the numbers that count.
     beam : str
         The common beam and band limit.
     baselines : sequence of str
         Methods that have seen the truth.
-    summary : sequence of mappings
-        From ``tables.summarise``, one a method, field, form and area.
-    paired : sequence of mappings
-        From ``comparison.paired``, with ``field``, ``form`` and ``area``.
-    costs : sequence of mappings
-        From ``comparison.costs``.
-    origins : sequence of mappings
-        Rows that say where each method's numbers come from.
     """
 
-    caption: Mapping[str, Any]
-    reference: str
     headline: Mapping[str, str]
     beam: str
     baselines: Sequence[str]
-    summary: Sequence[Mapping[str, Any]]
-    paired: Sequence[Mapping[str, Any]]
-    costs: Sequence[Mapping[str, Any]]
-    origins: Sequence[Mapping[str, str]]
 
     def kind(self, method: str) -> str:
         """Whether a method is one, or a baseline."""
@@ -120,13 +102,20 @@ class Compared:
         head = self.headline["form"], self.headline["area"]
         return sorted(pairs, key=lambda pair: (pair != head, pair[1] != head[1], list(FORMS).index(pair[0])))
 
+    def shown(self, form: str) -> list[Metric]:
+        """Metrics of the tables of a form."""
+        return [metric for metric in self.metrics if metric.heads and metric.shown_in(form)]
+
+    def labels(self, form: str, area: str) -> tuple[str, ...]:
+        """What tells the lines of a table apart."""
+        fields = {line["field"] for line in self.summary if (line["form"], line["area"]) == (form, area)}
+        return ("method", "kind", "field") if len(fields) > 1 else ("method", "kind")
+
     def lines(self, form: str, area: str) -> list[dict[str, Any]]:
         """Lines of one table: what tells them apart, the metrics that belong to the form, and the note."""
         own = [line for line in self.marked if (line["form"], line["area"]) == (form, area)]
-        ratios = [name for name in own[0] if name in RATIOS or name.startswith("residual_")]
-        more = {"common": ratios, "unsmoothed": ["psnr_joint"], "native": ["fwhm_arcmin"]}[form]
-        labels = ["method", "kind", *(["field"] if len({line["field"] for line in own}) > 1 else []), "n"]
-        return [{name: line[name] for name in (*labels, *PIXELS, *more, "note")} for line in own]
+        names = (*self.labels(form, area), "n", *(metric.name for metric in self.shown(form)), "note")
+        return [{name: line[name] for name in names} for line in own]
 
     def differences(self, form: str, area: str) -> list[dict[str, Any]]:
         """Paired differences of one form and area."""
@@ -139,10 +128,7 @@ class Compared:
         tables = [(self.words(*part), self.lines(*part)) for part in self.parts()]
         head = (self.headline["form"], self.headline["area"])
         said = self.words(*head) | {"mean difference from": f"{self.reference} ± standard error"}
-        lines = [
-            {name: value for name, value in line.items() if not name.endswith("_interval")}
-            for line in self.differences(*head)
-        ]
+        lines = comparison.without_intervals(self.differences(*head))
         return [tables[0], *([(said, lines)] if lines else []), *tables[1:]]
 
 
@@ -218,26 +204,16 @@ def _against(line: Mapping[str, Any], reference: str) -> str:
 
 
 def _table(compared: Compared, form: str, area: str) -> str:
-    rows = []
-    for line in compared.lines(form, area):
-        cells = {name: value for name, value in line.items() if name != "note"}
-        rows.append(
-            {
-                ("skies" if name == "n" else heading(name, compared.caption)): format_value(*value)
-                if isinstance(value, tuple)
-                else str(value)
-                for name, value in cells.items()
-            }
-        )
-    return table(rows)
+    lines = compared.lines(form, area)
+    return metric_table(lines, compared.shown(form), compared.caption, labels=compared.labels(form, area))
 
 
 def _differences(compared: Compared, form: str, area: str) -> str:
     lines = compared.differences(form, area)
     if not lines:
         return paragraph("There is no other method.")
-    shown = {name: heading(name, compared.caption) for name in lines[0]}
-    return difference_table(lines, shown) + paragraph(DIFFERENCES, look="small")
+    shown = difference_table(lines, compared.metrics, compared.caption)
+    return shown + paragraph(f"{DIFFERENCES} {directions(compared.shown(form))}", look="small")
 
 
 def _parts(compared: Compared, parts: Sequence[tuple[str, str]]) -> list[str]:
@@ -254,14 +230,14 @@ def _parts(compared: Compared, parts: Sequence[tuple[str, str]]) -> list[str]:
 def boxes(compared: Compared, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, np.ndarray]]:
     """Return metric -> method -> its value for each sky, of the headline; without the baselines if there is more.
 
-    Of several fields only RMSE, corr and transfer, each under its field's name.
+    Of several fields only the metrics whose boxes are of each, under their field's name.
     """
     own = [row for row in rows if compared.headline.items() <= row.items()]
     names = [name for name in dict.fromkeys(row["method"] for row in own) if name not in compared.baselines]
     names = names or list(compared.baselines)
     fields = list(dict.fromkeys(row["field"] for row in own))
-    every = [name for name in own[0] if name in BOXES or name.startswith("residual_")]
-    metrics = every if len(fields) == 1 else ["RMSE", "corr", "transfer"]
+    wanted = ("one", "each") if len(fields) == 1 else ("each",)
+    metrics = [metric.name for metric in compared.metrics if metric.boxes in wanted]
 
     def values(metric: str, field: str) -> dict[str, np.ndarray]:
         return {

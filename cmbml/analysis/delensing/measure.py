@@ -1,21 +1,22 @@
-"""The stages of the measurement; they read predictions and truth as assets and know no method."""
+"""The stages that measure a delensing; they read predictions and truth as assets and know no method."""
 
-import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from cmbml.analysis import figures, projections, tables
+from cmbml.analysis import measure, projections
 from cmbml.analysis.captions import INSIDE, inside
 from cmbml.analysis.common import common_form, deconvolved_alm
+from cmbml.analysis.delensing import metrics
 from cmbml.analysis.delensing.figures import delensing_figure
-from cmbml.analysis.delensing.metrics import delensing_spectra, headline, measured_sigma_r, note, theory_curves
-from cmbml.analysis.metrics import pixel_metrics
+from cmbml.analysis.figures import residual_histogram, spectra_figure
+from cmbml.analysis.measure import Judged
+from cmbml.analysis.metrics import Metric, pixel_metrics
 from cmbml.analysis.spectra import of_method, stack
-from cmbml.config.truth import masked
-from cmbml.core.asset import Every, Files, Item, Optional
-from cmbml.core.stage import SimStage, Stage
+from cmbml.core.asset import Item
+from cmbml.core.stage import SimStage
 from cmbml.maps.skymap import SkyMap
 from cmbml.sky.fields import field_map
 from cmbml.sky.masks import f_sky
@@ -24,15 +25,26 @@ from cmbml.sky.spectra import bin_edges
 NONE = "no delensing"  # the observed map itself
 
 
-class Captioned(Stage):
-    """A stage whose pictures and tables say what they show."""
+class Delensing(Judged):
+    """A stage of the job delensing."""
 
     dataset_keys = ("dataset", "delens.field", "instrument", "sky.nside", "sky.lmax")
     caption_keys = (*dataset_keys, "method.target", "method.name")
+    by = ("method", "form")
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Those of `cmbml.analysis.delensing.metrics.METRICS`."""
+        return metrics.METRICS
+
+    def note(self, line: Mapping[str, Any]) -> str:
+        """Why A_res is no headline."""
+        return metrics.note(line)
 
     def of_dataset(self) -> dict[str, Any]:
         """Entries of `cmbml.analysis.captions.describe` that all methods share."""
-        cfg, field = self.cfg, self.cfg.delens.field
+        cfg = self.cfg
+        field = cfg.delens.field
         noise = cfg.instrument.noise_t_uk_arcmin if field == "T" else cfg.instrument.noise_p_uk_arcmin
         return {
             "field": field,
@@ -44,21 +56,19 @@ class Captioned(Stage):
             "noise_uk_arcmin": float(f"{noise:.3g}"),
         }
 
-    def caption(self, item: Item, **more: Any) -> dict[str, Any]:
-        """Entries of `cmbml.analysis.captions.describe` for one method."""
-        method = self.cfg.method
-        return {**self.of_dataset(), "target": method.target, "method": method.name, **item, **more}
+    def seen_part(self, mask: SkyMap | None) -> dict[str, str]:
+        """How much of the sky counts; nothing for the full sky."""
+        if mask is None:
+            return {}
+        part = f"{f_sky(mask['mask']):.3g}, the mean of the squared mask"
+        return {"f_sky": f"{part} (pixels where it exceeds {INSIDE:g}; spectra over the mean of its 4th power)"}
+
+    def caption(self, *, mask: SkyMap | None = None, **more: Any) -> dict[str, Any]:
+        """Entries of `describe` for one method, with what it estimates."""
+        return super().caption(mask=mask, target=self.cfg.method.target, **more)
 
 
-def seen_part(mask: SkyMap | None) -> dict[str, str]:
-    """Entry of a caption: how much of the sky counts; none for the full sky."""
-    if mask is None:
-        return {}
-    part = f"{f_sky(mask['mask']):.3g}, the mean of the squared mask"
-    return {"f_sky": f"{part} (pixels where it exceeds {INSIDE:g}; spectra over the mean of its 4th power)"}
-
-
-class Measure(SimStage):
+class Measure(Delensing, measure.Measure):
     """Pixel metrics in native and common form, and the spectra that tell delensing from filtering.
 
     Native: the truth carries the beam of the prediction. Common: both are brought to the beam `analysis.fwhm_arcmin`
@@ -76,10 +86,7 @@ class Measure(SimStage):
     that sigma(r) is told for, not that of this mask.
     """
 
-    name = "measure"
-    splits = ("test",)
-    inputs = ("prediction", "obs", "unlensed_alm", "lensed_alm", "filters", Optional("mask", when=masked))
-    outputs = ("metrics", "spectra")
+    inputs = ("prediction", "obs", "unlensed_alm", "lensed_alm", "filters", measure.MASK)
     uses = (
         "method.name", "method.target", "delens.field", "analysis.fwhm_arcmin", "analysis.lmax", "analysis.band",
         "analysis.delta_l", "analysis.band_r", "analysis.f_sky",
@@ -87,9 +94,9 @@ class Measure(SimStage):
     reads = ("splits", "sky.nside", "mask.kind")
     version = 2
 
-    def run(
+    def measured(
         self,
-        item: Item,
+        spectra: dict[str, np.ndarray],
         *,
         prediction: SkyMap,
         obs: SkyMap,
@@ -97,32 +104,31 @@ class Measure(SimStage):
         lensed_alm: dict[str, np.ndarray],
         filters: dict[str, np.ndarray],
         mask: SkyMap | None = None,
-    ) -> tuple[list[dict], dict[str, np.ndarray]]:
-        """One row a method and form, and the spectra of `metrics.delensing_spectra` as ``{method}/{name}``."""
-        field, name = self.cfg.delens.field, self.cfg.method.name
-        maps = {name: prediction[field], NONE: obs[field]}
+    ) -> Iterator[tuple[dict[str, str], metrics.Measured]]:
+        """One row a form and method, "no delensing" among them; spectra are named ``{method}/{name}``."""
+        a = self.cfg.analysis
+        field = self.cfg.delens.field
+        maps = {self.cfg.method.name: prediction[field], NONE: obs[field]}
         truth = self._truth(unlensed_alm, obs)
         forms = {"native": maps | {"truth": truth if mask is None else truth * mask["mask"]}}
         if field not in "QU":
             forms["common"] = {key: self._common(m, obs.fwhm_arcmin) for key, m in forms["native"].items()}
         cls = self._spectra(maps, obs, unlensed_alm, lensed_alm, mask)
-        judged = {method: self._judge(own, filters) for method, own in cls.items()}
-        for values in judged.values():
-            values["sigma_r_ratio"] = values["sigma_r"] / judged[NONE]["sigma_r"]
-        rows = []
+        spectra |= {f"{method}/{key}": cl for method, own in cls.items() for key, cl in own.items()}
         for form, skies in forms.items():
             for method in maps:
-                pixels = pixel_metrics(skies["truth"], skies[method], mask=inside(mask))
-                rows.append({"method": method, "form": form, **item, **pixels, **judged[method]})
-        return rows, {f"{method}/{key}": cl for method, own in cls.items() for key, cl in own.items()}
-
-    def _judge(self, cls: dict[str, np.ndarray], filters: dict[str, np.ndarray]) -> dict[str, float]:
-        a = self.cfg.analysis
-        values = headline(cls, lmin=a.band[0], lmax=min(a.band[1], a.lmax))
-        if self.cfg.delens.field != "B":
-            return values | {"sigma_r": math.nan}
-        edges = bin_edges(a.band_r[0], min(a.band_r[1], a.lmax) + 1, a.delta_l)
-        return values | {"sigma_r": measured_sigma_r(cls, filters["bb_tensor"], edges, f_sky=a.f_sky)}
+                yield (
+                    {"method": method, "form": form},
+                    metrics.Measured(
+                        pixels=pixel_metrics(skies["truth"], skies[method], mask=inside(mask)),
+                        cls=cls[method],
+                        none=cls[NONE],
+                        band=(a.band[0], min(a.band[1], a.lmax)),
+                        tensor=filters["bb_tensor"] if field == "B" else None,
+                        edges=bin_edges(a.band_r[0], min(a.band_r[1], a.lmax) + 1, a.delta_l),
+                        f_sky=a.f_sky,
+                    ),
+                )
 
     def _truth(self, alms: dict[str, np.ndarray], like: SkyMap) -> np.ndarray:
         return field_map(alms, self.cfg.delens.field, nside=like.nside, fwhm_arcmin=like.fwhm_arcmin)
@@ -150,8 +156,8 @@ class Measure(SimStage):
         o, p = alm(maps[NONE], 1), alm(maps[name], 1)
         estimate = p if target == "unlensed" else o - p
         cls = {
-            name: delensing_spectra(u, lens, o, estimate, target=target),
-            NONE: delensing_spectra(u, lens, o, None, target=target),
+            name: metrics.delensing_spectra(u, lens, o, estimate, target=target),
+            NONE: metrics.delensing_spectra(u, lens, o, None, target=target),
         }
         if mask is None:
             return cls
@@ -163,7 +169,7 @@ class Measure(SimStage):
         return 20 * 8 * self.cfg.analysis.lmax, 12 * 8 * 12 * self.cfg.sky.nside**2
 
 
-class Pictures(SimStage, Captioned):
+class Pictures(Delensing, SimStage):
     """Truth, observed, predicted, difference: the whole sky, one zoomed patch, and the histogram of the residual.
 
     What is masked is grey; the truth has the same taper as the others.
@@ -171,9 +177,9 @@ class Pictures(SimStage, Captioned):
 
     name = "pictures"
     splits = ("test",)
-    inputs = ("prediction", "obs", "unlensed_alm", Optional("mask", when=masked))
+    inputs = ("prediction", "obs", "unlensed_alm", measure.MASK)
     outputs = ("skies_png", "zoom_png", "residual_png")
-    uses = (*Captioned.caption_keys, "analysis.zoom")
+    uses = (*Delensing.caption_keys, "analysis.zoom")
     reads = ("splits", "mask.kind")
 
     def run(
@@ -186,16 +192,17 @@ class Pictures(SimStage, Captioned):
         mask: SkyMap | None = None,
     ) -> tuple[Figure, ...]:
         """Three figures."""
-        field, caption, good = self.cfg.delens.field, self.caption(item, **seen_part(mask)), inside(mask)
+        field = self.cfg.delens.field
+        keys = {"caption": self.caption(**item, mask=mask), "mask": inside(mask)}
         truth = field_map(unlensed_alm, field, nside=obs.nside, fwhm_arcmin=obs.fwhm_arcmin)
         truth = truth if mask is None else truth * mask["mask"]
-        skies = truth, obs[field], prediction[field]
+        skies = (truth, obs[field], prediction[field])
         lon, lat, size = self.cfg.analysis.zoom
         residuals = {"observed": skies[1] - truth, "predicted": skies[2] - truth}
         return (
-            projections.sky_panels(*skies, caption=caption, mask=good),
-            projections.zoom_panels(*skies, caption=caption, lon_deg=lon, lat_deg=lat, size_deg=size, mask=good),
-            figures.residual_histogram(residuals, caption=caption, mask=good),
+            projections.sky_panels(*skies, **keys),
+            projections.zoom_panels(*skies, lon_deg=lon, lat_deg=lat, size_deg=size, **keys),
+            residual_histogram(residuals, **keys),
         )
 
     def cost(self) -> tuple[float, float]:
@@ -203,56 +210,38 @@ class Pictures(SimStage, Captioned):
         return 1e6, 12 * 8 * 12 * self.cfg.sky.nside**2
 
 
-class Summary(Captioned):
+class Summary(Delensing, measure.Summary):
     """The table over all test skies, and the figures of spectra and of what the delensing has removed."""
 
-    name = "summary"
-    inputs = (
-        Every("metrics", split="test"),
-        Every("spectra", split="test"),
-        "filters",
-        Optional("mask", when=masked),
-    )
-    outputs = ("table_csv", "table_md", "table_tex", "spectra_png", "delensing_png")
-    uses = (*Captioned.caption_keys, "analysis.band", "analysis.delta_l", "analysis.lmax")
+    inputs = (*measure.SUMMARISED, "filters", measure.MASK)
+    outputs = (*measure.TABLES, "spectra_png", "delensing_png")
+    uses = (*Delensing.caption_keys, "analysis.band", "analysis.delta_l", "analysis.lmax")
     reads = ("mask.kind",)
 
-    def run(
+    def figures(
         self,
-        item: Item,
+        summary: list[dict[str, Any]],
+        skies: list[dict[str, np.ndarray]],
+        caption: dict[str, Any],
+        mask: SkyMap | None,
         *,
-        metrics: Files,
-        spectra: Files,
         filters: dict[str, np.ndarray],
-        mask: SkyMap | None = None,
-    ) -> tuple[list[dict], str, str, Figure, Figure]:
-        """CSV rows, Markdown, LaTeX and two figures."""
-        a, caption = self.cfg.analysis, self.caption({"split": "test"}, sims=len(metrics), **seen_part(mask))
-        summary = tables.summarise([row for sky in metrics for row in sky], judge=note)
+    ) -> tuple[Figure, Figure]:
+        """Spectra of the method, and A_res, transfer and rho beside "no delensing"."""
+        a = self.cfg.analysis
+        name = self.cfg.method.name
         edges = bin_edges(2, a.lmax + 1, a.delta_l)
-        skies = list(spectra)
-        names = (self.cfg.method.name, NONE)
-        stacked = {name: stack(of_method(skies, name), edges) for name in names}
-        theory = theory_curves(filters, self.cfg.delens.field, [self.cfg.method.target])
+        stacked = {method: stack(of_method(skies, method), edges) for method in (name, NONE)}
+        theory = metrics.theory_curves(filters, self.cfg.delens.field, [self.cfg.method.target])
         notes = {line["method"]: line["note"] for line in summary}
         band = (a.band[0], min(a.band[1], a.lmax))
         return (
-            tables.to_rows(summary),
-            tables.to_markdown(summary, caption=caption),
-            tables.to_latex(summary, caption=caption),
-            figures.spectra_figure(stacked[self.cfg.method.name], caption=caption),
+            spectra_figure(stacked[name], caption=caption),
             delensing_figure(stacked, caption=caption, notes=notes, band=band, theory=theory),
         )
 
 
-class Curves(Captioned):
-    """Loss and learning rate against the epoch."""
+class Curves(Delensing, measure.Curves):
+    """Loss and learning rate of the network against the epoch."""
 
-    name = "curves"
-    inputs = ("history",)
-    outputs = ("curves",)
-    uses = Captioned.caption_keys
-
-    def run(self, item: Item, *, history: list[dict]) -> Figure:
-        """One figure."""
-        return figures.loss_curves(history, caption=self.caption({}))
+    uses = Delensing.caption_keys

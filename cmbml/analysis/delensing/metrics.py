@@ -13,9 +13,12 @@ multiplies signal and rest alike leaves it as it was.
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
+from cmbml.analysis.metrics import Metric, of_pixels
 from cmbml.core.errors import UserError
 from cmbml.sky import sht
 from cmbml.sky.spectra import bin_spectrum
@@ -215,6 +218,74 @@ def measured_sigma_r(cls: Mapping[str, np.ndarray], tensor: np.ndarray, edges: n
     lmax = int(edges[-1]) - 1
     keys = {"f_sky": f_sky, "lmin": int(edges[0]), "lmax": lmax}
     return sigma_r(every_l(noise), tensor[: lmax + 1], transfer=every_l(transfer), **keys)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one method on one sky, in one form of its maps.
+
+    Attributes
+    ----------
+    pixels : mapping
+        From ``analysis.metrics.pixel_metrics``.
+    cls, none : mapping
+        From ``delensing_spectra``: of the method, and without delensing.
+    band : (int, int)
+        Multipoles of A_res, rho and transfer.
+    tensor : array (lmax + 1,), or None
+        See ``sigma_r``; None for another field than B.
+    edges : int array
+        Bins of ``measured_sigma_r``.
+    f_sky : float
+    """
+
+    pixels: Mapping[str, float]
+    cls: Mapping[str, np.ndarray]
+    none: Mapping[str, np.ndarray]
+    band: tuple[int, int]
+    tensor: np.ndarray | None
+    edges: np.ndarray
+    f_sky: float
+
+    @cached_property
+    def ratios(self) -> dict[str, float]:
+        """A_res, rho and transfer in the band."""
+        return headline(self.cls, lmin=self.band[0], lmax=self.band[1])
+
+    def sigma_r(self, cls: Mapping[str, np.ndarray]) -> float:
+        """Standard deviation of r that a map of these spectra allows."""
+        if self.tensor is None:
+            return np.nan
+        return measured_sigma_r(cls, self.tensor, self.edges, f_sky=self.f_sky)
+
+
+METRICS = (
+    Metric(
+        "sigma_r_ratio",
+        lambda m: m.sigma_r(m.cls) / m.sigma_r(m.none),
+        label="sigma(r) ratio",
+        better="lower",
+        heads=True,
+        pairs=True,
+    ),
+    Metric(
+        "sigma_r",
+        lambda m: m.sigma_r(m.cls),
+        label="sigma(r)",
+        better="lower",
+        heads=True,
+        pairs=True,
+        boxes="one",
+    ),
+    Metric("A_res", lambda m: m.ratios["A_res"], better="lower", heads=True, pairs=True, boxes="one", judged=True),
+    Metric("transfer", lambda m: m.ratios["transfer"], better="one", heads=True, pairs=True, boxes="one"),
+    Metric("rho", lambda m: m.ratios["rho"], better="higher", heads=True, pairs=True, boxes="one"),
+    Metric("RMSE", of_pixels("RMSE"), unit="uK", better="lower", pairs=True, boxes="one"),
+    Metric("MAE", of_pixels("MAE"), unit="uK", better="lower", boxes="one"),
+    Metric("MSE", of_pixels("MSE"), unit="uK2", better="lower"),
+    Metric("NRMSE", of_pixels("NRMSE"), better="lower"),
+    Metric("PSNR", of_pixels("PSNR"), unit="dB", better="higher"),
+)
 
 
 def verdict(a_res: float, transfer: float, *, limits: tuple[float, float] = (0.9, 1.1)) -> str:

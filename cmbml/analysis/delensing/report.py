@@ -2,25 +2,27 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
+from cmbml.analysis import comparison
 from cmbml.analysis.captions import describe
 from cmbml.analysis.delensing.metrics import TARGETS
-from cmbml.analysis.metrics import PIXEL_METRICS
+from cmbml.analysis.metrics import directions
 from cmbml.analysis.page import (
     DIFFERENCES,
     bullets,
     cost_section,
     difference_table,
+    metric_table,
     page,
     paragraph,
     picture,
     section,
     table,
 )
-from cmbml.analysis.tables import format_value, heading
+from cmbml.analysis.tables import judged_text
 
 # What a method may claim follows from what it estimates; the last entry is for any map whose transfer is not kept.
 KINDS = {
@@ -71,36 +73,32 @@ LEGENDS = {
 }
 
 
-@dataclass(frozen=True)
-class Compared:
+@dataclass(frozen=True, kw_only=True)
+class Compared(comparison.Compared):
     """What the report is made of.
 
     Attributes
     ----------
-    caption : mapping
-        See ``captions.describe``.
-    reference, baseline : str
-        Method of the paired differences; name of the row without delensing.
+    baseline : str
+        Name of the row without delensing.
+    none_from : str
+        Method among whose results that row is looked up.
     targets : mapping
         Name of a method -> what it estimates; not of the baseline.
-    summary : sequence of mappings
-        From ``tables.summarise``, one a method and form.
-    paired : sequence of mappings
-        From ``comparison.paired``.
-    costs : sequence of mappings
-        From ``comparison.costs``.
-    origins : sequence of mappings
-        Rows that say where each method's numbers come from.
+    rows : mapping
+        Name of a row -> what was measured, a mapping a sky and form.
     """
 
-    caption: Mapping[str, Any]
-    reference: str
     baseline: str
+    none_from: str = ""
     targets: Mapping[str, str]
-    summary: Sequence[Mapping[str, Any]]
-    paired: Sequence[Mapping[str, Any]]
-    costs: Sequence[Mapping[str, Any]]
-    origins: Sequence[Mapping[str, str]]
+    rows: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+
+    def blocks(self) -> list[tuple[dict[str, str], Sequence[Mapping[str, Any]]]]:
+        """The summary and the differences."""
+        words = {"mean difference from": f"{self.reference} ± standard error"}
+        lines = comparison.without_intervals(self.paired)
+        return [({}, self.summary), *([(words, lines)] if lines else [])]
 
     @property
     def lines(self) -> list[Mapping[str, Any]]:
@@ -152,45 +150,30 @@ def verdicts(compared: Compared) -> list[str]:
 
 
 def _delensing_table(compared: Compared) -> str:
-    rows, notes = [], list(dict.fromkeys(line["note"] for line in compared.lines if line["note"]))
-    for line in compared.lines:
-        a_res = escape(format_value(*line["A_res"]))
-        if line["note"]:
-            a_res = f"<s>{a_res}</s><sup>{notes.index(line['note']) + 1}</sup>"
-        rows.append(
-            {
-                "method": escape(line["method"]),
-                "estimates": escape(compared.targets.get(line["method"], "-")),
-                "sigma(r) ratio": escape(format_value(*line["sigma_r_ratio"])),
-                "10⁴ sigma(r)": escape(format_value(*(1e4 * x for x in line["sigma_r"]))),
-                "A_res": a_res,
-                "primordial transfer": escape(format_value(*line["transfer"])),
-                "rho": escape(format_value(*line["rho"])),
-                "skies": str(line["n"]),
-            }
-        )
-    foot = [paragraph(f"{i}: A_res is no headline: {note}.", look="small") for i, note in enumerate(notes, start=1)]
-    return "\n".join([table(rows, escaped=True), *foot])
+    labels = {line["method"]: {"estimates": compared.targets.get(line["method"], "-")} for line in compared.lines}
+    lines = [{"method": line["method"], **labels[line["method"]], **line} for line in compared.lines]
+    heads = [metric for metric in compared.metrics if metric.heads]
+    notes = list(dict.fromkeys(line["note"] for line in compared.lines if line["note"]))
+    struck = judged_text(compared.metrics)
+    foot = [paragraph(f"{i}: {struck} is no headline: {note}.", look="small") for i, note in enumerate(notes, start=1)]
+    shown = metric_table(lines, heads, compared.caption, labels=("method", "estimates"))
+    return "\n".join([shown, *foot, paragraph(directions(heads), look="small")])
 
 
 def _paired_table(compared: Compared) -> str:
-    shown = {"sigma_r": "sigma(r)", "sigma_r_ratio": "sigma(r) ratio", "transfer": "primordial transfer"}
-    struck = " Differences of A_res in which one of the two is no headline are struck out."
+    struck = f" Differences of {judged_text(compared.metrics)} in which one of the two is no headline are struck out."
     legend = DIFFERENCES + struck if any(line["note"] for line in compared.paired) else DIFFERENCES
-    return difference_table(compared.paired, shown, strike="A_res") + paragraph(legend, look="small")
+    return difference_table(compared.paired, compared.metrics, compared.caption) + paragraph(legend, look="small")
 
 
 def _pixel_table(compared: Compared) -> str:
-    rows = [
-        {"method": line["method"], "form": line["form"]}
-        | {heading(name, compared.caption): format_value(*line[name]) for name in PIXEL_METRICS}
-        for line in compared.summary
-    ]
+    pixels = [metric for metric in compared.metrics if not metric.heads]
     legend = (
         "Native: the truth carries the beam of the maps. Common: all are brought to one wider beam. Predictions hold"
-        " the noise of the observation, which a filter removes and a delensing leaves."
+        f" the noise of the observation, which a filter removes and a delensing leaves. {directions(pixels)}"
     )
-    return table(rows) + paragraph(legend, look="small")
+    shown = metric_table(compared.summary, pixels, compared.caption, labels=("method", "form"))
+    return shown + paragraph(legend, look="small")
 
 
 def _kinds(compared: Compared) -> str:
