@@ -31,21 +31,18 @@ class Filters(Stage):
         parameters = OmegaConf.to_container(self.cfg.delens.fiducial)
         cls = cosmology.spectra(parameters, lmax)
         beam = gaussian_beam(instrument.fwhm_arcmin, lmax)
-        levels = {"t": instrument.noise_t_uk_arcmin, "p": instrument.noise_p_uk_arcmin}
-        keys = {
-            "noise_uk_arcmin": levels["p"],
-            "fwhm_arcmin": instrument.fwhm_arcmin,
-            "lmax": lmax,
-            "lmin_b": self.cfg.delens.lmin_b,
-        }
-        quadratic = reconstruction(cls, estimator=self.cfg.quadratic.estimator, **keys)
-        iterative = reconstruction(cls, estimator="eb", iterative=True, **keys)
+        noise_t = noise_cl(instrument.noise_t_uk_arcmin, lmax) / beam**2
+        noise_p = noise_cl(instrument.noise_p_uk_arcmin, lmax) / beam**2
+        lmin_b = self.cfg.delens.lmin_b
+        quadratic = reconstruction(cls, noise_p, lmin_b=lmin_b, estimator=self.cfg.quadratic.estimator)
+        iterative = reconstruction(cls, noise_p, lmin_b=lmin_b, estimator="eb", iterative=True)
         return {
             **{x: cls[f"lensed_{x}"] for x in ("tt", "ee", "bb", "te")},
             "pp": cls["pp"],
             "bb_lensing": cls["lensed_bb"] - cls["bb"],
             "bb_tensor": cls["bb"] / parameters["r"],
-            **{f"noise_{x}": noise_cl(level, lmax) / beam**2 for x, level in levels.items()},
+            "noise_t": noise_t,
+            "noise_p": noise_p,
             **quadratic,
             "residual_quadratic": quadratic["residual"],
             "residual_iterative": iterative["residual"],
