@@ -121,8 +121,7 @@ def _check_mask(cfg: DictConfig) -> None:
 
 def _check_delens(cfg: DictConfig) -> None:
     d = cfg.delens
-    fwhm = cfg.instrument.fwhm_arcmin
-    _demand(fwhm > 0, f"instrument.fwhm_arcmin={fwhm} must be larger than 0.")
+    _demand(d.fwhm_arcmin > 0, f"delens.fwhm_arcmin={d.fwhm_arcmin}, the beam of the maps, must be larger than 0.")
     _one_of("field", d.field, FIELDS)
     _one_of("delens.target", d.target, TARGETS)
     _demand(cfg.method.target != "cmb", f"method={cfg.method.name} estimates the CMB; it belongs to main_clean.py.")
@@ -178,7 +177,7 @@ def _check_rotation(cfg: DictConfig) -> None:
 def _check_analysis(cfg: DictConfig) -> None:
     a = cfg.analysis
     _demand(a.lmax <= cfg.sky.lmax, f"analysis.lmax={a.lmax} is beyond sky.lmax={cfg.sky.lmax}.")
-    finest = cfg.clean.fwhm_arcmin if "clean" in cfg else cfg.instrument.fwhm_arcmin
+    finest = cfg.clean.fwhm_arcmin if "clean" in cfg else cfg.delens.fwhm_arcmin
     _demand(
         a.fwhm_arcmin >= finest, f"analysis.fwhm_arcmin={a.fwhm_arcmin} is finer than the maps' {finest}; widen it."
     )

@@ -148,6 +148,7 @@ class Delens:
     target: str = MISSING
     label: str = MISSING
     inputs: list[str] = MISSING
+    fwhm_arcmin: float = MISSING
     lmin_b: int = MISSING
     fiducial: dict[str, float] = MISSING
     export_npy: bool = MISSING

@@ -17,7 +17,7 @@ class Label(SimStage):
     """
 
     name, inputs, outputs = "label", ("unlensed_alm", "lensed_alm"), ("label",)
-    uses = ("delens.label", "instrument.fwhm_arcmin", "sky.nside", "sky.lmax")
+    uses = ("delens.label", "delens.fwhm_arcmin", "sky.nside", "sky.lmax")
     reads = ("splits", "delens.field", "delens.target")  # which make the label
 
     def run(self, item: Item, unlensed: dict[str, np.ndarray], lensed: dict[str, np.ndarray]) -> SkyMap:
@@ -28,7 +28,7 @@ class Label(SimStage):
             return SkyMap(data[None], ("kappa",), "1", 0.0, sky.lmax, "lensing convergence")
         target, field = label.split("_")
         alms = {x: unlensed[x] if target == "unlensed" else lensed[x] - unlensed[x] for x in lensed}
-        fwhm_arcmin = self.cfg.instrument.fwhm_arcmin
+        fwhm_arcmin = self.cfg.delens.fwhm_arcmin
         data = field_map(alms, field, nside=sky.nside, fwhm_arcmin=fwhm_arcmin)
         return SkyMap(data[None], (field,), "uK_CMB", fwhm_arcmin, sky.lmax, f"{target} CMB without noise")
 

@@ -18,7 +18,7 @@ class Observe(Masked, SimStage):
 
     name, inputs, outputs = "observe", ("lensed_alm",), ("obs", "obs_alm")
     masked_inputs = ("mask",)
-    uses = ("instrument", "sky.seed", "sky.nside", "sky.lmax", "sky.fields")
+    uses = ("instrument", "delens.fwhm_arcmin", "sky.seed", "sky.nside", "sky.lmax", "sky.fields")
 
     def run(
         self, item: Item, lensed: dict[str, np.ndarray], mask: SkyMap | None = None
@@ -29,7 +29,7 @@ class Observe(Masked, SimStage):
             {x: alm.astype(complex) for x, alm in lensed.items()},
             nside=sky.nside,
             lmax=sky.lmax,
-            fwhm_arcmin=instrument.fwhm_arcmin,
+            fwhm_arcmin=self.cfg.delens.fwhm_arcmin,
             noise_t_uk_arcmin=instrument.noise_t_uk_arcmin,
             noise_p_uk_arcmin=instrument.noise_p_uk_arcmin,
             fields=tuple(sky.fields),
@@ -37,7 +37,7 @@ class Observe(Masked, SimStage):
             rngs={x: self.rng(f"noise/{x}", sky.seed, item["split"], item["sim"]) for x in "TP"},
         )
         note = f"lensed CMB, noise T {instrument.noise_t_uk_arcmin:.4g} P {instrument.noise_p_uk_arcmin:.4g} uK arcmin"
-        data, fwhm_arcmin = np.stack([maps[x] for x in sky.fields]), instrument.fwhm_arcmin
+        data, fwhm_arcmin = np.stack([maps[x] for x in sky.fields]), self.cfg.delens.fwhm_arcmin
         obs = SkyMap(data, tuple(sky.fields), "uK_CMB", fwhm_arcmin, sky.lmax, note)
         return obs, {x: alm.astype(np.complex64) for x, alm in alms.items()}
 

@@ -26,7 +26,7 @@ NONE = "no delensing"  # the observed map itself
 class Captioned(Stage):
     """A stage whose pictures and tables say what they show."""
 
-    dataset_keys = ("dataset", "delens.field", "instrument", "sky.nside", "sky.lmax")
+    dataset_keys = ("dataset", "delens.field", "delens.fwhm_arcmin", "instrument", "sky.nside", "sky.lmax")
     caption_keys = (*dataset_keys, "method.target", "method.name")
 
     def of_dataset(self) -> dict[str, Any]:
@@ -39,7 +39,7 @@ class Captioned(Stage):
             "dataset": cfg.dataset,
             "nside": cfg.sky.nside,
             "lmax": cfg.sky.lmax,
-            "fwhm_arcmin": cfg.instrument.fwhm_arcmin,
+            "fwhm_arcmin": cfg.delens.fwhm_arcmin,
             "noise_uk_arcmin": float(f"{noise:.3g}"),
         }
 

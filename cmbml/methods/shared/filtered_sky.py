@@ -57,7 +57,7 @@ class Features(Masked, SimStage):
 
     name, inputs, outputs = "features", ("obs_alm", "kappa_qe", "filters"), ("features",)
     masked_inputs = ("mean_field",)
-    uses = ("instrument.fwhm_arcmin", "sky.nside", "sky.lmax")
+    uses = ("delens.fwhm_arcmin", "sky.nside", "sky.lmax")
     reads = ("splits", "delens.inputs")
 
     def items(self) -> list[Item]:
@@ -73,7 +73,7 @@ class Features(Masked, SimStage):
         mean_field: dict[str, np.ndarray] | None = None,
     ) -> SkyMap:
         """Three maps, RING."""
-        sky, fwhm_arcmin = self.cfg.sky, self.cfg.instrument.fwhm_arcmin
+        sky, fwhm_arcmin = self.cfg.sky, self.cfg.delens.fwhm_arcmin
         estimate = without_mean_field(kappa, mean_field, averaged=item["split"] == "train")
         alms = [
             filtered(obs_alm, "E", filters["wiener_e"], fwhm_arcmin),

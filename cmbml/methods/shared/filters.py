@@ -18,7 +18,7 @@ class Filters(Stage):
     """
 
     name, outputs = "filters", ("filters",)
-    uses = ("delens.fiducial", "delens.lmin_b", "quadratic.estimator", "instrument", "sky.lmax")
+    uses = ("delens.fiducial", "delens.fwhm_arcmin", "delens.lmin_b", "quadratic.estimator", "instrument", "sky.lmax")
 
     def run(self, item: Item) -> dict[str, np.ndarray]:
         """Arrays over l = 0 .. `sky.lmax`.
@@ -30,7 +30,7 @@ class Filters(Stage):
         lmax, instrument = self.cfg.sky.lmax, self.cfg.instrument
         parameters = OmegaConf.to_container(self.cfg.delens.fiducial)
         cls = cosmology.spectra(parameters, lmax)
-        beam = gaussian_beam(instrument.fwhm_arcmin, lmax)
+        beam = gaussian_beam(self.cfg.delens.fwhm_arcmin, lmax)
         noise_t = noise_cl(instrument.noise_t_uk_arcmin, lmax) / beam**2
         noise_p = noise_cl(instrument.noise_p_uk_arcmin, lmax) / beam**2
         lmin_b = self.cfg.delens.lmin_b

@@ -22,7 +22,7 @@ class Template(SimStage):
 
     name, splits = "template", ("test",)
     inputs, outputs = ("estimate", "obs", "obs_alm", "filters"), ("template", "prediction")
-    uses = ("method.name", "method.target", "delens.field", "quadratic.template", "instrument.fwhm_arcmin", "sky.lmax")
+    uses = ("method.name", "method.target", "delens.field", "quadratic.template", "delens.fwhm_arcmin", "sky.lmax")
     reads = ("splits", "sky.nside")
 
     def run(
@@ -51,7 +51,7 @@ class Template(SimStage):
     def _template(
         self, kappa: np.ndarray, obs_alm: dict[str, np.ndarray], filters: dict[str, np.ndarray], nside: int
     ) -> np.ndarray:
-        field, lmax, fwhm_arcmin = self.cfg.delens.field, self.cfg.sky.lmax, self.cfg.instrument.fwhm_arcmin
+        field, lmax, fwhm_arcmin = self.cfg.delens.field, self.cfg.sky.lmax, self.cfg.delens.fwhm_arcmin
         phi = phi_from_kappa(sht.analysis(kappa, lmax))
         phi[[0, 1, lmax + 1]] = 0
         if field == "T":
