@@ -13,6 +13,7 @@ MISTAKES = {
     "unknown key": (["sky.nsied=64"], r"nsied"),
     "unknown root key": (["nsides=64"], r"nsides"),
     "unknown group option": (["network=unett"], r"unett"),
+    "unknown instrument": (["instrument=plank"], r"plank'; the options are cmbs4_lat.*, toy\.$"),
     "wrong type": (["nside=many"], r"'many'.*Integer"),
     "wrong type in a group": (["instrument.fwhm_arcmin=wide"], r"'wide'.*Float"),
     "wrong type of the training": (["train.batch_size=lots"], r"lots"),

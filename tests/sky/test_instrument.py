@@ -28,7 +28,7 @@ def shipped(name, bands=None):
 def test_shipped_tables_agree_with_their_configuration(name):
     instrument = shipped(name)
     cfg = yaml.safe_load((REPO / "cfg" / "instrument" / f"{name}.yaml").read_text())
-    assert (cfg["name"], cfg["table"], cfg["bands"]) == (name, f"instruments/{name}.ecsv", "all")
+    assert (cfg["defaults"], cfg["name"], cfg["table"]) == (["_table"], name, f"instruments/{name}.ecsv")
     assert instrument.name == name
     assert len(instrument.source) > 20
     assert np.all(np.diff([band.center_ghz for band in instrument.bands]) > 0)
