@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from cmbml.core.asset import Item
 from cmbml.core.errors import UserError
 from cmbml.maps.skymap import SkyMap
-from cmbml.sims.bands import INSTRUMENT, BandStage, told
+from cmbml.sims.bands import INSTRUMENT, NOISE, BandStage, told
 from cmbml.sims.variance import read_variance
 from cmbml.sky import noise
 from cmbml.sky.instrument import Band
@@ -25,7 +25,7 @@ class Variance(BandStage):
     """
 
     name, outputs = "variance", ("variance",)
-    uses = (*INSTRUMENT, "sky.nside", "sky.fields", "noise.kind", "noise.files")
+    uses = (*INSTRUMENT, *NOISE, "sky.nside", "sky.fields", "noise.kind", "noise.files")
     reads = (*BandStage.reads, "noise.folder")
 
     def items(self) -> Iterable[Item]:
@@ -62,7 +62,7 @@ class NoiseMaps(BandStage):
     """The noise of each sky and band alone, as it is in the observation; on request (`foregrounds.components`)."""
 
     name, outputs = "noise", ("noise",)
-    uses = (*BandStage.uses, "noise.kind", "noise.factor", "noise.knee", "sky.seed")
+    uses = (*BandStage.uses, *NOISE, "noise.kind", "noise.factor", "noise.knee", "sky.seed")
     reads = (*BandStage.reads, "foregrounds.components")
 
     def __init__(self, config: DictConfig):

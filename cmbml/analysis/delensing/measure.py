@@ -16,6 +16,7 @@ from cmbml.core.asset import Every, Files, Item
 from cmbml.core.masked import Masked
 from cmbml.core.stage import SimStage, Stage
 from cmbml.maps.skymap import SkyMap
+from cmbml.sims.bands import one_band
 from cmbml.sky.fields import field_map
 from cmbml.sky.masks import f_sky
 from cmbml.sky.spectra import bin_edges
@@ -32,7 +33,8 @@ class Captioned(Stage):
     def of_dataset(self) -> dict[str, Any]:
         """Entries of `cmbml.analysis.captions.describe` that all methods share."""
         cfg, field = self.cfg, self.cfg.delens.field
-        noise = cfg.instrument.noise_t_uk_arcmin if field == "T" else cfg.instrument.noise_p_uk_arcmin
+        band = one_band(cfg.instrument)
+        noise = band.noise_t_uk_arcmin if field == "T" else band.noise_p_uk_arcmin
         return {
             "field": field,
             "unit": "uK_CMB",

@@ -11,7 +11,7 @@ from cmbml.core.asset import Every, Files, Item
 from cmbml.core.errors import UserError
 from cmbml.core.stage import SimStage
 from cmbml.maps.skymap import SkyMap
-from cmbml.sims.bands import BandStage
+from cmbml.sims.bands import NOISE, BandStage
 from cmbml.sky import noise, sht
 from cmbml.sky.beams import gaussian_beam
 
@@ -60,7 +60,7 @@ class NoiseWiener(BandStage):
 
     name, outputs = "noise_wiener", ("prediction",)
     inputs = ("cls", "lensed_alm", Every("obs"))
-    uses = (*BandStage.uses, "clean.field", "foregrounds.kind", "noise.kind", "noise.factor", "noise.knee")
+    uses = (*BandStage.uses, *NOISE, "clean.field", "foregrounds.kind", "noise.kind", "noise.factor", "noise.knee")
 
     def __init__(self, config: DictConfig):
         """Read the foregrounds and the variances if there are any; refuse skies whose parts are not known."""
