@@ -3,7 +3,8 @@
 import numbers
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 import healpy as hp
@@ -75,7 +76,7 @@ def one_band(survey: DictConfig) -> instrument.Band:
         When it is not one, sees no polarisation, or has a beam that is no Gaussian's.
     """
     known = _asked_for(survey).bands
-    everywhere = told(instrument.read_instrument, shipped(survey.table)).bands
+    everywhere = _read(survey.table, None).bands
     names = [band.name for band in everywhere if "Q" in band.fields and band.noise_p_uk_arcmin > 0]
     advice = f"choose one of {', '.join(names)}, as in instrument.bands=[{names[-1]}]" if names else "choose another"
     if len(known) > 1:
@@ -116,7 +117,18 @@ def _asked_for(survey: DictConfig) -> instrument.Instrument:
     bands = survey.bands
     if bands != "all" and not OmegaConf.is_list(bands):
         raise UserError(f"instrument.bands={bands} must be all or a list of bands, e.g. [100,143].")
-    return told(instrument.read_instrument, shipped(survey.table), None if bands == "all" else list(bands))
+    return _read(survey.table, None if bands == "all" else tuple(bands))
+
+
+def _read(table: str, bands: tuple[str | int, ...] | None) -> instrument.Instrument:
+    """Read a table, once for as long as its file does not change: each look at the configuration asks for it."""
+    path = shipped(table)
+    return _read_once(path, bands, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _read_once(path: Path, bands: tuple[str | int, ...] | None, changed: int) -> instrument.Instrument:
+    return told(instrument.read_instrument, path, bands)
 
 
 def _given(survey: DictConfig, column: str, names: list[str]) -> dict[str, float]:
