@@ -17,6 +17,7 @@ from cmbml.config.truth import masked
 from cmbml.core.asset import Every, Files, Item, Optional
 from cmbml.core.stage import SimStage, Stage
 from cmbml.maps.skymap import SkyMap
+from cmbml.sims.bands import one_band
 from cmbml.sky.fields import field_map
 from cmbml.sky.masks import f_sky
 from cmbml.sky.spectra import bin_edges
@@ -27,20 +28,21 @@ NONE = "no delensing"  # the observed map itself
 class Captioned(Stage):
     """A stage whose pictures and tables say what they show."""
 
-    dataset_keys = ("dataset", "delens.field", "instrument", "sky.nside", "sky.lmax")
+    dataset_keys = ("dataset", "delens.field", "delens.fwhm_arcmin", "instrument", "sky.nside", "sky.lmax")
     caption_keys = (*dataset_keys, "method.target", "method.name")
 
     def of_dataset(self) -> dict[str, Any]:
         """Entries of `cmbml.analysis.captions.describe` that all methods share."""
         cfg, field = self.cfg, self.cfg.delens.field
-        noise = cfg.instrument.noise_t_uk_arcmin if field == "T" else cfg.instrument.noise_p_uk_arcmin
+        band = one_band(cfg.instrument)
+        noise = band.noise_t_uk_arcmin if field == "T" else band.noise_p_uk_arcmin
         return {
             "field": field,
             "unit": "uK_CMB",
             "dataset": cfg.dataset,
             "nside": cfg.sky.nside,
             "lmax": cfg.sky.lmax,
-            "fwhm_arcmin": cfg.instrument.fwhm_arcmin,
+            "fwhm_arcmin": cfg.delens.fwhm_arcmin,
             "noise_uk_arcmin": float(f"{noise:.3g}"),
         }
 
