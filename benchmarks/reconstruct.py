@@ -18,6 +18,7 @@ import numpy as np
 from cmbml.sky import lensing, quadratic, sht
 from cmbml.sky.beams import gaussian_beam
 from cmbml.sky.lensing_theory import fiducial, reconstruction
+from cmbml.sky.noise import noise_cl
 from cmbml.sky.observe import observe
 from record import parser, save
 
@@ -48,7 +49,8 @@ def main() -> None:
     options.add_argument("--lmax", type=int, default=1500)
     given = options.parse_args()
     lmax, cls = given.lmax, fiducial()
-    f = reconstruction(cls, noise_uk_arcmin=NOISE, fwhm_arcmin=FWHM, lmax=lmax, lmin_b=min(200, lmax // 3))
+    n_l = noise_cl(NOISE, lmax) / gaussian_beam(FWHM, lmax) ** 2
+    f = reconstruction(cls, n_l, lmin_b=min(200, lmax // 3))
     rngs = {x: np.random.default_rng(i) for i, x in enumerate(("T", "E", "B", "phi", "P"))}
     seconds, start = {}, time.perf_counter()
 

@@ -101,7 +101,8 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, MissingConfigException) and error.options:
-        return f"{str(error).splitlines()[0]}; the options are {', '.join(error.options)}."
+        options = [name for name in error.options if not name.startswith("_")]  # what options share is none itself
+        return f"{str(error).splitlines()[0]}; the options are {', '.join(options)}."
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename} cannot be used: {error.strerror}. Choose another system.root."
     noise = ("full_key", "object_type", "reference_type", "To append")

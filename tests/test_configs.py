@@ -8,16 +8,19 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from cmbml.core.provenance import flatten
+from cmbml.sims.bands import one_band
+from cmbml.sky.instrument import read_instrument
 from cmbml.start import build, unread
 from tests.conftest import REPO
 
 CFG = REPO / "cfg"
 ROOTS = [p.stem for p in CFG.glob("*.yaml")]
 # The options of the two jobs: those that only a dataset of many bands has, and the others.
-FILES = sorted(CFG.glob("*/*.yaml"))
-BANDS = {f"{p.parent.name}={p.stem}" for p in FILES if p.parent.name in ("foregrounds", "noise") or "table:" in
-         p.read_text()} | {"mask=galactic", "sims=bands", "assets=sims", "experiment=cmbml_512",
-                           "experiment=cmbml_128", "sims=external"}  # fmt: skip
+FILES = sorted(p for p in CFG.glob("*/*.yaml") if not p.stem.startswith("_"))
+INSTRUMENTS = [p.stem for p in FILES if p.parent.name == "instrument"]
+BANDS = {f"{p.parent.name}={p.stem}" for p in FILES if p.parent.name in ("foregrounds", "noise", "instrument")} | {
+    "mask=galactic", "sims=bands", "assets=sims", "experiment=cmbml_512",
+    "experiment=cmbml_128", "sims=external"}  # fmt: skip
 # Those that only the cleaning of bands has, or the comparison.
 CLEANING = {f"{p.parent.name}={p.stem}" for p in FILES if re.search(r"\$\{clean\.|target: cmb", p.read_text())} | {
     "experiment=cleaning_demo", "experiment=cmbnncs_paper", "patches=mosaic", "assets=clean"}  # fmt: skip
@@ -43,6 +46,15 @@ def test_option_composes_builds_and_is_read(composed, option, tmp_path):
     assert idle <= (LEARNING if option in CLASSICAL else set()), "a key that no stage reads"
     network = instantiate({**OmegaConf.to_container(cfg.network), "in_channels": 1, "out_channels": 1})
     assert sum(p.numel() for p in network.parameters()) > 0
+
+
+@pytest.mark.parametrize("name", INSTRUMENTS)
+def test_one_band_of_any_instrument_is_delensed(composed, name):
+    table = read_instrument(REPO / "assets" / "instruments" / f"{name}.ecsv")
+    band = next(band.name for band in table.bands if "Q" in band.fields)
+    cfg = composed(f"instrument={name}", f"instrument.bands=[{band}]")
+    idle = {key.split(".")[0] for key in unread(list(flatten(OmegaConf.to_container(cfg))), build(cfg).stages)}
+    assert idle == set(), "a key that no stage reads"
 
 
 @pytest.mark.parametrize(
@@ -105,9 +117,8 @@ def test_paper_is_the_published_setting(composed):
         2048, 3000, 512, 2000, 16,
     )  # fmt: skip
     assert (cfg.network.n_filters, cfg.network.network_depth, cfg.network.conv_width) == (256, 3, 3)
-    assert (cfg.instrument.noise_t_uk_arcmin, cfg.instrument.noise_p_uk_arcmin, cfg.instrument.fwhm_arcmin) == (
-        1.5, 2.1, 20.0,
-    )  # fmt: skip
+    band = one_band(cfg.instrument)
+    assert (band.noise_t_uk_arcmin, band.noise_p_uk_arcmin, cfg.delens.fwhm_arcmin) == (1.5, 2.1, 20.0)
     grid = cfg.cosmology.grid
     assert len(grid.As) * len(grid.r) == cfg.splits.train + cfg.splits.valid + cfg.splits.test == 30
 

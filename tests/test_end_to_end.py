@@ -143,7 +143,7 @@ def test_table_agrees_with_the_maps(done):
 
 def test_sidecar_of_a_sky(done):
     record = json.loads((done / "delens_tiny/Simulations/Test/sim0000/.obs_map.fits.json").read_text())
-    assert record["settings"]["instrument.fwhm_arcmin"] == 30.0
+    assert record["settings"]["delens.fwhm_arcmin"] == 30.0
     assert record["seeds"] == ["noise/T/0/test/0", "noise/P/0/test/0"]
 
 

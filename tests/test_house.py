@@ -15,7 +15,7 @@ MAY_KNOW = {
     "maps": {"core", "sky"},
     "train": {"sky.patches", "sky.rotation", "core"},
     "sims": {"core", "config", "maps", "sky"},
-    "analysis": {"core", "config", "maps", "sky"},
+    "analysis": {"core", "config", "maps", "sky", "sims.bands"},
     "methods": {"core", "config", "maps", "sky", "train", "networks", "sims.bands"},
 }
 JOBS = {"delensing", "cleaning"}

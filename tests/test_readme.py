@@ -245,6 +245,7 @@ def test_groups_and_options_of_the_table_are_those_that_exist():
         m[1]: set(re.findall(r"`(\w+)`", m[2])) for m in re.finditer(r"^\| `(\w+)` \| ([^|]*) \|", README, re.MULTILINE)
     }
     found = {}
-    for path in (REPO / "cfg").glob("*/*.yaml"):
+    for path in (REPO / "cfg").glob("*/[!_]*.yaml"):
         found.setdefault(path.parent.name, set()).add(path.stem)
+    assert listed.pop("instrument") <= found.pop("instrument")  # one may be added without a word here
     assert listed == found

@@ -74,8 +74,6 @@ def _check_numbers(cfg: DictConfig) -> None:
         "splits.valid",
         "sky.margin",
         "patches.halo",
-        "instrument.noise_t_uk_arcmin",
-        "instrument.noise_p_uk_arcmin",
         "noise.factor",
         "instrument.min_fwhm_pixels",
         "foregrounds.vary.amplitude",
@@ -121,8 +119,7 @@ def _check_mask(cfg: DictConfig) -> None:
 
 def _check_delens(cfg: DictConfig) -> None:
     d = cfg.delens
-    fwhm = cfg.instrument.fwhm_arcmin
-    _demand(fwhm > 0, f"instrument.fwhm_arcmin={fwhm} must be larger than 0.")
+    _demand(d.fwhm_arcmin > 0, f"delens.fwhm_arcmin={d.fwhm_arcmin}, the beam of the maps, must be larger than 0.")
     _one_of("field", d.field, FIELDS)
     _one_of("delens.target", d.target, TARGETS)
     _demand(cfg.method.target != "cmb", f"method={cfg.method.name} estimates the CMB; it belongs to main_clean.py.")
@@ -178,7 +175,7 @@ def _check_rotation(cfg: DictConfig) -> None:
 def _check_analysis(cfg: DictConfig) -> None:
     a = cfg.analysis
     _demand(a.lmax <= cfg.sky.lmax, f"analysis.lmax={a.lmax} is beyond sky.lmax={cfg.sky.lmax}.")
-    finest = cfg.clean.fwhm_arcmin if "clean" in cfg else cfg.instrument.fwhm_arcmin
+    finest = cfg.clean.fwhm_arcmin if "clean" in cfg else cfg.delens.fwhm_arcmin
     _demand(
         a.fwhm_arcmin >= finest, f"analysis.fwhm_arcmin={a.fwhm_arcmin} is finer than the maps' {finest}; widen it."
     )
@@ -232,9 +229,6 @@ def _check_foregrounds(cfg: DictConfig) -> None:
         f.kind != "pysm" or not any(f.vary.values()),
         "foregrounds.vary gives the synthetic templates a scatter; PySM3's own are one sky. Set both scatters to 0.",
     )
-    bands = cfg.instrument.bands
-    good = bands == "all" or (OmegaConf.is_list(bands) and len(bands) > 0)
-    _demand(good, f"instrument.bands={bands} must be all or a list of bands, e.g. [100,143].")
     fields = ["T"], ["T", "Q", "U"], *([["Q", "U"]] if cfg.sims.external else [])
     told = f"sky.fields={list(cfg.sky.fields)}: bands are observed in T, Q and U; choose [T] or [T,Q,U]."
     _demand(list(cfg.sky.fields) in fields, told)

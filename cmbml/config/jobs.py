@@ -26,7 +26,6 @@ from cmbml.config.schema import (
     Sims,
     Sky,
     Splits,
-    Survey,
     System,
 )
 
@@ -41,6 +40,7 @@ class Root:
     run: Run = dataclasses.field(default_factory=Run)
     sky: Sky = dataclasses.field(default_factory=Sky)
     cosmology: Cosmology = dataclasses.field(default_factory=Cosmology)
+    instrument: Instrument = dataclasses.field(default_factory=Instrument)
     mask: Mask = dataclasses.field(default_factory=Mask)
     splits: Splits = dataclasses.field(default_factory=Splits)
     sims: Sims = dataclasses.field(default_factory=Sims)
@@ -55,7 +55,6 @@ class Config(Root):
     field: str = MISSING
     scale: float = MISSING
     epochs: int = MISSING
-    instrument: Instrument = dataclasses.field(default_factory=Instrument)
     rotation: Rotation = dataclasses.field(default_factory=Rotation)
     patches: Patches = dataclasses.field(default_factory=Patches)
     delens: Delens = dataclasses.field(default_factory=Delens)
@@ -70,7 +69,6 @@ class Config(Root):
 class SimsConfig(Root):
     """Everything that `main_sims.py` knows."""
 
-    instrument: Survey = dataclasses.field(default_factory=Survey)
     foregrounds: Foregrounds = dataclasses.field(default_factory=Foregrounds)
     noise: Noise = dataclasses.field(default_factory=Noise)
 

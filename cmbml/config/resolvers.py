@@ -91,8 +91,10 @@ def prepare(cfg: DictConfig) -> None:
     try:
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except Exception as error:
-        cause = error.__cause__ if isinstance(error.__cause__, UserError) else error
-        raise UserError(f"The configuration does not resolve: {str(cause).splitlines()[0]}") from None
+        mistake = _mistake(error)
+        if mistake is not None:
+            raise mistake from None
+        raise UserError(f"The configuration does not resolve: {str(error).splitlines()[0]}") from None
     checks.check(cfg)
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -102,6 +104,13 @@ def prepare(cfg: DictConfig) -> None:
         ) from None
     if not os.access(root, os.W_OK):
         raise UserError(f"system.root={root} cannot be written; choose another folder.")
+
+
+def _mistake(error: BaseException | None) -> UserError | None:
+    """The user's mistake that a resolver has found, among the errors that OmegaConf makes of it."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _folder_of_a_sky(vary: DictConfig) -> str:

@@ -52,23 +52,15 @@ class Cosmology:
 
 @dataclass
 class Instrument:
-    """Beam and noise."""
-
-    name: str = MISSING
-    fwhm_arcmin: float = MISSING
-    noise_t_uk_arcmin: float = MISSING
-    noise_p_uk_arcmin: float = MISSING
-
-
-@dataclass
-class Survey:
-    """An instrument of many bands: its table, and which of its bands are observed."""
+    """An instrument: its table, which of its bands are observed, and what goes before the table."""
 
     name: str = MISSING
     table: str = MISSING
     contents: str = MISSING
     min_fwhm_pixels: float = MISSING
     fwhm_arcmin: Any = None
+    noise_t_uk_arcmin: Any = None
+    noise_p_uk_arcmin: Any = None
     pixel_window: bool = MISSING
     bands: Any = MISSING
 
@@ -148,6 +140,7 @@ class Delens:
     target: str = MISSING
     label: str = MISSING
     inputs: list[str] = MISSING
+    fwhm_arcmin: float = MISSING
     lmin_b: int = MISSING
     fiducial: dict[str, float] = MISSING
     export_npy: bool = MISSING

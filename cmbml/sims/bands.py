@@ -3,7 +3,8 @@
 import numbers
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 import healpy as hp
@@ -18,11 +19,13 @@ from cmbml.maps.skymap import SkyMap
 from cmbml.sky import instrument
 from cmbml.sky.pixel_window import pixel_window
 
-# What decides what a band is.
+# What decides what a band is, but for its noise; what decides its noise; what goes before the table.
 INSTRUMENT = (
     "instrument.table", "instrument.contents", "instrument.min_fwhm_pixels", "instrument.fwhm_arcmin",
     "instrument.pixel_window",
 )  # fmt: skip
+NOISE = ("instrument.noise_t_uk_arcmin", "instrument.noise_p_uk_arcmin")
+OVERRIDES = ("fwhm_arcmin", "noise_t_uk_arcmin", "noise_p_uk_arcmin")
 SKY = ("sky.nside", "sky.lmax", "sky.fields")
 
 
@@ -34,28 +37,69 @@ def told(function: Callable[..., Any], *args: Any, **keys: Any) -> Any:
         raise UserError(f"{error}.") from None
 
 
-def observed(survey: DictConfig, nside: int) -> instrument.Instrument:
-    """Return the instrument of the group `instrument`: the bands that are asked for, with the beams that maps have.
+def chosen(survey: DictConfig) -> instrument.Instrument:
+    """Return the instrument of the group `instrument`: the bands that are asked for, with their own beams.
 
-    `instrument.fwhm_arcmin` goes before the table; no Gaussian beam is narrower than `instrument.min_fwhm_pixels`.
+    `instrument.fwhm_arcmin`, `noise_t_uk_arcmin` and `noise_p_uk_arcmin` go before the table; where a stage does not
+    declare one of them, it is the table's.
 
     Raises
     ------
     UserError
-        When a band is not known, or its beam is no number.
+        When a band is not known, or its beam or noise is no number.
     """
-    table, bands, given = shipped(survey.table), survey.bands, survey.fwhm_arcmin or {}
-    if not OmegaConf.is_dict(given) and given:
-        raise UserError(f"instrument.fwhm_arcmin={given} must be a mapping of bands, like {{100:9.7,143:7.2}}.")
-    known = told(instrument.read_instrument, table, None if bands == "all" else list(bands))
-    fwhm = {str(name): value for name, value in given.items()}
-    for name, value in fwhm.items():
-        if name not in [band.name for band in known.bands] or not isinstance(value, numbers.Real):
-            raise UserError(f"instrument.fwhm_arcmin={given} must give numbers to bands of the instrument.")
-    own = [told(replace, b, fwhm_arcmin=float(fwhm.get(b.name, b.fwhm_arcmin))) for b in known.bands]
+    known = _asked_for(survey)
+    bands = known.bands
+    for column in OVERRIDES:
+        given = _given(survey, column, [band.name for band in bands])
+        bands = tuple(told(replace, b, **{column: given.get(b.name, getattr(b, column))}) for b in bands)
+    return replace(known, bands=bands)
+
+
+def observed(survey: DictConfig, nside: int) -> instrument.Instrument:
+    """Return the instrument of the group `instrument` (`chosen`), with the beams that maps have.
+
+    No Gaussian beam is narrower than `instrument.min_fwhm_pixels`.
+    """
+    known = chosen(survey)
     least = survey.min_fwhm_pixels * hp.nside2resol(nside, arcmin=True)
-    wide = (replace(b, fwhm_arcmin=b.fwhm_arcmin if b.beam else max(b.fwhm_arcmin, least)) for b in own)
+    wide = (replace(b, fwhm_arcmin=b.fwhm_arcmin if b.beam else max(b.fwhm_arcmin, least)) for b in known.bands)
     return replace(known, bands=tuple(wide))
+
+
+def one_band(survey: DictConfig) -> instrument.Band:
+    """Return the one band of the group `instrument` that is delensed, with its own beam.
+
+    Raises
+    ------
+    UserError
+        When it is not one, sees no polarisation, or has a beam that is no Gaussian's.
+    """
+    known = _asked_for(survey).bands
+    everywhere = _read(survey.table, None).bands
+    names = [band.name for band in everywhere if "Q" in band.fields and band.noise_p_uk_arcmin > 0]
+    advice = f"choose one of {', '.join(names)}, as in instrument.bands=[{names[-1]}]" if names else "choose another"
+    if len(known) > 1:
+        raise UserError(f"instrument={survey.name} has {len(known)} bands here, and one is delensed; {advice}.")
+    (band,) = chosen(survey).bands
+    given = survey.noise_p_uk_arcmin is not None
+    if "Q" not in band.fields or (band.noise_p_uk_arcmin == 0 and not given):
+        raise UserError(
+            f"The band {band.name} of instrument={survey.name} has no noise of polarisation, and lensing is found in E"
+            f" and B; {advice}."
+        )
+    if band.beam or survey.pixel_window:
+        raise UserError(
+            f"instrument={survey.name}: delensing knows Gaussian beams alone; choose a table without beam files, and"
+            " instrument.pixel_window=false."
+        )
+    return band
+
+
+def one_fwhm(survey: DictConfig, nside: int) -> float:
+    """Return the beam, arcmin, that maps of the one band have which is delensed."""
+    one_band(survey)
+    return float(observed(survey, nside).bands[0].fwhm_arcmin)
 
 
 def finest_fwhm(survey: DictConfig, nside: int, field: str) -> float:
@@ -66,6 +110,43 @@ def finest_fwhm(survey: DictConfig, nside: int, field: str) -> float:
 def channels(survey: DictConfig, nside: int, field: str) -> int:
     """Return the number of maps that the bands have of a field: one a band, or those of T, Q and U for several."""
     return sum(len(band.fields) if len(field) > 1 else 1 for band in _seeing(survey, nside, field))
+
+
+def _asked_for(survey: DictConfig) -> instrument.Instrument:
+    """Return the bands that are asked for, as the table has them."""
+    bands = survey.bands
+    if bands != "all" and not OmegaConf.is_list(bands):
+        raise UserError(f"instrument.bands={bands} must be all or a list of bands, e.g. [100,143].")
+    return _read(survey.table, None if bands == "all" else tuple(bands))
+
+
+def _read(table: str, bands: tuple[str | int, ...] | None) -> instrument.Instrument:
+    """Read a table, once for as long as its file does not change: each look at the configuration asks for it."""
+    path = shipped(table)
+    return _read_once(path, bands, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _read_once(path: Path, bands: tuple[str | int, ...] | None, changed: int) -> instrument.Instrument:
+    return told(instrument.read_instrument, path, bands)
+
+
+def _given(survey: DictConfig, column: str, names: list[str]) -> dict[str, float]:
+    """Return what the configuration says of a column of the table, by the names of bands."""
+    given = survey.get(column)
+    if given is None:
+        return {}
+    if len(names) == 1 and isinstance(given, numbers.Real):
+        return {names[0]: float(given)}
+    if not OmegaConf.is_dict(given):
+        raise UserError(
+            f"instrument.{column}={given} must be a mapping of bands, like {{100:9.7,143:7.2}}, or a number where there"
+            " is one band."
+        )
+    values = {str(name): value for name, value in given.items()}
+    if not all(name in names and isinstance(value, numbers.Real) for name, value in values.items()):
+        raise UserError(f"instrument.{column}={given} must give numbers to bands of the instrument.")
+    return {name: float(value) for name, value in values.items()}
 
 
 def _seeing(survey: DictConfig, nside: int, field: str) -> list[instrument.Band]:

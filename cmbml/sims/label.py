@@ -19,7 +19,7 @@ class Label(SimStage):
     name = "label"
     inputs = ("unlensed_alm", "lensed_alm")
     outputs = ("label",)
-    uses = ("delens.label", "instrument.fwhm_arcmin", "sky.nside", "sky.lmax")
+    uses = ("delens.label", "delens.fwhm_arcmin", "sky.nside", "sky.lmax")
     reads = ("splits", "delens.field", "delens.target")  # which make the label
 
     def run(self, item: Item, *, unlensed_alm: dict[str, np.ndarray], lensed_alm: dict[str, np.ndarray]) -> SkyMap:
@@ -30,7 +30,7 @@ class Label(SimStage):
             return SkyMap(data[None], ("kappa",), "1", 0.0, sky.lmax, "lensing convergence")
         target, field = label.split("_")
         alms = {x: unlensed_alm[x] if target == "unlensed" else lensed_alm[x] - unlensed_alm[x] for x in lensed_alm}
-        fwhm_arcmin = self.cfg.instrument.fwhm_arcmin
+        fwhm_arcmin = self.cfg.delens.fwhm_arcmin
         data = field_map(alms, field, nside=sky.nside, fwhm_arcmin=fwhm_arcmin)
         return SkyMap(data[None], (field,), "uK_CMB", fwhm_arcmin, sky.lmax, f"{target} CMB without noise")
 

@@ -10,7 +10,7 @@ from cmbml.core.asset import Item, Optional
 from cmbml.core.errors import UserError
 from cmbml.maps.skymap import SkyMap
 from cmbml.maps.variance import read_variance
-from cmbml.sims.bands import INSTRUMENT, BandStage, told
+from cmbml.sims.bands import INSTRUMENT, NOISE, BandStage, told
 from cmbml.sky import noise
 from cmbml.sky.instrument import Band
 from cmbml.sky.units import conversion
@@ -23,7 +23,7 @@ class Variance(BandStage):
     """
 
     name, outputs = "variance", ("variance",)
-    uses = (*INSTRUMENT, "sky.nside", "sky.fields", "noise.kind", "noise.files")
+    uses = (*INSTRUMENT, *NOISE, "sky.nside", "sky.fields", "noise.kind", "noise.files")
     reads = (*BandStage.reads, "noise.folder")
 
     def items(self) -> Iterable[Item]:
@@ -62,7 +62,7 @@ class NoiseMaps(BandStage):
     name = "noise"
     inputs = (Optional("variance", when=has_uneven_noise),)
     outputs = ("noise",)
-    uses = (*BandStage.uses, "noise.kind", "noise.factor", "noise.knee", "sky.seed")
+    uses = (*BandStage.uses, *NOISE, "noise.kind", "noise.factor", "noise.knee", "sky.seed")
     reads = (*BandStage.reads, "foregrounds.components")
 
     def items(self) -> Iterable[Item]:

@@ -78,9 +78,7 @@ def residual_fraction(
     """
     return reconstruction(
         fiducial() if cls is None else cls,
-        noise_uk_arcmin=noise_uk_arcmin,
-        fwhm_arcmin=fwhm_arcmin,
-        lmax=lmax,
+        noise_cl(noise_uk_arcmin, lmax) / gaussian_beam(fwhm_arcmin, lmax) ** 2,
         lmin_b=lmin_b,
         estimator=estimator,
         iterative=iterative,
@@ -95,17 +93,15 @@ def fiducial() -> dict[str, np.ndarray]:
 
 def reconstruction(
     cls: Mapping[str, np.ndarray],
+    noise: np.ndarray,
     *,
-    noise_uk_arcmin: float,
-    fwhm_arcmin: float,
-    lmax: int,
     lmin_b: int,
     estimator: str = "mv",
     iterative: bool = False,
 ) -> dict[str, np.ndarray]:
     r"""Return the filters of the quadratic estimator, its normalisation and noise, and what its delensing leaves.
 
-    With C the lensed spectra and N = noise / b_l^2: E_wiener = C^EE / (C^EE + N), E_inverse = 1 / (C^EE + N),
+    With C the lensed spectra and N the noise: E_wiener = C^EE / (C^EE + N), E_inverse = 1 / (C^EE + N),
     B_inverse = 1 / (C^BB + N) from lmin_b on; R_L the response, N0 = 1 / R, phi_wiener = C^pp / (C^pp + N0);
 
         A_res = 1 - C_l^BB[E_wiener C^EE, phi_wiener C^pp] / C_l^BB[lensing],
@@ -115,7 +111,12 @@ def reconstruction(
 
     Parameters
     ----------
-    As in ``residual_fraction``.
+    cls : mapping
+        Spectra of ``cosmology.spectra``, at least to lmax.
+    noise : array (lmax + 1,)
+        N_l of E and of B over the squared beam, uK^2; it sets the band limit of E, B and phi.
+    lmin_b, estimator, iterative
+        As in ``residual_fraction``.
 
     Returns
     -------
@@ -131,18 +132,18 @@ def reconstruction(
     --------
     >>> ell = np.arange(65.0)
     >>> cls = {"lensed_ee": np.ones(65), "lensed_bb": np.full(65, 0.1), "bb": np.zeros(65), "pp": (ell + 1) ** -4}
-    >>> theory = reconstruction(cls, noise_uk_arcmin=1.0, fwhm_arcmin=30.0, lmax=64, lmin_b=2)
+    >>> theory = reconstruction(cls, np.full(65, 0.01), lmin_b=2)
     >>> np.allclose(theory["n0"][2:] * theory["response"][2:], 1)
     True
     """
     if estimator not in ESTIMATORS:
         raise ValueError(f"a lensing reconstruction is one of {', '.join(ESTIMATORS)}, not {estimator}")
+    lmax = len(noise) - 1
     if len(cls["pp"]) <= lmax:
         raise ValueError(f"the spectra end below lmax = {lmax}")
     coupling, ell = Coupling(lmax), np.arange(lmax + 1)
     ee, pp, tensor = (cls[name][: lmax + 1] for name in ("lensed_ee", "pp", "bb"))
     lensing = cls["lensed_bb"][: lmax + 1] - tensor
-    noise = noise_cl(noise_uk_arcmin, lmax) / gaussian_beam(fwhm_arcmin, lmax) ** 2
     good = ell >= 2
     wiener_e, inverse_e = np.where(good, ee / (ee + noise), 0), np.where(good, 1 / (ee + noise), 0)
     with_ee = coupling.response_ee(wiener_e * ee, inverse_e, wiener_e) if estimator == "mv" else 0.0

@@ -6,7 +6,7 @@ import numpy as np
 
 from cmbml.sky import sht
 from cmbml.sky.beams import gaussian_beam
-from cmbml.sky.noise import white_noise
+from cmbml.sky.noise import knee_noise
 
 _FIELDS = ("T", "Q", "U", "E", "B")
 
@@ -20,12 +20,14 @@ def observe(
     noise_t_uk_arcmin: float,
     noise_p_uk_arcmin: float,
     rngs: Mapping[str, np.random.Generator],
+    knee_t: tuple[float, float] = (0.0, 0.0),
+    knee_p: tuple[float, float] = (0.0, 0.0),
     fields: Sequence[str] = ("T", "E", "B"),
     mask: np.ndarray | None = None,
     niter: int = 1,
     nthreads: int = 0,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Observe a sky: beam, HEALPix pixels, white noise after the beam, analysis to lmax, scalar maps.
+    """Observe a sky: beam, HEALPix pixels, noise after the beam, analysis to lmax, scalar maps.
 
     T, E and B maps are scalar (spin-0) maps of what the analysis of the noisy T and (Q, U) finds up to lmax;
     Q and U are the noisy pixels themselves. A mask multiplies the noisy pixels before the analysis; what E then shows
@@ -42,6 +44,8 @@ def observe(
         Of T, and of each of Q and U, uK arcmin.
     rngs : mapping
         Generators ``T`` and ``P`` of the noise; a field that is not asked for draws none.
+    knee_t, knee_p : tuple of float, optional
+        l_knee and alpha of the noise of T, and of E and B (`knee_noise`); white by default.
     fields : sequence of str, optional
         Of T, E, B, Q, U.
     mask : array (npix,), optional
@@ -85,12 +89,12 @@ def observe(
     maps: dict[str, np.ndarray] = {}
     if "T" in fields:
         sky = sht.synthesis(seen["T"], nside, nthreads=nthreads)
-        sky += white_noise(rngs["T"], nside, noise_t_uk_arcmin)[0]
+        sky += knee_noise(rngs["T"], nside, noise_t_uk_arcmin, *knee_t, nthreads=nthreads)[0]
         sky *= weight
         found["T"] = sht.analysis(sky, lmax, niter=niter, nthreads=nthreads)
     if set(fields) - {"T"}:
         sky = sht.synthesis(np.stack([seen["E"], seen["B"]]), nside, spin=2, nthreads=nthreads)
-        sky += white_noise(rngs["P"], nside, noise_p_uk_arcmin, ncomp=2)
+        sky += knee_noise(rngs["P"], nside, noise_p_uk_arcmin, *knee_p, spin=2, nthreads=nthreads)
         sky *= weight
         maps |= zip("QU", sky, strict=True)
     if "E" in fields or "B" in fields:

@@ -6,6 +6,7 @@ import pytest
 from cmbml.sky import lensing, quadratic, sht
 from cmbml.sky.beams import gaussian_beam
 from cmbml.sky.lensing_theory import fiducial, reconstruction
+from cmbml.sky.noise import noise_cl
 from cmbml.sky.observe import observe
 
 FWHM, NOISE = 5.0, 1.0
@@ -24,7 +25,8 @@ def delens(nside: int, lmax: int, seed: int, estimator: str) -> tuple[dict, dict
     lensed = sht.lens({x: sky[x] for x in "TEB"}, sky["phi"], lmax)
     noise = {"noise_t_uk_arcmin": NOISE, "noise_p_uk_arcmin": NOISE}
     _, seen = observe(lensed, nside=nside, lmax=lmax, fwhm_arcmin=FWHM, **noise, rngs=rngs, fields=("E", "B"))
-    f = reconstruction(cls, noise_uk_arcmin=NOISE, fwhm_arcmin=FWHM, lmax=lmax, lmin_b=200, estimator=estimator)
+    n_l = noise_cl(NOISE, lmax) / gaussian_beam(FWHM, lmax) ** 2
+    f = reconstruction(cls, n_l, lmin_b=200, estimator=estimator)
     e, b = (sht.almxfl(seen[x], 1 / gaussian_beam(FWHM, lmax)) for x in "EB")
     wiener = sht.almxfl(e, f["wiener_e"])
     first = sht.almxfl(e, f["inverse_e"]) if estimator == "mv" else None

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from cmbml.sky import lensing, quadratic, sht
+from cmbml.sky.beams import gaussian_beam
 from cmbml.sky.lensing_theory import fiducial, reconstruction
+from cmbml.sky.noise import noise_cl
 
 LMAX = 500
 MODES = 2 * np.arange(LMAX + 1) + 1
@@ -70,7 +72,8 @@ def test_noise_on_gaussian_skies_is_n0_and_response_is_one(cls, estimator):
     Three skies: the mean over 30 < L < 400 scatters by less than a percent; the response deviates at second order and
     feels the missing l > LMAX of the unlensed sky.
     """
-    f = reconstruction(cls, noise_uk_arcmin=1.0, fwhm_arcmin=5.0, lmax=LMAX, lmin_b=50, estimator=estimator)
+    noise = noise_cl(1.0, LMAX) / gaussian_beam(5.0, LMAX) ** 2
+    f = reconstruction(cls, noise, lmin_b=50, estimator=estimator)
     n0 = np.where(np.isfinite(f["n0"]), f["n0"], 0)
 
     def estimate(e: np.ndarray, b: np.ndarray) -> np.ndarray:

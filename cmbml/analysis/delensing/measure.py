@@ -18,6 +18,7 @@ from cmbml.analysis.spectra import of_method, stack
 from cmbml.core.asset import Item
 from cmbml.core.stage import SimStage
 from cmbml.maps.skymap import SkyMap
+from cmbml.sims.bands import one_band
 from cmbml.sky.fields import field_map
 from cmbml.sky.masks import f_sky
 from cmbml.sky.spectra import bin_edges
@@ -28,7 +29,7 @@ NONE = "no delensing"  # the observed map itself
 class Delensing(Judged):
     """A stage of the job delensing."""
 
-    dataset_keys = ("dataset", "delens.field", "instrument", "sky.nside", "sky.lmax")
+    dataset_keys = ("dataset", "delens.field", "delens.fwhm_arcmin", "instrument", "sky.nside", "sky.lmax")
     caption_keys = (*dataset_keys, "method.target", "method.name")
     by = ("method", "form")
 
@@ -45,14 +46,15 @@ class Delensing(Judged):
         """Entries of `cmbml.analysis.captions.describe` that all methods share."""
         cfg = self.cfg
         field = cfg.delens.field
-        noise = cfg.instrument.noise_t_uk_arcmin if field == "T" else cfg.instrument.noise_p_uk_arcmin
+        band = one_band(cfg.instrument)
+        noise = band.noise_t_uk_arcmin if field == "T" else band.noise_p_uk_arcmin
         return {
             "field": field,
             "unit": "uK_CMB",
             "dataset": cfg.dataset,
             "nside": cfg.sky.nside,
             "lmax": cfg.sky.lmax,
-            "fwhm_arcmin": cfg.instrument.fwhm_arcmin,
+            "fwhm_arcmin": cfg.delens.fwhm_arcmin,
             "noise_uk_arcmin": float(f"{noise:.3g}"),
         }
 

@@ -11,7 +11,7 @@ from cmbml.core.asset import Every, Files, Item, Optional
 from cmbml.core.errors import UserError
 from cmbml.core.stage import SimStage
 from cmbml.maps.skymap import SkyMap
-from cmbml.sims.bands import BandStage
+from cmbml.sims.bands import NOISE, BandStage
 from cmbml.sky import noise, sht
 from cmbml.sky.beams import gaussian_beam
 
@@ -70,7 +70,7 @@ class NoiseWiener(BandStage):
         Optional(Every("variance"), when=has_uneven_noise),
     )
     outputs = ("prediction",)
-    uses = (*BandStage.uses, "clean.field", "foregrounds.kind", "noise.kind", "noise.factor", "noise.knee")
+    uses = (*BandStage.uses, *NOISE, "clean.field", "foregrounds.kind", "noise.kind", "noise.factor", "noise.knee")
 
     def __init__(self, config: DictConfig):
         """Refuse skies whose parts are not known."""

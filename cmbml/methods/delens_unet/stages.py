@@ -104,7 +104,7 @@ class Predict(SimStage):
 
     name, outputs, splits, parallel = "predict", ("estimate",), ("test",), False
     inputs = ("model", Every("obs"), Every("features"), Every("rotation"))
-    uses = (*GEOMETRY, "rotation.predict", "rotation.average", "instrument.fwhm_arcmin")
+    uses = (*GEOMETRY, "rotation.predict", "rotation.average", "delens.fwhm_arcmin")
     reads = ("splits", "rotation.pairs", "train.batch_size", "system.device")
 
     def __init__(self, config: DictConfig):
@@ -117,7 +117,7 @@ class Predict(SimStage):
         label = self.cfg.delens.label
         estimate = prediction(self.cfg, model, channels(self.cfg.delens.inputs, obs, features, 0), rotation)
         is_kappa = label == "kappa"
-        unit, fwhm_arcmin = ("1", 0.0) if is_kappa else ("uK_CMB", self.cfg.instrument.fwhm_arcmin)
+        unit, fwhm_arcmin = ("1", 0.0) if is_kappa else ("uK_CMB", self.cfg.delens.fwhm_arcmin)
         return SkyMap(estimate, (shown(label),), unit, fwhm_arcmin, self.cfg.sky.lmax, f"{label} by a network")
 
     def cost(self) -> tuple[float, float]:

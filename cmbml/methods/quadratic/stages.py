@@ -31,7 +31,7 @@ class Estimate(SimStage):
     name = "estimate"
     inputs = ("obs_alm", "filters")
     outputs = ("kappa_qe",)
-    uses = ("quadratic.estimator", "instrument.fwhm_arcmin")
+    uses = ("quadratic.estimator", "delens.fwhm_arcmin")
     reads = ("splits", "sky.lmax", "method.target", "delens.inputs", "quadratic")
 
     def items(self) -> list[Item]:
@@ -42,7 +42,7 @@ class Estimate(SimStage):
         self, item: Item, *, obs_alm: dict[str, np.ndarray], filters: dict[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
         """Alms ``kappa`` (nalm,)."""
-        fwhm_arcmin = self.cfg.instrument.fwhm_arcmin
+        fwhm_arcmin = self.cfg.delens.fwhm_arcmin
         with_ee = self.cfg.quadratic.estimator == "mv"
         e_inverse = filtered(obs_alm, "E", filters["inverse_e"], fwhm_arcmin) if with_ee else None
         b_inverse = filtered(obs_alm, "B", filters["inverse_b"], fwhm_arcmin)

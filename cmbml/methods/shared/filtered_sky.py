@@ -58,7 +58,7 @@ class Features(SimStage):
     name = "features"
     inputs = ("obs_alm", "kappa_qe", "filters", Optional("mean_field", when=masked))
     outputs = ("features",)
-    uses = ("instrument.fwhm_arcmin", "sky.nside", "sky.lmax")
+    uses = ("delens.fwhm_arcmin", "sky.nside", "sky.lmax")
     reads = ("splits", "delens.inputs", "mask.kind")
 
     def items(self) -> list[Item]:
@@ -75,7 +75,7 @@ class Features(SimStage):
         mean_field: dict[str, np.ndarray] | None = None,
     ) -> SkyMap:
         """Three maps, RING."""
-        sky, fwhm_arcmin = self.cfg.sky, self.cfg.instrument.fwhm_arcmin
+        sky, fwhm_arcmin = self.cfg.sky, self.cfg.delens.fwhm_arcmin
         estimate = without_mean_field(kappa_qe, mean_field, averaged=item["split"] == "train")
         alms = [
             filtered(obs_alm, "E", filters["wiener_e"], fwhm_arcmin),

@@ -5,6 +5,7 @@ from omegaconf import OmegaConf
 
 from cmbml.core.asset import Item
 from cmbml.core.stage import Stage
+from cmbml.sims.bands import one_band
 from cmbml.sky import cosmology
 from cmbml.sky.beams import gaussian_beam
 from cmbml.sky.lensing_theory import reconstruction
@@ -18,7 +19,7 @@ class Filters(Stage):
     """
 
     name, outputs = "filters", ("filters",)
-    uses = ("delens.fiducial", "delens.lmin_b", "quadratic.estimator", "instrument", "sky.lmax")
+    uses = ("delens.fiducial", "delens.fwhm_arcmin", "delens.lmin_b", "quadratic.estimator", "instrument", "sky.lmax")
 
     def run(self, item: Item) -> dict[str, np.ndarray]:
         """Arrays over l = 0 .. `sky.lmax`.
@@ -27,25 +28,23 @@ class Filters(Stage):
         tensors at r = 1, ``noise_t noise_p`` over the beam squared, what ``lensing_theory.reconstruction`` returns, and
         ``residual_quadratic residual_iterative``, the theory of A_res for BB.
         """
-        lmax, instrument = self.cfg.sky.lmax, self.cfg.instrument
+        lmax = self.cfg.sky.lmax
+        band = one_band(self.cfg.instrument)
         parameters = OmegaConf.to_container(self.cfg.delens.fiducial)
         cls = cosmology.spectra(parameters, lmax)
-        beam = gaussian_beam(instrument.fwhm_arcmin, lmax)
-        levels = {"t": instrument.noise_t_uk_arcmin, "p": instrument.noise_p_uk_arcmin}
-        keys = {
-            "noise_uk_arcmin": levels["p"],
-            "fwhm_arcmin": instrument.fwhm_arcmin,
-            "lmax": lmax,
-            "lmin_b": self.cfg.delens.lmin_b,
-        }
-        quadratic = reconstruction(cls, estimator=self.cfg.quadratic.estimator, **keys)
-        iterative = reconstruction(cls, estimator="eb", iterative=True, **keys)
+        beam = gaussian_beam(self.cfg.delens.fwhm_arcmin, lmax)
+        noise_t = noise_cl(band.noise_t_uk_arcmin, lmax, l_knee=band.l_knee_t, alpha=band.alpha_t) / beam**2
+        noise_p = noise_cl(band.noise_p_uk_arcmin, lmax, l_knee=band.l_knee_p, alpha=band.alpha_p) / beam**2
+        lmin_b = self.cfg.delens.lmin_b
+        quadratic = reconstruction(cls, noise_p, lmin_b=lmin_b, estimator=self.cfg.quadratic.estimator)
+        iterative = reconstruction(cls, noise_p, lmin_b=lmin_b, estimator="eb", iterative=True)
         return {
             **{x: cls[f"lensed_{x}"] for x in ("tt", "ee", "bb", "te")},
             "pp": cls["pp"],
             "bb_lensing": cls["lensed_bb"] - cls["bb"],
             "bb_tensor": cls["bb"] / parameters["r"],
-            **{f"noise_{x}": noise_cl(level, lmax) / beam**2 for x, level in levels.items()},
+            "noise_t": noise_t,
+            "noise_p": noise_p,
             **quadratic,
             "residual_quadratic": quadratic["residual"],
             "residual_iterative": iterative["residual"],

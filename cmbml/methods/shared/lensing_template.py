@@ -24,7 +24,7 @@ class Template(SimStage):
     splits = ("test",)
     inputs = ("estimate", "obs", "obs_alm", "filters")
     outputs = ("template", "prediction")
-    uses = ("method.name", "method.target", "delens.field", "quadratic.template", "instrument.fwhm_arcmin", "sky.lmax")
+    uses = ("method.name", "method.target", "delens.field", "quadratic.template", "delens.fwhm_arcmin", "sky.lmax")
     reads = ("splits", "sky.nside")
 
     def run(
@@ -54,7 +54,7 @@ class Template(SimStage):
     def _template(
         self, kappa: np.ndarray, obs_alm: dict[str, np.ndarray], filters: dict[str, np.ndarray], nside: int
     ) -> np.ndarray:
-        field, lmax, fwhm_arcmin = self.cfg.delens.field, self.cfg.sky.lmax, self.cfg.instrument.fwhm_arcmin
+        field, lmax, fwhm_arcmin = self.cfg.delens.field, self.cfg.sky.lmax, self.cfg.delens.fwhm_arcmin
         phi = phi_from_kappa(sht.analysis(kappa, lmax))
         phi[[0, 1, lmax + 1]] = 0
         if field == "T":

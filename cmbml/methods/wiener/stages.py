@@ -21,7 +21,7 @@ class WienerTemplate(SimStage):
     splits = ("test",)
     inputs = ("obs_alm", "filters")
     outputs = ("estimate",)
-    uses = ("delens.field", "instrument.fwhm_arcmin", "sky.nside", "sky.lmax")
+    uses = ("delens.field", "delens.fwhm_arcmin", "sky.nside", "sky.lmax")
 
     def items(self) -> list[Item]:
         """The test skies; only B has a lensing that is (nearly) all of its power."""
@@ -31,7 +31,7 @@ class WienerTemplate(SimStage):
 
     def run(self, item: Item, *, obs_alm: dict[str, np.ndarray], filters: dict[str, np.ndarray]) -> SkyMap:
         """Map of the filtered B, uK_CMB, with the beam of the observation."""
-        sky, fwhm_arcmin = self.cfg.sky, self.cfg.instrument.fwhm_arcmin
+        sky, fwhm_arcmin = self.cfg.sky, self.cfg.delens.fwhm_arcmin
         lensing, noise = filters["bb_lensing"], filters["noise_p"]
         b = filtered(obs_alm, "B", lensing / (lensing + noise), fwhm_arcmin)
         data = sht.synthesis(sht.almxfl(b, gaussian_beam(fwhm_arcmin, sky.lmax)), sky.nside)
