@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cmbml.config import resolvers as config
+from cmbml.config.options import check_options
 from cmbml.core import launch
 from cmbml.core.asset import Assets
 from cmbml.core.errors import UserError
@@ -80,6 +81,7 @@ def start(config_path: Path, config_name: str) -> None:
             run(cfg)
 
     with _sentences(wanted):
+        check_options(config_path, config_name, sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(config_path), config_name=config_name)(job)()
     launch.dismiss()
 

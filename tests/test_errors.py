@@ -56,6 +56,21 @@ def test_mistake(command, mistake, tmp_path):
     assert not left
 
 
+@pytest.mark.parametrize(
+    ("name", "word", "told"),
+    [
+        ("delens", "network=unet5", "belongs to main_clean.py; for main_delens.py the options are resunet, unet, "),
+        ("delens", "experiment=cmbml_512", "belongs to main_sims.py and main_clean.py; .* unet_unlensed"),
+        ("clean", "experiment=delens_gpu", "belongs to main_delens.py; .* cleaning_demo, cmbml_128, "),
+        ("sims", "network=unet", "belongs to main_delens.py; main_sims.py has no such group, its groups are "),
+    ],
+)
+def test_option_of_another_job(command, name, word, told):
+    code, error = command(word, config_name=name)
+    assert (code, error.count("\n")) == (1, 1)
+    assert re.match(f"Error: {word} {told}", error), error
+
+
 def test_root_that_cannot_be_a_folder(command, tmp_path):
     (tmp_path / "file").write_text("in the way")
     code, error = command(root=str(tmp_path / "file" / "data"))
