@@ -20,7 +20,7 @@ from cmbml.core.errors import UserError
 from cmbml.core.pipeline import Pipeline
 from cmbml.core.stage import Stage
 
-ENGINE_KEYS = ("system", "run", "assets", "sims", "method", "analysis.stages")
+ENGINE_KEYS = ("system", "run", "assets", "sims", "method.name", "method.target", "method.stages", "analysis.stages")
 
 
 def build(cfg: DictConfig, overridden: Sequence[str] = ()) -> Pipeline:

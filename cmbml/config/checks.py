@@ -119,6 +119,14 @@ def _check_mask(cfg: DictConfig) -> None:
         )
 
 
+def _check_method(cfg: DictConfig) -> None:
+    method = cfg.method
+    for key in ("name", "target", "stages"):
+        _demand(key in method, f"method.{key} is missing; the yaml file of a method gives its name, target and stages.")
+    _demand(isinstance(method.name, str) and method.name != "", f"method.name={method.name} must be a text.")
+    _demand(OmegaConf.is_list(method.stages), f"method.stages={method.stages} must be a list of classes.")
+
+
 def _check_delens(cfg: DictConfig) -> None:
     d = cfg.delens
     fwhm = cfg.instrument.fwhm_arcmin
@@ -205,8 +213,8 @@ def _check_analysis(cfg: DictConfig) -> None:
 def _check_clean(cfg: DictConfig) -> None:
     c = cfg.clean
     _one_of("field", c.field, CLEANED)
-    target = cfg.method.get("target")
-    _demand(target == "cmb", f"method={cfg.method.get('name')} estimates {target}; it belongs to main_delens.py.")
+    target = cfg.method.target
+    _demand(target == "cmb", f"method={cfg.method.name} estimates {target}; it belongs to main_delens.py.")
     needed = "QU" if c.field in ("E", "B") else c.field
     for name in needed:
         _demand(
@@ -257,6 +265,7 @@ _CHECKS = (
     ("system", _check_numbers),
     ("sky", _check_sky),
     ("mask", _check_mask),
+    ("method", _check_method),
     ("delens", _check_delens),
     ("clean", _check_clean),
     ("rotation", _check_rotation),

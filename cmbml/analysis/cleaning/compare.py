@@ -47,7 +47,7 @@ class Cleaning(Comparing, Masked, Captioned):
     )  # fmt: skip
     # The words of main_clean.py may be repeated here: how a method came to its results changes nothing.
     reads = (
-        "method.name", "splits", "analysis", "cosmology", "clean", "foregrounds", "instrument", "mask", "network",
+        "method", "splits", "analysis", "cosmology", "clean", "foregrounds", "instrument", "mask", "network",
         "noise", "patches", "rotation", "sky", "train",
     )  # fmt: skip
     steps = tuple(Every(f"{asset}_record", optional=True) for asset in ("model", "prediction", "obs"))
