@@ -19,7 +19,7 @@ FILES = sorted(CFG.glob("*/*.yaml"))
 BELONGS = {f"{path.parent.name}={path.stem}": jobs_of(path) for path in FILES}
 UNFINISHED = {"sims=external", "method=external", "method=pyilc"}  # they ask for files, and have tests of their own
 # Options that every job has are tested with the delensing, and these with many bands, too.
-TESTED_TWICE = {"system=dask", "cosmology=wmap9_chain", "experiment=tiny"}
+TESTED_TWICE = {"system=dask", "cosmology=wmap9_chain"}
 
 
 def options(job: str) -> list[str]:

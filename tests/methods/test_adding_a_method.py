@@ -78,7 +78,7 @@ def test_setting_that_the_method_does_not_read_is_refused(command):
 
 def test_added_method_of_cleaning_is_simulated_for_measured_and_drawn(command, tmp_path):
     code, error = command(
-        SEARCH, "method=one_band", "method.factor=0.5", "experiment=tiny", "splits.train=0", "splits.valid=0",
+        SEARCH, "method=one_band", "method.factor=0.5", "experiment=tiny_bands", "splits.train=0", "splits.valid=0",
         "splits.test=1", "cosmology=fiducial", "foregrounds=none", "noise=none", "sky.fields=[T]", "nside=32",
         "run.workers=1", config_name="clean",
     )  # fmt: skip
