@@ -43,7 +43,7 @@ class Cleaning(Comparing, Captioned):
     )  # fmt: skip
     # The words of main_clean.py may be repeated here: how a method came to its results changes nothing.
     reads = (
-        "method.name", "splits", "analysis", "cosmology", "clean", "foregrounds", "instrument", "mask", "network",
+        "method", "splits", "analysis", "cosmology", "clean", "foregrounds", "instrument", "mask", "network",
         "noise", "patches", "rotation", "sky", "train",
     )  # fmt: skip
     steps = tuple(Record(asset, optional=True) for asset in ("model", "prediction", "obs"))

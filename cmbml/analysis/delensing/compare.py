@@ -33,8 +33,8 @@ class Delensing(Comparing, Captioned):
     )  # fmt: skip
     # The words of main_delens.py may be repeated here: how a method came to its results changes nothing.
     reads = (
-        "splits", "analysis", "cosmology", "delens", "mask", "network", "patches", "quadratic", "rotation", "sky",
-        "train",
+        "method", "splits", "analysis", "cosmology", "delens", "mask", "network", "patches", "quadratic", "rotation",
+        "sky", "train",
     )  # fmt: skip
     steps = tuple(Record(asset, optional=True) for asset in ("model", "kappa_qe", "estimate", "template"))
 
