@@ -13,13 +13,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cmbml.config import resolvers as config
+from cmbml.config.help import help_text
+from cmbml.config.options import check_options
 from cmbml.core import launch
 from cmbml.core.asset import Assets
 from cmbml.core.errors import UserError
 from cmbml.core.pipeline import Pipeline
 from cmbml.core.stage import Stage
 
-ENGINE_KEYS = ("system", "run", "assets", "sims", "method", "analysis.stages")
+ENGINE_KEYS = ("system", "run", "assets", "sims", "method.name", "method.target", "method.stages", "analysis.stages")
 
 
 def build(cfg: DictConfig, overridden: Sequence[str] = ()) -> Pipeline:
@@ -66,10 +68,14 @@ def start(config_path: Path, config_name: str) -> None:
     """Entry of a main: Hydra, then `run`; a user's mistake ends with one or two sentences and exit code 1.
 
     The traceback of such a mistake is shown when the environment has ``HYDRA_FULL_ERROR=1``. Of the processes that
-    torchrun or Slurm started, rank 0 does the work and the others train with it.
+    torchrun or Slurm started, rank 0 does the work and the others train with it. ``--help`` is answered here.
     """
     if launch.group().rank:
         launch.follow()
+        return
+    words = sys.argv[1:]
+    if {"--help", "-h"} & set(words):  # Hydra's own lists the options of every job, and needs seconds for it
+        sys.stdout.write(help_text(config_path, config_name, words))
         return
     config.register()
     wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -80,6 +86,7 @@ def start(config_path: Path, config_name: str) -> None:
             run(cfg)
 
     with _sentences(wanted):
+        sys.argv[1:] = check_options(config_path, config_name, words)
         hydra.main(version_base="1.3", config_path=str(config_path), config_name=config_name)(job)()
     launch.dismiss()
 

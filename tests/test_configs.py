@@ -7,6 +7,8 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from cmbml.config.options import MAINS, check_options, jobs_of, jobs_served, name_of
+from cmbml.core.errors import UserError
 from cmbml.core.provenance import flatten
 from cmbml.sims.bands import one_band
 from cmbml.sky.instrument import read_instrument
@@ -15,17 +17,27 @@ from tests.conftest import REPO
 
 CFG = REPO / "cfg"
 ROOTS = [p.stem for p in CFG.glob("*.yaml")]
-# The options of the two jobs: those that only a dataset of many bands has, and the others.
 FILES = sorted(p for p in CFG.glob("*/*.yaml") if not p.stem.startswith("_"))
 INSTRUMENTS = [p.stem for p in FILES if p.parent.name == "instrument"]
-BANDS = {f"{p.parent.name}={p.stem}" for p in FILES if p.parent.name in ("foregrounds", "noise", "instrument")} | {
-    "mask=galactic", "sims=bands", "assets=sims", "experiment=cmbml_512",
-    "experiment=cmbml_128", "sims=external"}  # fmt: skip
-# Those that only the cleaning of bands has, or the comparison.
-CLEANING = {f"{p.parent.name}={p.stem}" for p in FILES if re.search(r"\$\{clean\.|target: cmb", p.read_text())} | {
-    "experiment=cleaning_demo", "experiment=cmbnncs_paper", "patches=mosaic", "assets=clean"}  # fmt: skip
-COMPARING = {"job=clean", "job=delens", "assets=compare", "assets=compare_clean"}
-OPTIONS = sorted({f"{p.parent.name}={p.stem}" for p in FILES} - BANDS - CLEANING - COMPARING)
+BELONGS = {f"{path.parent.name}={path.stem}": jobs_of(path) for path in FILES}
+NAMES = {f"{path.parent.name}={path.stem}": name_of(path) for path in FILES}  # by which users know them
+UNFINISHED = {"sims=external", "method=external", "method=pyilc"}  # they ask for files, and have tests of their own
+# Options that every job has are tested with the delensing, and these with many bands, too.
+TESTED_TWICE = {"system=dask", "cosmology=wmap9_chain"}
+
+
+def options(job: str) -> list[str]:
+    """Options that are tested with a job."""
+    mine = [option for option, jobs in BELONGS.items() if job in jobs and option not in UNFINISHED]
+    instruments = [
+        o for o in mine if o.startswith("instrument=") and job == "sims"
+    ]  # delensing: one band of each, below
+    others = [o for o in mine if not o.startswith("instrument=")]
+    return instruments + [o for o in others if BELONGS[o] != set(MAINS) or job == "delens" or o in TESTED_TWICE]
+
+
+OF_OTHERS = {*options("sims"), *options("delens")}
+OF_CLEANING = ["instrument=litebird", *(option for option in options("clean") if option not in OF_OTHERS)]
 CLASSICAL = ("method=quadratic", "method=wiener")  # they do not read what those that learn do
 LEARNING = {"network", "train", "patches", "rotation", "delens", "quadratic"}
 SCALAR_ROOT_KEYS = ("field", "scale", "nside", "epochs")
@@ -36,7 +48,7 @@ def test_root_composes_and_builds(composed, name):
     assert build(composed(name=name)).stages
 
 
-@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("option", options("delens"))
 def test_option_composes_builds_and_is_read(composed, option, tmp_path):
     (tmp_path / "mask.fits").touch()
     cfg = composed(option, f"mask.file={tmp_path}/mask.fits")  # which mask=file asks for, and no other option reads
@@ -57,16 +69,14 @@ def test_one_band_of_any_instrument_is_delensed(composed, name):
     assert idle == set(), "a key that no stage reads"
 
 
-@pytest.mark.parametrize(
-    "option", sorted({*BANDS, "system=dask", "experiment=tiny", "cosmology=wmap9_chain"} - {"sims=external"})
-)
+@pytest.mark.parametrize("option", options("sims"))
 def test_option_of_many_bands_composes_builds_and_is_read(composed, option):
     cfg = composed(option, name="sims")
     stages = build(cfg).stages
     assert unread(list(flatten(OmegaConf.to_container(cfg))), stages) == []
 
 
-@pytest.mark.parametrize("option", [*sorted(CLEANING - {"method=external", "method=pyilc"}), "instrument=litebird"])
+@pytest.mark.parametrize("option", OF_CLEANING)
 def test_option_of_cleaning_composes_builds_and_is_read(composed, option):
     halves = {
         "network=unet5": ["method=cmbnncs"],
@@ -79,6 +89,53 @@ def test_option_of_cleaning_composes_builds_and_is_read(composed, option):
     idle = {key.split(".")[0] for key in unread(list(flatten(OmegaConf.to_container(cfg))), stages)}
     learns = any("train" in stage.name for stage in stages)
     assert idle <= ({"clean"} if learns else {*LEARNING, "clean"}), "a key that no stage reads"  # clean: read by others
+
+
+@pytest.mark.parametrize("job", MAINS)
+def test_option_of_another_job_is_refused_with_those_of_this_one(job):
+    jobs = {*jobs_served(job, ())}
+    for option, belongs in BELONGS.items():
+        if belongs & jobs:
+            check_options(CFG, job, [option])
+            continue
+        group = option.split("=")[0]
+        offered = [NAMES[o] for o, b in BELONGS.items() if o.startswith(f"{group}=") and b & jobs]
+        if option.split("=")[1] in offered:  # another file of this name is this job's
+            (known,) = check_options(CFG, job, [option])
+            assert BELONGS[known] & jobs
+            assert f"{group}={NAMES[known]}" == option
+            continue
+        with pytest.raises(UserError, match=f"^{option} belongs to main_") as caught:
+            check_options(CFG, job, ["nside=64", option])
+        sentence = str(caught.value)
+        expected = f"options are {', '.join(sorted(offered))}." if offered else f"{MAINS[job]}.* has no such group"
+        assert re.search(expected, sentence), sentence
+        assert sentence.count(".") == sentence.count(".py") + 1
+
+
+def test_option_of_the_compared_job_is_accepted():
+    check_options(CFG, "compare", ["job=clean", "network=unet_bands"])
+    with pytest.raises(UserError, match=r"for main_analysis_compare.py job=clean the options are .*unet_bands"):
+        check_options(CFG, "compare", ["job=clean", "network=resunet"])
+
+
+def test_option_of_another_package_belongs_to_every_job_unless_it_says_otherwise(tmp_path):
+    (tmp_path / "network").mkdir()
+    (tmp_path / "network" / "mine.yaml").write_text("# A network.\n")
+    (tmp_path / "network" / "theirs.yaml").write_text("# A network.\n# jobs: clean\n")
+    for words in ([f"hydra.searchpath=[file://{tmp_path}]"], ["--config-dir", str(tmp_path)]):
+        check_options(CFG, "delens", [*words, "network=mine"])
+        with pytest.raises(UserError, match=r"^network=theirs belongs to main_clean.py; .* are mine, resunet"):
+            check_options(CFG, "delens", [*words, "network=theirs"])
+    with pytest.raises(UserError, match="^network=theirs is not known"):
+        check_options(CFG, "delens", ["network=unet,theirs"])
+
+
+def test_jobs_are_those_that_have_a_main():
+    assert {path.name for path in REPO.glob("main_*.py")} == set(MAINS.values())
+    for option, jobs in BELONGS.items():
+        assert jobs, option
+        assert jobs <= set(MAINS), option
 
 
 def test_cmbml_is_the_published_setting(composed):

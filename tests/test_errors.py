@@ -13,7 +13,10 @@ MISTAKES = {
     "unknown key": (["sky.nsied=64"], r"nsied"),
     "unknown root key": (["nsides=64"], r"nsides"),
     "unknown group option": (["network=unett"], r"unett"),
-    "unknown instrument": (["instrument=plank"], r"plank'; the options are cmbs4_lat.*, toy\.$"),
+    "unknown instrument": (
+        ["instrument=plank"],
+        r"plank is not known; .* the options are cmbs4_lat.*, toy\.$",
+    ),
     "wrong type": (["nside=many"], r"'many'.*Integer"),
     "wrong type in a group": (["analysis.fwhm_arcmin=wide"], r"'wide'.*Float"),
     "beam": (
@@ -63,6 +66,21 @@ def test_mistake(command, mistake, tmp_path):
     assert "Traceback" not in error
     left = [p for p in (tmp_path / "data").rglob("*") if p.is_file() and p.suffix != ".log" and ".hydra" not in p.parts]
     assert not left
+
+
+@pytest.mark.parametrize(
+    ("name", "word", "told"),
+    [
+        ("delens", "network=unet5", "belongs to main_clean.py; for main_delens.py the options are resunet, unet, "),
+        ("delens", "experiment=cmbml_512", "belongs to main_sims.py and main_clean.py; .* unet_unlensed"),
+        ("clean", "experiment=delens_gpu", "belongs to main_delens.py; .* cleaning_demo, cmbml_128, "),
+        ("sims", "network=unet", "belongs to main_delens.py; main_sims.py has no such group, its groups are "),
+    ],
+)
+def test_option_of_another_job(command, name, word, told):
+    code, error = command(word, config_name=name)
+    assert (code, error.count("\n")) == (1, 1)
+    assert re.match(f"Error: {word} {told}", error), error
 
 
 def test_root_that_cannot_be_a_folder(command, tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from cmbml.core.errors import UserError
+from cmbml.core.errors import demand
 
 FIELDS = ("T", "E", "B", "Q", "U")
 FEATURES = ("E_wf", "B_hp", "kappa_qe")
@@ -31,13 +31,8 @@ def check(cfg: DictConfig) -> None:
             checked(cfg)
 
 
-def _demand(ok: bool, message: str) -> None:
-    if not ok:
-        raise UserError(message)
-
-
 def _one_of(key: str, value: str, known: Sequence[str]) -> None:
-    _demand(value in known, f"{key}={value} is not known; choose one of {', '.join(known)}.")
+    demand(value in known, f"{key}={value} is not known; choose one of {', '.join(known)}.")
 
 
 def _power_of_two(n: int) -> bool:
@@ -53,8 +48,8 @@ def check_patches(nside: int, patch: int, halo: int) -> None:
         One sentence that names the key.
     """
     fits = _power_of_two(patch) and patch <= nside
-    _demand(fits, f"patches.patch={patch} must be a power of two that divides nside={nside}.")
-    _demand(halo <= nside, f"patches.halo={halo} must not be wider than nside={nside}.")
+    demand(fits, f"patches.patch={patch} must be a power of two that divides nside={nside}.")
+    demand(halo <= nside, f"patches.halo={halo} must not be wider than nside={nside}.")
 
 
 def _check_numbers(cfg: DictConfig) -> None:
@@ -68,7 +63,7 @@ def _check_numbers(cfg: DictConfig) -> None:
     )
     for key in positive:
         value = OmegaConf.select(cfg, key)  # None: this job has no such key
-        _demand(value is None or value > 0, f"{key}={value} must be larger than 0.")
+        demand(value is None or value > 0, f"{key}={value} must be larger than 0.")
     not_negative = (
         "splits.train",
         "splits.valid",
@@ -81,18 +76,18 @@ def _check_numbers(cfg: DictConfig) -> None:
     )
     for key in not_negative:
         value = OmegaConf.select(cfg, key)
-        _demand(value is None or value >= 0, f"{key}={value} must not be negative.")
-    _demand(cfg.get("dataset") != "", "dataset is empty; give it a name.")
+        demand(value is None or value >= 0, f"{key}={value} must not be negative.")
+    demand(cfg.get("dataset") != "", "dataset is empty; give it a name.")
     devices = cfg.system.devices
     good = devices == "auto" or (isinstance(devices, int) and devices > 0)
-    _demand(good, f"system.devices={devices} must be auto or a positive number.")
+    demand(good, f"system.devices={devices} must be auto or a positive number.")
     _one_of("system.device", cfg.system.device, ("auto", "cpu", "cuda"))
 
 
 def _check_sky(cfg: DictConfig) -> None:
     nside = cfg.sky.nside
-    _demand(_power_of_two(nside) and nside <= 8192, f"nside={nside} must be a power of two up to 8192.")
-    _demand(
+    demand(_power_of_two(nside) and nside <= 8192, f"nside={nside} must be a power of two up to 8192.")
+    demand(
         2 <= cfg.sky.lmax <= 3 * nside - 1,
         f"sky.lmax={cfg.sky.lmax} must lie between 2 and 3 nside - 1 = {3 * nside - 1}.",
     )
@@ -103,41 +98,49 @@ def _check_sky(cfg: DictConfig) -> None:
 def _check_mask(cfg: DictConfig) -> None:
     mask = cfg.mask
     _one_of("mask.kind", mask.kind, (*MASKS, "galactic") if "foregrounds" in cfg else MASKS)
-    _demand(0 < mask.f_sky < 1, f"mask.f_sky={mask.f_sky} must lie between 0 and 1.")
+    demand(0 < mask.f_sky < 1, f"mask.f_sky={mask.f_sky} must lie between 0 and 1.")
     _one_of("mask.apodise_kind", mask.apodise_kind, ("C1", "C2"))
-    _demand(0 < mask.b_deg < 90, f"mask.b_deg={mask.b_deg} must lie between 0 and 90 degrees.")
-    _demand(0 <= mask.apodise_deg < 90, f"mask.apodise_deg={mask.apodise_deg} must lie between 0 and 90 degrees.")
+    demand(0 < mask.b_deg < 90, f"mask.b_deg={mask.b_deg} must lie between 0 and 90 degrees.")
+    demand(0 <= mask.apodise_deg < 90, f"mask.apodise_deg={mask.apodise_deg} must lie between 0 and 90 degrees.")
     if mask.kind == "file":
-        _demand(mask.file is not None, "mask=file needs a file; give mask.file=/path/to/mask.fits.")
+        demand(mask.file is not None, "mask=file needs a file; give mask.file=/path/to/mask.fits.")
         found = Path(mask.file).expanduser().is_file()
-        _demand(
+        demand(
             found,
             f"mask.file={mask.file} is missing; give a HEALPix FITS file (mask=planck wants what"
             " `python get_data/fetch.py assets --only planck_nilc` brings).",
         )
 
 
+def _check_method(cfg: DictConfig) -> None:
+    method = cfg.method
+    for key in ("name", "target", "stages"):
+        demand(key in method, f"method.{key} is missing; the yaml file of a method gives its name, target and stages.")
+    demand(isinstance(method.name, str) and method.name != "", f"method.name={method.name} must be a text.")
+    demand(OmegaConf.is_list(method.stages), f"method.stages={method.stages} must be a list of classes.")
+
+
 def _check_delens(cfg: DictConfig) -> None:
     d = cfg.delens
-    _demand(d.fwhm_arcmin > 0, f"delens.fwhm_arcmin={d.fwhm_arcmin}, the beam of the maps, must be larger than 0.")
+    demand(d.fwhm_arcmin > 0, f"delens.fwhm_arcmin={d.fwhm_arcmin}, the beam of the maps, must be larger than 0.")
     _one_of("field", d.field, FIELDS)
     _one_of("delens.target", d.target, TARGETS)
-    _demand(cfg.method.target != "cmb", f"method={cfg.method.name} estimates the CMB; it belongs to main_clean.py.")
+    demand(cfg.method.target != "cmb", f"method={cfg.method.name} estimates the CMB; it belongs to main_clean.py.")
     _one_of("method.target", cfg.method.target, TARGETS)
     _one_of("quadratic.estimator", cfg.quadratic.estimator, ("mv", "eb"))
     _one_of("quadratic.template", cfg.quadratic.template, ("gradient", "remap"))
     _one_of("quadratic.wiener", cfg.quadratic.wiener, ("measured", "theory"))
-    _demand(len(d.inputs) > 0, "delens.inputs is empty; name at least one field.")
+    demand(len(d.inputs) > 0, "delens.inputs is empty; name at least one field.")
     for name in d.inputs:
         known = (*FIELDS, *FEATURES)
-        _demand(name in known, f"delens.inputs: {name} is not known; choose among {', '.join(known)}.")
+        demand(name in known, f"delens.inputs: {name} is not known; choose among {', '.join(known)}.")
     for name in (*(x for x in d.inputs if x in FIELDS), d.field, *"EB"):
-        _demand(
+        demand(
             name in cfg.sky.fields,
             f"The field {name} is not among sky.fields=[{','.join(cfg.sky.fields)}]; add it there.",
         )
-    _demand(0 <= d.lmin_b < cfg.sky.lmax, f"delens.lmin_b={d.lmin_b} must lie between 0 and sky.lmax={cfg.sky.lmax}.")
-    _demand(d.fiducial.get("r", 0) > 0, "delens.fiducial.r must be larger than 0: sigma(r) takes its tensors from it.")
+    demand(0 <= d.lmin_b < cfg.sky.lmax, f"delens.lmin_b={d.lmin_b} must lie between 0 and sky.lmax={cfg.sky.lmax}.")
+    demand(d.fiducial.get("r", 0) > 0, "delens.fiducial.r must be larger than 0: sigma(r) takes its tensors from it.")
 
 
 def _check_rotation(cfg: DictConfig) -> None:
@@ -145,27 +148,27 @@ def _check_rotation(cfg: DictConfig) -> None:
     for key in ("pairs", "predict"):
         for pair in cfg.rotation[key]:
             good = OmegaConf.is_list(pair) and len(pair) == 2 and all(isinstance(x, numbers.Real) for x in pair)
-            _demand(good, f"rotation.{key}: {pair} is not a pair of angles (theta, phi) in degrees.")
-    _demand(len(cfg.rotation.predict) > 0, "rotation.predict is empty; [[0,0]] predicts on the sky as it is.")
+            demand(good, f"rotation.{key}: {pair} is not a pair of angles (theta, phi) in degrees.")
+    demand(len(cfg.rotation.predict) > 0, "rotation.predict is empty; [[0,0]] predicts on the sky as it is.")
     known = [[0, 0], *cfg.rotation.pairs]
     for pair in cfg.rotation.predict:
-        _demand(pair in known, f"rotation.predict: {pair} is neither [0,0] nor one of rotation.pairs.")
+        demand(pair in known, f"rotation.predict: {pair} is neither [0,0] nor one of rotation.pairs.")
     average = cfg.rotation.average
-    _demand(1 <= average <= 8, f"rotation.average={average} must lie between 1 and 8, the symmetries of a square.")
+    demand(1 <= average <= 8, f"rotation.average={average} must lie between 1 and 8, the symmetries of a square.")
     if "delens" not in cfg:
         return
     target = [] if cfg.delens.target == "kappa" else [cfg.delens.field]
     spin2 = [f for f in (*cfg.delens.inputs, *target) if f in ("Q", "U")]
     if not spin2:
         return
-    _demand(
+    demand(
         not cfg.rotation.symmetries and average == 1,
         f"rotation={cfg.rotation.kind} with symmetries turns patches, which is not right for {spin2[0]}: set"
         " rotation.symmetries=false and rotation.average=1.",
     )
     if cfg.rotation.kind == "none":
         return
-    _demand(
+    demand(
         cfg.rotation.kind == "harmonic" and not set("QU") & set(target) and {"Q", "U"} <= set(cfg.delens.inputs),
         f"rotation={cfg.rotation.kind} cannot turn {spin2[0]}: Q and U mix when the sphere is rotated."
         " Use rotation=none, or rotation=harmonic with both Q and U among delens.inputs and a scalar field.",
@@ -174,76 +177,74 @@ def _check_rotation(cfg: DictConfig) -> None:
 
 def _check_analysis(cfg: DictConfig) -> None:
     a = cfg.analysis
-    _demand(a.lmax <= cfg.sky.lmax, f"analysis.lmax={a.lmax} is beyond sky.lmax={cfg.sky.lmax}.")
+    demand(a.lmax <= cfg.sky.lmax, f"analysis.lmax={a.lmax} is beyond sky.lmax={cfg.sky.lmax}.")
     finest = cfg.clean.fwhm_arcmin if "clean" in cfg else cfg.delens.fwhm_arcmin
-    _demand(
-        a.fwhm_arcmin >= finest, f"analysis.fwhm_arcmin={a.fwhm_arcmin} is finer than the maps' {finest}; widen it."
-    )
-    _demand(
+    demand(a.fwhm_arcmin >= finest, f"analysis.fwhm_arcmin={a.fwhm_arcmin} is finer than the maps' {finest}; widen it.")
+    demand(
         len(a.band) == 2 and 2 <= a.band[0] < min(a.band[1], a.lmax),
         f"analysis.band={a.band} must be two multipoles, the first from 2 and below analysis.lmax={a.lmax}.",
     )
-    _demand(
+    demand(
         len(a.zoom) == 3 and a.zoom[2] > 0, f"analysis.zoom={a.zoom} must be longitude, latitude and side in degrees."
     )
     if "clean" in cfg:
-        _demand(a.pictures >= 0, f"analysis.pictures={a.pictures} must not be negative.")
+        demand(a.pictures >= 0, f"analysis.pictures={a.pictures} must not be negative.")
         for band in a.bands:
             good = len(band) == 2 and 2 <= band[0] < band[1]
-            _demand(good, f"analysis.bands: {band} must be two multipoles, the first from 2 and below the second.")
+            demand(good, f"analysis.bands: {band} must be two multipoles, the first from 2 and below the second.")
         return
-    _demand(
+    demand(
         len(a.band_r) == 2 and 2 <= a.band_r[0] < min(a.band_r[1], a.lmax),
         f"analysis.band_r={a.band_r} must be two multipoles, the first from 2 and below analysis.lmax={a.lmax}.",
     )
-    _demand(0 < a.f_sky <= 1, f"analysis.f_sky={a.f_sky} must lie between 0 and 1.")
+    demand(0 < a.f_sky <= 1, f"analysis.f_sky={a.f_sky} must lie between 0 and 1.")
 
 
 def _check_clean(cfg: DictConfig) -> None:
     c = cfg.clean
     _one_of("field", c.field, CLEANED)
-    target = cfg.method.get("target")
-    _demand(target == "cmb", f"method={cfg.method.get('name')} estimates {target}; it belongs to main_delens.py.")
+    target = cfg.method.target
+    demand(target == "cmb", f"method={cfg.method.name} estimates {target}; it belongs to main_delens.py.")
     needed = "QU" if c.field in ("E", "B") else c.field
     for name in needed:
-        _demand(
+        demand(
             name in cfg.sky.fields,
             f"field={c.field} needs {name}, which is not among sky.fields=[{','.join(cfg.sky.fields)}]; add it there.",
         )
-    _demand(c.target_fwhm_arcmin >= 0, f"clean.target_fwhm_arcmin={c.target_fwhm_arcmin} must not be negative.")
+    demand(c.target_fwhm_arcmin >= 0, f"clean.target_fwhm_arcmin={c.target_fwhm_arcmin} must not be negative.")
 
 
 def _check_foregrounds(cfg: DictConfig) -> None:
     f = cfg.foregrounds
     _one_of("foregrounds.kind", f.kind, FOREGROUNDS)
     _one_of("noise.kind", cfg.noise.kind, NOISES)
-    _demand(
+    demand(
         _power_of_two(f.nside_sky) and f.nside_sky >= cfg.sky.nside,
         f"foregrounds.nside_sky={f.nside_sky} must be a power of two that is not below nside={cfg.sky.nside}.",
     )
-    _demand(
+    demand(
         cfg.mask.kind != "galactic" or f.kind != "none",
         "mask=galactic takes the shape of the dust, and foregrounds=none has none; choose another mask.",
     )
-    _demand(
+    demand(
         f.kind != "pysm" or not any(f.vary.values()),
         "foregrounds.vary gives the synthetic templates a scatter; PySM3's own are one sky. Set both scatters to 0.",
     )
     fields = ["T"], ["T", "Q", "U"], *([["Q", "U"]] if cfg.sims.external else [])
     told = f"sky.fields={list(cfg.sky.fields)}: bands are observed in T, Q and U; choose [T] or [T,Q,U]."
-    _demand(list(cfg.sky.fields) in fields, told)
+    demand(list(cfg.sky.fields) in fields, told)
 
 
 def _check_compare(cfg: DictConfig) -> None:
     c = cfg.compare
     methods = [name for name in c.methods if name != "none"]
-    _demand(len(methods) > 0, "compare.methods names no method; name folders of results, e.g. [none,wiener,quadratic].")
-    _demand(len(set(c.methods)) == len(c.methods), f"compare.methods={c.methods} names a method twice.")
-    _demand(
+    demand(len(methods) > 0, "compare.methods names no method; name folders of results, e.g. [none,wiener,quadratic].")
+    demand(len(set(c.methods)) == len(c.methods), f"compare.methods={c.methods} names a method twice.")
+    demand(
         c.reference in methods,
         f"compare.reference={c.reference} is not among the methods of compare.methods={c.methods}; choose one of them.",
     )
-    _demand(0 <= c.sim < cfg.splits.test, f"compare.sim={c.sim} is not one of the {cfg.splits.test} test skies.")
+    demand(0 <= c.sim < cfg.splits.test, f"compare.sim={c.sim} is not one of the {cfg.splits.test} test skies.")
 
 
 # The group of a configuration that a check is about: a job without them does not need it.
@@ -251,6 +252,7 @@ _CHECKS = (
     ("system", _check_numbers),
     ("sky", _check_sky),
     ("mask", _check_mask),
+    ("method", _check_method),
     ("delens", _check_delens),
     ("clean", _check_clean),
     ("rotation", _check_rotation),

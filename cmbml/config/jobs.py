@@ -17,7 +17,6 @@ from cmbml.config.schema import (
     Foregrounds,
     Instrument,
     Mask,
-    Method,
     Noise,
     Patches,
     Quadratic,
@@ -50,7 +49,7 @@ class Root:
 
 @dataclass
 class Config(Root):
-    """Everything that `main_delens.py` knows."""
+    """Everything that `main_delens.py` knows; a method has keys of its own."""
 
     field: str = MISSING
     scale: float = MISSING
@@ -59,7 +58,7 @@ class Config(Root):
     patches: Patches = dataclasses.field(default_factory=Patches)
     delens: Delens = dataclasses.field(default_factory=Delens)
     quadratic: Quadratic = dataclasses.field(default_factory=Quadratic)
-    method: Method = dataclasses.field(default_factory=Method)
+    method: dict[str, Any] = MISSING
     network: dict[str, Any] = MISSING
     train: dict[str, Any] = MISSING
     analysis: Analysis = dataclasses.field(default_factory=Analysis)
@@ -75,7 +74,7 @@ class SimsConfig(Root):
 
 @dataclass
 class CleanConfig(SimsConfig):
-    """Everything that `main_clean.py` knows; a method of cleaning has keys of its own."""
+    """Everything that `main_clean.py` knows; a method has keys of its own."""
 
     field: str = MISSING
     scale: float = MISSING

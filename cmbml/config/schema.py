@@ -156,15 +156,6 @@ class Quadratic:
 
 
 @dataclass
-class Method:
-    """A method, what it estimates, and its stages."""
-
-    name: str = MISSING
-    target: str = MISSING
-    stages: list[str] = MISSING
-
-
-@dataclass
 class Analysis:
     """Common form, bands and bins of the measurement."""
 

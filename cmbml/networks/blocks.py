@@ -44,11 +44,12 @@ class ChannelDropout(nn.Module):
     ([0.0, 8.0], True)
     """
 
+    not_compiled = True  # it draws from a generator of its own; a decorator here would load torch's compiler with torch
+
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
 
-    @torch.compiler.disable
     def forward(self, x: Tensor) -> Tensor:
         """Drop feature maps of ``x`` (batch, channels, height, width) in training; the identity otherwise."""
         if not self.training or self.rate == 0:

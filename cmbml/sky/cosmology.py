@@ -10,10 +10,12 @@ import itertools
 import math
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import camb
 import numpy as np
+
+if TYPE_CHECKING:
+    import camb
 
 _REQUIRED = ("ombh2", "omch2", "tau", "ns")
 _EITHER = (("H0", "theta_MC_100"), ("As", "ln10As"))
@@ -117,8 +119,10 @@ def _complete(params: Mapping[str, float]) -> dict[str, float]:
     return _DEFAULTS | dict(params)
 
 
-def _camb_parameters(params: Mapping[str, float]) -> camb.CAMBparams:
+def _camb_parameters(params: Mapping[str, float]) -> "camb.CAMBparams":
     """Translate the parameters for CAMB, solving for H0 if theta_MC is given."""
+    import camb  # here, not above: a run that computes no spectra answers sooner
+
     given = _complete(params)
     pars = camb.CAMBparams()
     scale = {"H0": given["H0"]} if "H0" in given else {"cosmomc_theta": given["theta_MC_100"] / 100}
@@ -170,6 +174,8 @@ def spectra(params: Mapping[str, float], lmax: int) -> dict[str, np.ndarray]:
 @lru_cache(maxsize=32)
 def _spectra(params: tuple[tuple[str, float], ...], top: int) -> dict[str, np.ndarray]:
     """Run CAMB; skies of one cosmology share a run."""
+    import camb
+
     pars = _camb_parameters(dict(params))
     pars.set_for_lmax(top, lens_potential_accuracy=3)
     pars.max_l_tensor, pars.max_eta_k_tensor = _LMAX_TENSOR, 3.0 * _LMAX_TENSOR

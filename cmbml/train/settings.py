@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cmbml.core.errors import UserError
+from cmbml.core.errors import UserError, demand_value
 from cmbml.train.losses import LOSSES
 
 SCHEDULES = ("piecewise", "cosine", "exponential", "constant")
@@ -82,9 +82,9 @@ def read_train(given: Mapping[str, Any]) -> TrainSettings:
     for key, least in (("epochs", 1), ("batch_size", 1), ("repeats", 1), ("seed", 0)):
         value = getattr(cfg, key)
         whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        _demand(whole and value >= least, f"train.{key}", value, f"a whole number of at least {least}")
+        demand_value(whole and value >= least, f"train.{key}", value, f"a whole number of at least {least}")
     for key, value in (("train.scale", cfg.scale), ("train.optimizer.lr", optimizer.lr)):
-        _demand(_number(value) and value > 0, key, value, "a number above 0")
+        demand_value(_number(value) and value > 0, key, value, "a number above 0")
     for key, value, known in (
         ("train.loss", cfg.loss, LOSSES),
         ("train.precision", cfg.precision, PRECISIONS),
@@ -92,13 +92,13 @@ def read_train(given: Mapping[str, Any]) -> TrainSettings:
         ("train.keep", cfg.keep, KEPT),
         ("train.schedule.name", schedule.name, SCHEDULES),
     ):
-        _demand(value in known, key, value, f"one of {', '.join(known)}")
+        demand_value(value in known, key, value, f"one of {', '.join(known)}")
     for key in ("compile", "channels_last"):
-        _demand(isinstance(getattr(cfg, key), bool), f"train.{key}", getattr(cfg, key), "true or false")
+        demand_value(isinstance(getattr(cfg, key), bool), f"train.{key}", getattr(cfg, key), "true or false")
     betas, decay = optimizer.betas, optimizer.weight_decay
     good = len(betas) == 2 and all(_number(b) and 0 <= b < 1 for b in betas)
-    _demand(good, "train.optimizer.betas", betas, "two numbers from 0 to below 1")
-    _demand(_number(decay) and decay >= 0, "train.optimizer.weight_decay", decay, "a number of at least 0")
+    demand_value(good, "train.optimizer.betas", betas, "two numbers from 0 to below 1")
+    demand_value(_number(decay) and decay >= 0, "train.optimizer.weight_decay", decay, "a number of at least 0")
     _check_schedule(schedule)
     return cfg
 
@@ -110,14 +110,16 @@ def _check_schedule(schedule: Schedule) -> None:
         rising = all(a < b for a, b in itertools.pairwise(edges))
         alike = all(0 < edge < 1 for edge in edges) or all(edge >= 1 for edge in edges)
         wish = "rising, all fractions of the steps below 1 or all numbers of steps"
-        _demand(rising and alike, "train.schedule.boundaries", edges, wish)
-        _demand(len(factors) == len(edges) + 1, "train.schedule.factors", factors, "one more than there are boundaries")
+        demand_value(rising and alike, "train.schedule.boundaries", edges, wish)
+        demand_value(
+            len(factors) == len(edges) + 1, "train.schedule.factors", factors, "one more than there are boundaries"
+        )
     final, steps = schedule.final, schedule.steps
-    _demand(_number(final) and 0 <= final <= 1, "train.schedule.final", final, "from 0 to 1")
+    demand_value(_number(final) and 0 <= final <= 1, "train.schedule.final", final, "from 0 to 1")
     if schedule.name == "exponential":
-        _demand(final > 0, "train.schedule.final", final, "above 0 for an exponential")
+        demand_value(final > 0, "train.schedule.final", final, "above 0 for an exponential")
         whole = steps is None or (_number(steps) and steps >= 1)
-        _demand(whole, "train.schedule.steps", steps, "a number of at least 1, or null for all steps")
+        demand_value(whole, "train.schedule.steps", steps, "a number of at least 1, or null for all steps")
 
 
 def _fill(kind: type, given: Mapping[str, Any], where: str) -> Any:
@@ -134,8 +136,3 @@ def _fill(kind: type, given: Mapping[str, Any], where: str) -> Any:
 
 def _number(value: object) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
-def _demand(ok: bool, key: str, value: object, wish: str) -> None:
-    if not ok:
-        raise UserError(f"{key}={value} must be {wish}.")

@@ -97,6 +97,9 @@ class Trainer:
             ids = [self.device.index] if self.device.type == "cuda" else None
             self.net = DistributedDataParallel(self.model, device_ids=ids)
         if self.cfg.compile:
+            for module in self.model.modules():
+                if getattr(module, "not_compiled", False):
+                    module.forward = torch.compiler.disable(module.forward)
             self.net = torch.compile(self.net)
 
     def run(self) -> list[dict[str, float]]:

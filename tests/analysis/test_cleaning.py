@@ -1,12 +1,15 @@
 """The measurement of a cleaned map against closed forms: what is added to a truth with known alms is found again."""
 
+from collections import defaultdict
+
 import healpy as hp
 import numpy as np
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from cmbml.analysis.cleaning import measure as cleaning
-from cmbml.analysis.cleaning.metrics import FORMS, agreement, band_ratios, without_dipole
+from cmbml.analysis.cleaning.metrics import FORMS, METRICS, Measured, agreement, residuals, without_dipole
+from cmbml.analysis.metrics import values
 from cmbml.core.errors import UserError
 from cmbml.maps.skymap import SkyMap
 from cmbml.sky import sht
@@ -262,7 +265,9 @@ def test_agreement_of_four_pixels():
 
 def test_bands_are_cut_at_the_end_and_left_out_beyond():
     cls = {"truth": np.ones(21), "prediction": np.ones(21), "cross": np.ones(21), "residual": np.arange(21.0)}
-    ratios = band_ratios(cls, band=[5, 50], bands=[[2, 3], [18, 40], [20, 40]])
-    assert set(ratios) == {"transfer", "rho", "residual_2_3", "residual_18_20"}
+    measured = Measured(pixels=defaultdict(float), cls=cls, band=(5, 50), fwhm_arcmin=0.0)
+    ratios = values((*METRICS, *residuals([[2, 3], [18, 40], [20, 40]], 20)), measured)
+    assert {"residual_2_3", "residual_18_20"} == {name for name in ratios if name.startswith("residual")}
+    assert ratios["transfer"] == ratios["rho"] == 1
     assert ratios["residual_2_3"] == pytest.approx((5 * 2 + 7 * 3) / 12)
     assert ratios["residual_18_20"] == pytest.approx((37 * 18 + 39 * 19 + 41 * 20) / 117)

@@ -64,7 +64,7 @@ def test_from_files_to_the_table(tmp_path):
             assets.file(name, {"split": "test", "sim": sim}).write(value)
     Pipeline([cleaning.Measure(cfg), cleaning.Summary(cfg)], assets).run()
     first, *_ = assets.file("table_csv", {}).read()
-    assert [first[name] for name in cleaning.BY] == ["mine", "T", "common", "mask"]
+    assert [first[name] for name in cleaning.Cleaning.by] == ["mine", "T", "common", "mask"]
     rms = measure(sky(noisy(60.0), "T", 60.0))[0]["T", "common", "mask"]["RMSE"]
     assert first["RMSE_mean"] == pytest.approx(1.5 * rms, rel=1e-4)
     assert first["RMSE_std"] == pytest.approx(rms / np.sqrt(2), rel=1e-4)

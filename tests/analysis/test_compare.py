@@ -11,6 +11,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from cmbml.analysis.delensing.metrics import METRICS
 from cmbml.analysis.delensing.report import Compared, report
 from cmbml.config import resolvers as config
 from cmbml.core.errors import UserError
@@ -233,6 +234,7 @@ def test_the_page_escapes_what_it_is_given():
     compared = Compared(
         caption={"field": "B", "unit": "uK_CMB", "dataset": evil},
         reference=evil,
+        metrics=METRICS,
         baseline="no delensing",
         targets={evil: "kappa"},
         summary=[line],

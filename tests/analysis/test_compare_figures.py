@@ -7,6 +7,7 @@ from matplotlib.colors import to_hex
 from cmbml.analysis.cleaning.figures import cleaned_spectra
 from cmbml.analysis.compare_figures import box_figure, compared_patches, compared_skies
 from cmbml.analysis.delensing.figures import compared_spectra, sigma_figure
+from cmbml.analysis.delensing.metrics import METRICS
 from cmbml.analysis.figures import COLOURS
 from cmbml.analysis.projections import gnomonic_pixels, mollweide_pixels
 
@@ -83,7 +84,7 @@ def test_boxes_of_every_metric_that_is_known():
     sky = np.array([1.0, 2.0, 3.0, 4.0, 100.0])
     nothing = dict.fromkeys(NOTES, np.full(5, np.nan))
     values = {"RMSE": {"network": sky, "filter": 10 * sky}, "sigma_r": nothing, "PSNR": dict.fromkeys(NOTES, sky)}
-    axes = box_figure(values, caption=CAPTION, notes=NOTES, order=["other", *NOTES]).axes
+    axes = box_figure(values, caption=CAPTION, notes=NOTES, order=["other", *NOTES], metrics=METRICS).axes
     assert [axis.get_title() for axis in axes] == ["RMSE [µK_CMB]", "PSNR [dB]"]
     points = [line.get_xdata().tolist() for line in axes[0].lines if line.get_marker() == "."]
     assert points == [sky.tolist(), (10 * sky).tolist()]

@@ -16,11 +16,12 @@ from cmbml.analysis.comparison import (
     same_settings,
     same_skies,
 )
-from cmbml.analysis.delensing.compare import PAIRED
+from cmbml.analysis.delensing.metrics import METRICS
 from cmbml.core.errors import UserError
 
 AGAIN = "`make {method}`"
 SKIES = ("obs", "unlensed_alm", "lensed_alm")
+PAIRED = tuple(metric.name for metric in METRICS if metric.pairs)
 NATIVE = {"metrics": PAIRED, "where": {"form": "native"}}
 SETTINGS = {"analysis.band": [20, 200], "analysis.lmax": 400, "dataset": "d"}
 

@@ -9,6 +9,8 @@ import pytest
 
 from cmbml.analysis import page
 from cmbml.analysis.cleaning import report as clean_report
+from cmbml.analysis.cleaning.metrics import METRICS, residuals
+from cmbml.analysis.delensing import metrics as delensing_metrics
 from cmbml.analysis.delensing import report
 from tests.analysis.browser import look
 from tests.analysis.test_compare import Page, check_self_contained
@@ -18,14 +20,14 @@ WIDE = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAC7gAAAABAQAAAABmrN6TAAAADUlEQVR42mNgGAUDAQABeAABPE+B+QAAAABJRU5ErkJggg=="
 )
 LONG = "a_method_with_a_name_that_is_longer_than_the_screen_of_any_phone_and_has_no_space"
-METRICS = ("MAE", "RMSE", "NRMSE", "PSNR", "psnr_joint", "corr", "transfer", "rho", "residual_2_30")
+NAMES = ("MAE", "RMSE", "NRMSE", "PSNR", "psnr_joint", "corr", "transfer", "rho", "residual_2_30")
 
 
 def compared(rmse, *, n=6, fields="T", baselines=("baseline",), interval=(0.1, 0.3)):
     """A comparison of methods with the RMSE given, against the last."""
     *others, reference = rmse
     summary = [
-        {"method": name, "field": field, "form": form, "area": area, "n": n} | dict.fromkeys(METRICS, (value, 0.1))
+        {"method": name, "field": field, "form": form, "area": area, "n": n} | dict.fromkeys(NAMES, (value, 0.1))
         | {"fwhm_arcmin": (60.0, 0.0), "note": ""}
         for name, value in rmse.items() for field in fields
         for form in ("native", "unsmoothed", "common") for area in ("full", "mask")
@@ -38,6 +40,7 @@ def compared(rmse, *, n=6, fields="T", baselines=("baseline",), interval=(0.1, 0
     return clean_report.Compared(
         caption={"field": fields, "unit": "uK_CMB", "dataset": "d"},
         reference=reference,
+        metrics=(*METRICS, *residuals([[2, 30]], 160)),
         headline={"form": "common", "area": "mask"},
         beam="60 arcmin, to l = 160",
         baselines=baselines,
@@ -84,7 +87,7 @@ def test_the_tables_begin_with_the_one_that_counts():
 
 
 def test_boxes_are_of_the_numbers_that_count_and_of_no_floor():
-    row = {"form": "common", "area": "mask", **dict.fromkeys(METRICS, 2.0)}
+    row = {"form": "common", "area": "mask", **dict.fromkeys(NAMES, 2.0)}
     rows = [
         {**row, "method": name, "field": field, "sim": sim, "RMSE": sim}
         for name in ("baseline", "mine", "ilc") for field in "TE" for sim in (0, 1)
@@ -108,6 +111,7 @@ def pages(folder):
         report.Compared(
             caption={"field": "B", "dataset": LONG},
             reference=LONG,
+            metrics=delensing_metrics.METRICS,
             baseline="no delensing",
             targets={LONG: "kappa"},
             summary=[line],

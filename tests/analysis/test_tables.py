@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from cmbml.analysis.delensing.metrics import note
+from cmbml.analysis.delensing.metrics import METRICS, note
 from cmbml.analysis.tables import format_value, summarise, to_latex, to_markdown, to_rows
 
 CAPTION = {"field": "B", "unit": "uK_CMB", "dataset": "demo_64", "nside": 64}
@@ -67,7 +67,7 @@ def test_forms_are_lines_of_their_own():
 
 
 def test_markdown_strikes_out_what_is_no_headline_and_says_why():
-    text = to_markdown(summarise(ROWS, judge=note), caption=CAPTION)
+    text = to_markdown(summarise(ROWS, judge=note), caption=CAPTION, metrics=METRICS)
     lines = text.splitlines()
     assert lines[0] == "field B [µK_CMB] · dataset demo_64 · nside 64"
     assert lines[2] == "| method | form | n | RMSE [µK_CMB] | A_res | transfer |"
@@ -78,13 +78,13 @@ def test_markdown_strikes_out_what_is_no_headline_and_says_why():
 
 
 def test_the_limits_of_the_transfer_can_be_chosen():
-    text = to_markdown(summarise(ROWS, judge=partial(note, limits=(0.2, 1.1))), caption=CAPTION)
+    text = to_markdown(summarise(ROWS, judge=partial(note, limits=(0.2, 1.1))), caption=CAPTION, metrics=METRICS)
     assert "~~" not in text
     assert "[1]" not in text
 
 
 def test_latex_has_the_same_cells_and_nothing_unescaped():
-    text = to_latex(summarise(ROWS, judge=note), caption=CAPTION)
+    text = to_latex(summarise(ROWS, judge=note), caption=CAPTION, metrics=METRICS)
     body = text.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
     assert r"\begin{tabular}{llrrrr}" in text
     assert all(line.count("&") == 5 and line.endswith(r"\\") for line in body)

@@ -6,26 +6,45 @@ import dataclasses
 import numpy as np
 import pytest
 
+from cmbml.core.asset import Every, Files
 from cmbml.core.stage import SimStage
 from cmbml.maps.skymap import SkyMap
 from tests.conftest import REPO
 
 
 class Half(SimStage):
-    """Half of the observed map: an estimate of the lensing that is right in nothing."""
+    """A part of the observed map: an estimate of the lensing that is right in nothing."""
 
     name, inputs, outputs, splits = "half", ("obs",), ("prediction",), ("test",)
-    uses = ("delens.field",)
+    uses = ("delens.field", "method.factor")
 
     def run(self, item, obs: SkyMap) -> SkyMap:
         field = self.cfg.delens.field
-        return dataclasses.replace(obs, data=0.5 * obs.select([field]), fields=(field,))
+        return dataclasses.replace(obs, data=self.cfg.method.factor * obs.select([field]), fields=(field,))
+
+
+class OneBand(SimStage):
+    """A part of what one band sees, as an estimate of the CMB."""
+
+    name = "one_band"
+    inputs = (Every("obs"),)
+    outputs = ("prediction",)
+    splits = ("test",)
+    uses = ("clean.field", "method.band", "method.factor")
+
+    def run(self, item, obs: Files) -> SkyMap:
+        bands = [file["band"] for file in obs.items]
+        seen = obs[bands.index(self.cfg.method.band)]
+        field = self.cfg.clean.field
+        return dataclasses.replace(seen, data=self.cfg.method.factor * seen.select([field]), fields=(field,))
+
+
+SEARCH = f"hydra.searchpath=[file://{REPO}/tests/methods/cfg]"
 
 
 def test_added_method_is_simulated_for_measured_and_drawn(command, tmp_path):
     code, error = command(
-        f"hydra.searchpath=[file://{REPO}/tests/methods/cfg]",
-        "method=half", "experiment=tiny", "splits.train=1", "run.workers=1",
+        SEARCH, "method=half", "method.factor=0.5", "experiment=tiny", "splits.train=1", "run.workers=1",
         "instrument.noise_p_uk_arcmin=0.001",
     )  # fmt: skip
     assert code == 0, error
@@ -50,10 +69,50 @@ def test_added_method_is_simulated_for_measured_and_drawn(command, tmp_path):
 
 
 def test_setting_that_the_method_does_not_read_is_refused(command):
-    code, error = command(
-        f"hydra.searchpath=[file://{REPO}/tests/methods/cfg]", "method=half", "train.optimizer.lr=1", "run.dry=true"
-    )
+    code, error = command(SEARCH, "method=half", "train.optimizer.lr=1", "run.dry=true")
     assert code == 1
     assert error == (
         "Error: train.optimizer.lr is read by no stage of this pipeline, whose method is half; leave it out.\n"
     )
+
+
+def test_added_method_of_cleaning_is_simulated_for_measured_and_drawn(command, tmp_path):
+    code, error = command(
+        SEARCH, "method=one_band", "method.factor=0.5", "experiment=tiny_bands", "splits.train=0", "splits.valid=0",
+        "splits.test=1", "cosmology=fiducial", "foregrounds=none", "noise=none", "sky.fields=[T]", "nside=32",
+        "run.workers=1", config_name="clean",
+    )  # fmt: skip
+    assert code == 0, error
+    folder = tmp_path / "data" / "sims_tiny" / "one_band" / "T" / "analysis"
+    with (folder / "table.csv").open() as f:
+        rows = {row["form"]: row for row in csv.DictReader(f)}
+    # The band sees nothing but the CMB, so that the error is minus half of it at any beam.
+    assert float(rows["common"]["NRMSE_mean"]) == pytest.approx(0.5, abs=5e-3)
+    assert float(rows["common"]["transfer_mean"]) == pytest.approx(0.5, abs=5e-3)
+    assert (folder / "Test" / "sim0000" / "skies.png").exists()
+
+
+@pytest.mark.parametrize(("method", "job"), [("half", "delens"), ("one_band", "clean")])
+def test_key_of_a_method_that_its_file_has_not_is_refused(command, method, job):
+    code, error = command(SEARCH, f"method={method}", "method.alpha=1", "run.dry=true", config_name=job)
+    assert (code, error.count("\n")) == (1, 1)
+    assert "alpha" in error
+
+
+def test_key_of_a_method_that_no_stage_reads_is_refused(command):
+    code, error = command(SEARCH, "method=half", "+method.alpha=1", "run.dry=true")
+    assert code == 1
+    assert error == "Error: method.alpha is read by no stage of this pipeline, whose method is half; leave it out.\n"
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("method.name=5", "method.name=5 must be a text."),
+        ("method.stages=none", "method.stages=none must be a list of classes."),
+        ("~method.target", "method.target is missing; the yaml file of a method gives its name, target and stages."),
+    ],
+)
+def test_what_every_method_has_is_checked(command, word, told):
+    code, error = command(SEARCH, "method=half", word, "run.dry=true")
+    assert (code, error) == (1, f"Error: {told}\n")

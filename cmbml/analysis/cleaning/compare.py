@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
-from cmbml.analysis import compare_figures, comparison, tables
+from cmbml.analysis import compare, compare_figures, comparison, tables
 from cmbml.analysis.captions import inside
 from cmbml.analysis.cleaning import report as clean_report
 from cmbml.analysis.cleaning.figures import cleaned_spectra
@@ -35,7 +35,7 @@ STEPS = tuple(Record(asset, optional=True) for asset in ("model", "prediction", 
 PICTURES = ("spectra", "boxes")
 
 
-class Comparing(Cleaning, comparison.Comparing):
+class Comparing(Cleaning, compare.Comparing):
     """A stage that compares methods of cleaning."""
 
     main = "main_clean.py"
@@ -43,13 +43,13 @@ class Comparing(Cleaning, comparison.Comparing):
     skies = ("cmb_map", "lensed_alm", "mask")
     uses = (
         *Cleaning.dataset_keys,
-        *comparison.Comparing.compare_keys,
+        *compare.Comparing.compare_keys,
         "mask.kind",
         *(key for key in Measure.uses if key.startswith("analysis.")),
     )
     # The words of main_clean.py may be repeated here: how a method came to its results changes nothing.
     reads = (
-        "method.name",
+        "method",
         "splits",
         "analysis",
         "cosmology",
@@ -186,11 +186,11 @@ def _sees_truth(record: Mapping[str, Any]) -> bool:
     return bool(TRUTH & {label.partition("[")[0] for label in record["inputs"]})
 
 
-class Compare(Comparing, comparison.Compare):
+class Compare(Comparing, compare.Compare):
     """Tables and figures of all methods."""
 
-    inputs = (*comparison.MEASURED, Every("spectra", split="test"), *STEPS, MASK)
-    outputs = comparison.outputs(PICTURES)
+    inputs = (*compare.MEASURED, Every("spectra", split="test"), *STEPS, MASK)
+    outputs = compare.outputs(PICTURES)
     uses = (*Comparing.uses, "analysis.delta_l")
 
     def figures(
@@ -217,7 +217,7 @@ class Compare(Comparing, comparison.Compare):
         return cleaned_spectra(stacked, caption=caption, baselines=compared.baselines)
 
 
-class Panels(Comparing, comparison.Panels):
+class Panels(Comparing, compare.Panels):
     """Maps of the methods for the test sky `compare.sim`, at the common beam: the whole sphere and a zoomed patch."""
 
     inputs = (Every("prediction"), Record("prediction", optional=True), "cmb_map", "lensed_alm", MASK)
@@ -229,7 +229,7 @@ class Panels(Comparing, comparison.Panels):
 
     def found(self, asset: str) -> Iterable[Item]:
         """Results of every method for that sky."""
-        return comparison.Panels.found(self, asset)
+        return compare.Panels.found(self, asset)
 
     def shown(
         self,
@@ -266,11 +266,11 @@ class Panels(Comparing, comparison.Panels):
         return truth[fields.index(shown)], maps, {"caption": caption, "mask": good}
 
 
-class Report(Comparing, comparison.Report):
+class Report(Comparing, compare.Report):
     """One HTML page with the tables, the figures, and what they do and do not say."""
 
     pictures = (*PICTURES, "skies", "zoom")
-    inputs = (*comparison.MEASURED, *STEPS, *comparison.png(pictures), MASK)
+    inputs = (*compare.MEASURED, *STEPS, *compare.png(pictures), MASK)
 
     def page(self, compared: clean_report.Compared, pictures: Mapping[str, list[bytes]]) -> str:
         """The page."""

@@ -40,7 +40,7 @@ HEADLINE = (
     " CMB's amplitude that is kept (1: all of it); rho: correlation, multipole by multipole; residual: power of what is"
     " wrong over that of the CMB. A baseline has seen the truth: no method can be expected to reach it."
 )
-FORMS = {
+FORM_TEXTS = {
     "common": "The same beam and band limit for all.",
     "unsmoothed": "Each map as it is, against a truth without any beam. What the beam of a map has erased counts as"
     " error, and mostly these numbers tell just that: at nside 512 a map without any other error, left at 20.6 arcmin,"
@@ -100,7 +100,7 @@ class Compared(comparison.Compared):
         """Pairs (form, area) of the tables, the headline first."""
         pairs = list(dict.fromkeys((line["form"], line["area"]) for line in self.summary))
         head = self.headline["form"], self.headline["area"]
-        return sorted(pairs, key=lambda pair: (pair != head, pair[1] != head[1], list(FORMS).index(pair[0])))
+        return sorted(pairs, key=lambda pair: (pair != head, pair[1] != head[1], list(FORM_TEXTS).index(pair[0])))
 
     def shown(self, form: str) -> list[Metric]:
         """Metrics of the tables of a form."""
@@ -220,7 +220,7 @@ def _parts(compared: Compared, parts: Sequence[tuple[str, str]]) -> list[str]:
     """Return a table of each form and area, what the form means below the first of it."""
     told, sections = set(), []
     for form, area in parts:
-        note = [] if form in told else [paragraph(FORMS[form], look="small")]
+        note = [] if form in told else [paragraph(FORM_TEXTS[form], look="small")]
         title = f"Maps {' · '.join(compared.words(form, area).values())}"
         sections.append(section(title, _table(compared, form, area), *note, level=3))
         told.add(form)

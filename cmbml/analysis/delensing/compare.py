@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from cmbml.analysis import compare_figures, comparison, tables
+from cmbml.analysis import compare, compare_figures, comparison, tables
 from cmbml.analysis.delensing import figures, report
 from cmbml.analysis.delensing.measure import NONE, Delensing, Measure
 from cmbml.analysis.delensing.metrics import theory_curves
@@ -20,7 +20,7 @@ STEPS = tuple(Record(asset, optional=True) for asset in ("model", "kappa_qe", "e
 PICTURES = ("delensing", "spectra", "sigma", "boxes")
 
 
-class Comparing(Delensing, comparison.Comparing):
+class Comparing(Delensing, compare.Comparing):
     """A stage that compares methods of delensing."""
 
     main = "main_delens.py"
@@ -28,11 +28,12 @@ class Comparing(Delensing, comparison.Comparing):
     skies = ("obs", "unlensed_alm", "lensed_alm")
     uses = (
         *Delensing.dataset_keys,
-        *comparison.Comparing.compare_keys,
+        *compare.Comparing.compare_keys,
         *(key for key in Measure.uses if key.startswith("analysis.")),
     )
     # The words of main_delens.py may be repeated here: how a method came to its results changes nothing.
     reads = (
+        "method",
         "splits",
         "analysis",
         "cosmology",
@@ -114,11 +115,11 @@ class Comparing(Delensing, comparison.Comparing):
         return comparison.costs(found)
 
 
-class Compare(Comparing, comparison.Compare):
+class Compare(Comparing, compare.Compare):
     """Tables and figures of all methods."""
 
-    inputs = (*comparison.MEASURED, Every("spectra", split="test"), "filters", *STEPS)
-    outputs = comparison.outputs(PICTURES)
+    inputs = (*compare.MEASURED, Every("spectra", split="test"), "filters", *STEPS)
+    outputs = compare.outputs(PICTURES)
 
     def compared(self, *, filters: dict[str, np.ndarray], **inputs: Files) -> report.Compared:
         """All that the tables hold; theory is for the figures."""
@@ -159,7 +160,7 @@ class Compare(Comparing, comparison.Compare):
         )
 
 
-class Panels(Comparing, comparison.Panels):
+class Panels(Comparing, compare.Panels):
     """Maps of all methods for the test sky `compare.sim`: the whole sphere and one zoomed patch."""
 
     inputs = (Every("prediction"), "obs", "unlensed_alm")
@@ -167,7 +168,7 @@ class Panels(Comparing, comparison.Panels):
 
     def found(self, asset: str) -> Iterable[Item]:
         """Results of every method for that sky."""
-        return comparison.Panels.found(self, asset)
+        return compare.Panels.found(self, asset)
 
     def shown(
         self, item: Item, *, prediction: Files, obs: SkyMap, unlensed_alm: dict[str, np.ndarray]
@@ -179,11 +180,11 @@ class Panels(Comparing, comparison.Panels):
         return truth, {"observed": obs[field], **maps}, {"caption": {**self.of_dataset(), **item}}
 
 
-class Report(Comparing, comparison.Report):
+class Report(Comparing, compare.Report):
     """One HTML page with the tables, the figures, and what they do and do not say."""
 
     pictures = (*PICTURES, "skies", "zoom")
-    inputs = (*comparison.MEASURED, *comparison.png(pictures), *STEPS)
+    inputs = (*compare.MEASURED, *compare.png(pictures), *STEPS)
 
     def page(self, compared: report.Compared, pictures: Mapping[str, list[bytes]]) -> str:
         """The page."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from cmbml.core.errors import UserError
+from cmbml.core.errors import UserError, demand_value
 from cmbml.methods.ilc.seds import COMPONENTS
 from cmbml.methods.shared.needlet_peaks import peaks_by_rule
 
@@ -26,17 +26,26 @@ def check(cfg: DictConfig) -> None:
     m, lmax, field = cfg.method, cfg.sky.lmax, cfg.clean.field
     if field not in ("T", "E", "B"):
         raise UserError(f"field={field}: internal linear combinations clean one scalar field; choose field=T, E or B.")
-    _demand(m.ELLMAX is None or _whole(m.ELLMAX, 2, lmax), "ELLMAX", m.ELLMAX,
-            f"null or a whole number from 2 to sky.lmax={lmax}")  # fmt: skip
-    _demand(_whole(m.ellmin, 0, lmax), "ellmin", m.ellmin, "a whole number from 0 to below method.ELLMAX")
+    demand_value(
+        m.ELLMAX is None or _whole(m.ELLMAX, 2, lmax),
+        "method.ELLMAX",
+        m.ELLMAX,
+        f"null or a whole number from 2 to sky.lmax={lmax}",
+    )
+    demand_value(_whole(m.ellmin, 0, lmax), "method.ellmin", m.ellmin, "a whole number from 0 to below method.ELLMAX")
     beam = m.perform_ILC_at_beam
-    _demand(beam is None or (_real(beam) and beam > 0), "perform_ILC_at_beam", beam, "null or a beam in arcmin above 0")
+    demand_value(
+        beam is None or (_real(beam) and beam > 0),
+        "method.perform_ILC_at_beam",
+        beam,
+        "null or a beam in arcmin above 0",
+    )
     for key in ("wavelet_beam_criterion", "ILC_bias_tol"):
         if key in m:
-            _demand(_real(m[key]) and 0 < m[key] < 1, key, m[key], "a number between 0 and 1")
+            demand_value(_real(m[key]) and 0 < m[key] < 1, f"method.{key}", m[key], "a number between 0 and 1")
     if "BinSize" in m:
         good = m.BinSize is None or _whole(m.BinSize, 1, None)
-        _demand(good, "BinSize", m.BinSize, "null or a whole number of multipoles above 0")
+        demand_value(good, "method.BinSize", m.BinSize, "null or a whole number of multipoles above 0")
     _check_components(m)
     if "ellpeaks" in m:
         _check_peaks(m, lmax)
@@ -47,43 +56,56 @@ def needlet_peaks(method: DictConfig, ellmax: int) -> list[int]:
     if method.ellpeaks is not None:
         return list(method.ellpeaks)
     peaks = peaks_by_rule(method.ellmin, ellmax, method.N_scales)
-    _demand(peaks[0] > method.ellmin, "N_scales", method.N_scales, f"smaller: there is no room up to ELLMAX={ellmax}")
+    demand_value(
+        peaks[0] > method.ellmin, "method.N_scales", method.N_scales, f"smaller: there is no room up to ELLMAX={ellmax}"
+    )
     return peaks
 
 
 def _check_components(m: DictConfig) -> None:
     names = m.ILC_deproj_comps
-    _demand(OmegaConf.is_list(names), "ILC_deproj_comps", names, "a list, e.g. [tSZ,dust]")
+    demand_value(OmegaConf.is_list(names), "method.ILC_deproj_comps", names, "a list, e.g. [tSZ,dust]")
     for name in names:
-        _demand(name in COMPONENTS, "ILC_deproj_comps", list(names), f"made of {', '.join(COMPONENTS)}, not {name}")
-    _demand(len(set(names)) == len(names), "ILC_deproj_comps", list(names), "without repetitions")
-    _demand(m.N_deproj is None or m.N_deproj == len(names), "N_deproj", m.N_deproj,
-            f"null or {len(names)}, the number of method.ILC_deproj_comps={list(names)}")  # fmt: skip
+        demand_value(
+            name in COMPONENTS, "method.ILC_deproj_comps", list(names), f"made of {', '.join(COMPONENTS)}, not {name}"
+        )
+    demand_value(len(set(names)) == len(names), "method.ILC_deproj_comps", list(names), "without repetitions")
+    demand_value(
+        m.N_deproj is None or m.N_deproj == len(names),
+        "method.N_deproj",
+        m.N_deproj,
+        f"null or {len(names)}, the number of method.ILC_deproj_comps={list(names)}",
+    )
     seds = m.seds
-    _demand(all(_real(seds[x]) for x in ("beta_d", "T_d", "beta_s")) and seds.T_d > 0, "seds",
-            OmegaConf.to_container(seds), "numbers, T_d above 0")  # fmt: skip
+    demand_value(
+        all(_real(seds[x]) for x in ("beta_d", "T_d", "beta_s")) and seds.T_d > 0,
+        "method.seds",
+        OmegaConf.to_container(seds),
+        "numbers, T_d above 0",
+    )
 
 
 def _check_peaks(m: DictConfig, lmax: int) -> None:
     n, peaks = m.N_scales, m.ellpeaks
-    _demand(n is None or _whole(n, 2, None), "N_scales", n, "null or a whole number from 2")
+    demand_value(n is None or _whole(n, 2, None), "method.N_scales", n, "null or a whole number from 2")
     if peaks is None:
         return
-    _demand(OmegaConf.is_list(peaks) and len(peaks) > 0 and all(_whole(p, 1, None) for p in peaks), "ellpeaks", peaks,
-            "null or a list of whole numbers, e.g. [100,200,383]")  # fmt: skip
+    demand_value(
+        OmegaConf.is_list(peaks) and len(peaks) > 0 and all(_whole(p, 1, None) for p in peaks),
+        "method.ellpeaks",
+        peaks,
+        "null or a list of whole numbers, e.g. [100,200,383]",
+    )
     given = [m.ellmin, *peaks]
-    _demand(sorted(set(given)) == given, "ellpeaks", list(peaks), f"rising, from above method.ellmin={m.ellmin}")
+    demand_value(
+        sorted(set(given)) == given, "method.ellpeaks", list(peaks), f"rising, from above method.ellmin={m.ellmin}"
+    )
     last = lmax + 1 if m.ELLMAX is None else m.ELLMAX + 1
     good = peaks[-1] <= last if m.ELLMAX is None else peaks[-1] == last
     expected = f"at most sky.lmax + 1 = {last}" if m.ELLMAX is None else f"method.ELLMAX + 1 = {last}"
-    _demand(good, "ellpeaks", list(peaks), f"such that the last is {expected}")
+    demand_value(good, "method.ellpeaks", list(peaks), f"such that the last is {expected}")
     expected = f"null or {len(given)}: method.ellmin={m.ellmin} is the first peak, and {len(peaks)} are in ellpeaks"
-    _demand(n is None or n == len(given), "N_scales", n, expected)
-
-
-def _demand(ok: bool, key: str, value: Any, what: str) -> None:
-    if not ok:
-        raise UserError(f"method.{key}={value} must be {what}.")
+    demand_value(n is None or n == len(given), "method.N_scales", n, expected)
 
 
 def _real(value: Any) -> bool:

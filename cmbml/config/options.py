@@ -1,0 +1,145 @@
+"""Which option of a group belongs to which job.
+
+It stands at the head of the option's yaml file, among its first comments, as ``# jobs: delens, clean``. An option
+without such a line belongs to every job, as those of other packages may.
+"""
+
+import argparse
+import importlib.util
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from cmbml.core.errors import UserError
+
+MAINS = {
+    "sims": "main_sims.py",
+    "delens": "main_delens.py",
+    "clean": "main_clean.py",
+    "compare": "main_analysis_compare.py",
+}
+_CHOICE = re.compile(r"\+*(?P<group>[\w/]+)(@[\w.]*)?=(?P<options>[\w./-]+(,[\w./-]+)*)")
+
+
+def jobs_of(path: Path) -> set[str]:
+    """Jobs that an option belongs to, told by the first comments of its file."""
+    for line in path.read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        if line.startswith("# jobs:"):
+            return set(re.findall(r"\w+", line.removeprefix("# jobs:")))
+    return set(MAINS)
+
+
+def name_of(path: Path) -> str:
+    """Name by which users know an option: what ``# name:`` says among its first comments, or that of its file.
+
+    So one name can mean a setting of each job: ``experiment=tiny``.
+    """
+    for line in path.read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        if line.startswith("# name:"):
+            return line.removeprefix("# name:").strip()
+    return path.stem
+
+
+def options_of(group: str, jobs: Iterable[str], places: Sequence[Path]) -> list[str]:
+    """Names of the options of a group that belong to one of these jobs; what begins with _ is shared by options."""
+    files = [path for place in places for path in (place / group).glob("[!_]*.yaml")]
+    return sorted({name_of(path) for path in files if jobs_of(path) & set(jobs)})
+
+
+def groups_of(jobs: Iterable[str], places: Sequence[Path]) -> list[str]:
+    """Names of the groups that have an option for one of these jobs."""
+    names = {path.name for place in places for path in place.iterdir() if path.is_dir()}
+    return sorted(name for name in names if options_of(name, jobs, places))
+
+
+def jobs_served(job: str, words: Sequence[str]) -> tuple[str, ...]:
+    """The job itself; with the comparison, the job of the methods that are compared: ``job=clean``."""
+    if job != "compare":
+        return (job,)
+    compared = [word.removeprefix("job=") for word in words if word.startswith("job=")]
+    return "compare", *(compared[-1].split(",") if compared else ["delens"])
+
+
+def places_of(config_path: Path, words: Sequence[str]) -> list[Path]:
+    """Folders that hold groups: the one of the main, and those of ``--config-dir`` and ``hydra.searchpath``."""
+    flags = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    flags.add_argument("--config-dir", "-cd")
+    given, _ = flags.parse_known_args(words)
+    places = [config_path]
+    if given.config_dir:
+        places.append(Path(given.config_dir))
+    for word in words:
+        key, _, value = word.partition("=")
+        if key.lstrip("+") == "hydra.searchpath":
+            places.extend(_folder(entry.strip("'\" ")) for entry in value.strip("[]").split(","))
+    return [place for place in places if place.is_dir()]
+
+
+def _folder(entry: str) -> Path:
+    """Folder of an entry of Hydra's search path: ``file:///folder`` or ``pkg://package.folder``."""
+    scheme, _, name = entry.rpartition("://")
+    if scheme != "pkg":
+        return Path(name)
+    package, _, rest = name.partition(".")
+    found = importlib.util.find_spec(package)
+    roots = found.submodule_search_locations if found else None
+    return Path(roots[0], *rest.split(".")) if roots else Path(name)
+
+
+def check_options(config_path: Path, job: str, words: Sequence[str]) -> list[str]:
+    """Refuse an option that a user has chosen and that does not belong to the job.
+
+    Parameters
+    ----------
+    config_path : Path
+        Folder of the configuration of the main.
+    job : str
+        One of `MAINS`.
+    words : sequence of str
+        What stands on the command line, e.g. ``network=unet5`` or ``experiment=tiny,none``.
+
+    Returns
+    -------
+    list of str
+        The same words, with the options by the names of their files.
+
+    Raises
+    ------
+    UserError
+        One sentence that lists the options of this job.
+    """
+    places = places_of(config_path, words)
+    jobs = jobs_served(job, words)
+    known = []
+    for word in words:
+        choice = _CHOICE.fullmatch(word)
+        if choice is None or not any((place / choice["group"]).is_dir() for place in places):
+            known.append(word)
+            continue
+        files = [_file_of(choice["group"], option, jobs, places) for option in choice["options"].split(",")]
+        known.append(word.partition("=")[0] + "=" + ",".join(files))
+    return known
+
+
+def _file_of(group: str, option: str, jobs: Sequence[str], places: Sequence[Path]) -> str:
+    """Name of the file of an option, which belongs to one of the jobs."""
+    paths = [place / group / f"{option}.yaml" for place in places]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is not None and jobs_of(path) & set(jobs):
+        return option
+    for named in (path for place in places for path in (place / group).glob("*.yaml")):
+        if name_of(named) == option and jobs_of(named) & set(jobs):
+            return named.stem
+    program = " ".join([MAINS[jobs[0]], *(f"job={job}" for job in jobs[1:])])
+    belongs = "is not known"
+    if path is not None:
+        belongs = f"belongs to {' and '.join(main for job, main in MAINS.items() if job in jobs_of(path))}"
+    options = options_of(group, jobs, places)
+    if options:
+        raise UserError(f"{group}={option} {belongs}; for {program} the options are {', '.join(options)}.")
+    groups = ", ".join(groups_of(jobs, places))
+    raise UserError(f"{group}={option} {belongs}; {program} has no such group, its groups are {groups}.")
