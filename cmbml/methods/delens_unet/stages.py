@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig
 
 from cmbml.config.checks import FEATURES
 from cmbml.core.asset import Every, File, Files, Item
@@ -14,7 +13,6 @@ from cmbml.maps.skymap import SkyMap
 from cmbml.methods.shared.training import Training, prediction
 from cmbml.sky import rotation
 from cmbml.sky.fields import field_map
-from cmbml.train.settings import telling
 
 # What the network is shown and how; training and prediction both depend on it.
 GEOMETRY = ("delens.label", "delens.inputs", "patches", "rotation.kind", "sky.nside", "sky.lmax")
@@ -106,11 +104,6 @@ class Predict(SimStage):
     inputs = ("model", Every("obs"), Every("features"), Every("rotation"))
     uses = (*GEOMETRY, "rotation.predict", "rotation.average", "instrument.fwhm_arcmin")
     reads = ("splits", "rotation.pairs", "train.batch_size", "system.device")
-
-    def __init__(self, config: DictConfig):
-        """Leave later keys that change nothing out of the settings."""
-        super().__init__(config)
-        self.settings = telling(self.settings)
 
     def run(self, item: Item, *, model: dict[str, Any], obs: Files, features: Files, rotation: Files) -> SkyMap:
         """Map of `delens.label`: kappa without unit, or a field in uK_CMB with the beam of the observation."""

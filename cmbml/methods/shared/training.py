@@ -15,7 +15,7 @@ from cmbml.train.fit import fit
 from cmbml.train.images import check_symmetries
 from cmbml.train.network import probe
 from cmbml.train.predict import predict_sky
-from cmbml.train.settings import read_train, telling
+from cmbml.train.settings import read_train
 
 ODD = ("B", "B_hp")  # fields that change sign in a mirror
 
@@ -32,7 +32,6 @@ class Training(Stage):
     def __init__(self, config: DictConfig):
         """Check the patches, the training's settings and the network before anything runs."""
         super().__init__(config)
-        self.settings = telling(self.settings)
         settings = self.trainer_settings()
         check_patches(settings["nside"], settings["patches"]["patch"], settings["patches"]["halo"])
         read_train(settings["train"])
