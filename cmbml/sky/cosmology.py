@@ -129,11 +129,6 @@ def _camb_parameters(params: Mapping[str, float]) -> camb.CAMBparams:
     return pars
 
 
-def hubble(params: Mapping[str, float]) -> float:
-    """Return H0 in km/s/Mpc of a cosmology, solved for when it is given by theta_MC."""
-    return float(_camb_parameters(params).H0)
-
-
 def spectra(params: Mapping[str, float], lmax: int) -> dict[str, np.ndarray]:
     """Compute the CMB spectra of a cosmology with CAMB (Lewis, Challinor & Lasenby 2000, ApJ 538 473).
 
