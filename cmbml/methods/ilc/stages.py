@@ -18,8 +18,6 @@ from cmbml.sims.bands import BandStage
 from cmbml.sky import sht
 from cmbml.sky.beams import gaussian_beam
 
-_GOOD = 2.5  # multipoles of a HEALPix map, in units of nside, up to which the analysis errs by less than a percent
-
 
 class IlcStage(BandStage):
     """A stage that works on one field of all bands of a test sky, in harmonic space."""
@@ -92,7 +90,7 @@ class Clean(IlcStage):
             return method.ellpeaks[-1] - 1
         needed = 1 + len(method.ILC_deproj_comps)
         seen = last_multipole(beams, criterion=method.wavelet_beam_criterion, needed=needed)
-        return min(sky.lmax, int(_GOOD * sky.nside), seen)
+        return min(sky.lmax, sht.accurate_lmax(sky.nside), seen)
 
     def mixing(self, names: Sequence[str]) -> np.ndarray:
         """Response of each band to the CMB and to what is deprojected, (nband, 1 + N_deproj)."""

@@ -11,8 +11,7 @@ from cmbml.core.errors import UserError
 from cmbml.maps.skymap import SkyMap
 from cmbml.methods.shared.needlet_peaks import peaks_by_rule
 from cmbml.sims.bands import BandStage
-
-_GOOD = 2.5  # multipoles of a HEALPix map, in units of nside, up to which the analysis errs by less than a percent
+from cmbml.sky import sht
 
 
 class PeerStage(BandStage):
@@ -38,7 +37,7 @@ class PeerStage(BandStage):
         peaks, n, beam = given.ellpeaks, given.N_scales, given.perform_ILC_at_beam
         self.lmax = given.ELLMAX
         if self.lmax is None:
-            self.lmax = peaks[-1] - 1 if peaks else min(most, int(_GOOD * self.cfg.sky.nside))
+            self.lmax = peaks[-1] - 1 if peaks else min(most, sht.accurate_lmax(self.cfg.sky.nside))
         if not isinstance(self.lmax, int) or not 11 <= self.lmax <= most:
             raise UserError(
                 f"method.ELLMAX={self.lmax} must lie between 11 and {most}, the lower of sky.lmax and 3 nside - 2."
