@@ -20,9 +20,12 @@ from cmbml.sky.pixel_window import pixel_window
 
 # What decides what a band is.
 INSTRUMENT = (
-    "instrument.table", "instrument.contents", "instrument.min_fwhm_pixels", "instrument.fwhm_arcmin",
+    "instrument.table",
+    "instrument.contents",
+    "instrument.min_fwhm_pixels",
+    "instrument.fwhm_arcmin",
     "instrument.pixel_window",
-)  # fmt: skip
+)
 SKY = ("sky.nside", "sky.lmax", "sky.fields")
 
 

@@ -27,9 +27,15 @@ class ExternalMaps(BandStage):
 
     uses = SKY
     reads = (
-        *BandStage.reads, "instrument.table", "instrument.min_fwhm_pixels", "instrument.fwhm_arcmin", "sims.external",
-        "system.root", "dataset", "mask.kind",
-    )  # fmt: skip
+        *BandStage.reads,
+        "instrument.table",
+        "instrument.min_fwhm_pixels",
+        "instrument.fwhm_arcmin",
+        "sims.external",
+        "system.root",
+        "dataset",
+        "mask.kind",
+    )
     inputs = (Optional("mask", when=masked),)
 
     def __init__(self, config: DictConfig):
@@ -131,7 +137,8 @@ class ExternalMaps(BandStage):
 class Truth(ExternalMaps):
     """The CMB of each sky without noise, where it is known: its map, and its alms with the beam that it has."""
 
-    name, outputs = "cmb_map", ("cmb_map", "lensed_alm")
+    name = "cmb_map"
+    outputs = ("cmb_map", "lensed_alm")
     uses = (*SKY, "sims.external.truth_unit", "sims.external.truth_fwhm_arcmin", "sims.external.listing.truth")
 
     def items(self) -> Iterable[Item]:
@@ -155,9 +162,16 @@ class Truth(ExternalMaps):
 class Observations(ExternalMaps):
     """What a band has seen of a sky."""
 
-    name, outputs = "observe", ("obs",)
-    uses = (*SKY, "instrument.table", "instrument.contents", "sims.external.unit", "instrument.fwhm_arcmin",
-            "sims.external.listing.obs")  # fmt: skip
+    name = "observe"
+    outputs = ("obs",)
+    uses = (
+        *SKY,
+        "instrument.table",
+        "instrument.contents",
+        "sims.external.unit",
+        "instrument.fwhm_arcmin",
+        "sims.external.listing.obs",
+    )
 
     def items(self) -> Iterable[Item]:
         """One item a sky and band."""

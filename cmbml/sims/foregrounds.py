@@ -32,8 +32,10 @@ def follows_synthetic_dust(cfg: DictConfig) -> bool:
 class Templates(Stage):
     """Synthetic templates, one component a file, alike for all skies: a stand-in for the Galaxy, not a map of it."""
 
-    name, outputs = "synthetic_templates", ("template",)
-    uses, reads = ("foregrounds.seed", "foregrounds.nside_sky"), ("foregrounds.kind",)
+    name = "synthetic_templates"
+    outputs = ("template",)
+    uses = ("foregrounds.seed", "foregrounds.nside_sky")
+    reads = ("foregrounds.kind",)
 
     def items(self) -> Iterable[Item]:
         """One item a component, if the foregrounds are synthetic."""
@@ -63,8 +65,14 @@ class Foregrounds(BandStage):
     name = "foregrounds"
     inputs = (Optional(Every("template"), when=synthetic_templates),)
     outputs = ("foreground",)
-    uses = (*BandStage.uses, "foregrounds.kind", "foregrounds.presets", "foregrounds.nside_sky", "foregrounds.vary",
-            "sky.seed")  # fmt: skip
+    uses = (
+        *BandStage.uses,
+        "foregrounds.kind",
+        "foregrounds.presets",
+        "foregrounds.nside_sky",
+        "foregrounds.vary",
+        "sky.seed",
+    )
     reads = (*BandStage.reads, "foregrounds.folder", "foregrounds.components")
 
     def items(self) -> Iterable[Item]:
@@ -113,7 +121,8 @@ class Foregrounds(BandStage):
 class Components(Foregrounds):
     """Each foreground alone, as a band sees it; on request (`foregrounds.components`)."""
 
-    name, outputs = "components", ("component",)
+    name = "components"
+    outputs = ("component",)
 
     def items(self) -> Iterable[Item]:
         """The items of `Foregrounds`, component by component."""

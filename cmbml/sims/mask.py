@@ -19,7 +19,8 @@ class Mask(Stage):
     (`cmbml.core.asset.Optional`). A file is known by its name: after changing its pixels, force this stage.
     """
 
-    name, outputs = "mask", ("mask",)
+    name = "mask"
+    outputs = ("mask",)
     uses = ("mask", "sky.nside", "sky.lmax")
 
     def items(self) -> list[Item]:

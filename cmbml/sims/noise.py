@@ -22,7 +22,8 @@ class Variance(BandStage):
     A frequency map is known by its name: after changing its pixels, force this stage.
     """
 
-    name, outputs = "variance", ("variance",)
+    name = "variance"
+    outputs = ("variance",)
     uses = (*INSTRUMENT, "sky.nside", "sky.fields", "noise.kind", "noise.files")
     reads = (*BandStage.reads, "noise.folder")
 

@@ -18,7 +18,9 @@ class Theory(SimStage):
     Sky after sky, with all cores: skies of one cosmology share a run of CAMB.
     """
 
-    name, outputs, parallel = "theory", ("parameters", "cls"), False
+    name = "theory"
+    outputs = ("parameters", "cls")
+    parallel = False
     reads = ("splits", "system.root")
     uses = ("cosmology", "sky.seed", "sky.lmax", "sky.margin")
 

@@ -36,7 +36,9 @@ TRUTH = {"lensed_alm", "unlensed_alm", "cmb_map", "foreground", "noise"}  # what
 class Cleaning(Comparing, Captioned):
     """A stage that compares methods of cleaning."""
 
-    main, measure, skies = "main_clean.py", Measure, ("cmb_map", "lensed_alm", "mask")
+    main = "main_clean.py"
+    measure = Measure
+    skies = ("cmb_map", "lensed_alm", "mask")
     uses = (
         *(key for key in Captioned.caption_keys if key != "method.name"), *Comparing.compared, "mask.kind",
         *(key for key in Measure.uses if key.startswith("analysis.")),

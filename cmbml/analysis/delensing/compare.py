@@ -27,7 +27,9 @@ BOXES = ("A_res", "transfer", "rho", "sigma_r", "RMSE", "MAE")
 class Delensing(Comparing, Captioned):
     """A stage that compares methods of delensing."""
 
-    main, measure, skies = "main_delens.py", Measure, ("obs", "unlensed_alm", "lensed_alm")
+    main = "main_delens.py"
+    measure = Measure
+    skies = ("obs", "unlensed_alm", "lensed_alm")
     uses = (
         *Captioned.dataset_keys, *Comparing.compared, *(key for key in Measure.uses if key.startswith("analysis.")),
     )  # fmt: skip

@@ -47,8 +47,10 @@ def _any_of(fields: Sequence[str], filtered: bool) -> bool:
 class Rotations(Stage):
     """Index table of every orientation; none for the harmonic rotation, which needs no table."""
 
-    name, outputs = "rotations", ("rotation",)
-    uses, reads = ("sky.nside",), ("rotation.kind", "rotation.pairs")
+    name = "rotations"
+    outputs = ("rotation",)
+    uses = ("sky.nside",)
+    reads = ("rotation.kind", "rotation.pairs")
 
     def items(self) -> list[Item]:
         """One item a pair of angles."""
@@ -100,7 +102,10 @@ class Train(Training):
 class Predict(SimStage):
     """What the network finds in the test skies, over the full sky, averaged over orientations and turned back."""
 
-    name, outputs, splits, parallel = "predict", ("estimate",), ("test",), False
+    name = "predict"
+    outputs = ("estimate",)
+    splits = ("test",)
+    parallel = False
     inputs = ("model", Every("obs"), Every("features"), Every("rotation"))
     uses = (*GEOMETRY, "rotation.predict", "rotation.average", "instrument.fwhm_arcmin")
     reads = ("splits", "rotation.pairs", "train.batch_size", "system.device")
@@ -130,7 +135,8 @@ class Export(Stage):
     name = "export"
     outputs = ("npy_pred", "npy_test", "npy_label", "npy_loss_train", "npy_loss_val")
     inputs = (*(Every(asset, split="test") for asset in ("prediction", "obs", "unlensed_alm")), "history")
-    uses, reads = ("delens.field",), ("delens.export_npy", "rotation.predict")
+    uses = ("delens.field",)
+    reads = ("delens.export_npy", "rotation.predict")
 
     def items(self) -> list[Item]:
         """One item, named by the first orientation of the prediction; none unless asked for."""

@@ -49,10 +49,17 @@ class Clean(IlcStage):
     inputs = (Every("obs"),)
     outputs = ("prediction", "ilc_weights")
     uses = (
-        *IlcStage.uses, "clean.fwhm_arcmin", "method.ELLMAX", "method.ellmin", "method.perform_ILC_at_beam",
-        "method.wavelet_beam_criterion", "method.prewhiten", "method.N_deproj", "method.ILC_deproj_comps",
+        *IlcStage.uses,
+        "clean.fwhm_arcmin",
+        "method.ELLMAX",
+        "method.ellmin",
+        "method.perform_ILC_at_beam",
+        "method.wavelet_beam_criterion",
+        "method.prewhiten",
+        "method.N_deproj",
+        "method.ILC_deproj_comps",
         "method.seds",
-    )  # fmt: skip
+    )
 
     def __init__(self, config: DictConfig):
         """Refuse settings that cannot be."""

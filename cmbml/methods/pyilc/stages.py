@@ -38,7 +38,8 @@ class Pyilc(PeerStage):
     for. All of it lies in a temporary folder beside the prediction. What the program says is kept when it fails.
     """
 
-    name, scratch = "pyilc", ("pyilc_log",)
+    name = "pyilc"
+    scratch = ("pyilc_log",)
     uses = (*PeerStage.uses, "method.listing", "method.param_dict_file", *(f"method.{key}" for key in SETTINGS))
     reads = (*PeerStage.reads, "method.checkout", "method.python")
 

@@ -27,8 +27,16 @@ class PeerStage(BandStage):
 
     inputs = (Every("obs"),)
     outputs = ("prediction",)
-    uses = (*BandStage.uses, "clean.field", "method.ELLMAX", "method.N_scales", "method.ellmin", "method.ellpeaks",
-            "method.perform_ILC_at_beam", "method.ILC_bias_tol")  # fmt: skip
+    uses = (
+        *BandStage.uses,
+        "clean.field",
+        "method.ELLMAX",
+        "method.N_scales",
+        "method.ellmin",
+        "method.ellpeaks",
+        "method.perform_ILC_at_beam",
+        "method.ILC_bias_tol",
+    )
 
     def __init__(self, config: DictConfig):
         """Refuse what the other program would refuse too late, or not at all."""

@@ -26,7 +26,10 @@ class Training(Stage):
     The fields of the maps that the network sees, and of those that it gives, are the two lists of ``self.channels()``.
     """
 
-    name, outputs, scratch, parallel = "train", ("model", "history"), ("last", "best"), False
+    name = "train"
+    outputs = ("model", "history")
+    scratch = ("last", "best")
+    parallel = False
     groups: ClassVar[tuple[str, ...]] = ("train", "network", "patches", "rotation")
 
     def __init__(self, config: DictConfig):
