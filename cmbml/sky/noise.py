@@ -189,7 +189,8 @@ def hit_pattern(nside: int, *, spin_deg: float = 85.0, precession_deg: float = 7
     sin_psi = np.maximum(np.sqrt(1 - cos_psi**2), 1e-12)
     colatitude = np.linspace(0, np.pi, 4096)
     half = max(np.deg2rad(fov_deg), hp.nside2resol(nside)) / 2
-    top, bottom = np.cos(np.maximum(colatitude - half, 0)), np.cos(np.minimum(colatitude + half, np.pi))
+    top = np.cos(np.maximum(colatitude - half, 0))
+    bottom = np.cos(np.minimum(colatitude + half, np.pi))
     below = [np.arcsin(np.clip(z[:, None] / sin_psi, -1, 1)).mean(axis=1) for z in (top, bottom)]
     density = (below[0] - below[1]) / (top - bottom)
     pole = np.array(hp.Rotator(coord="EG")(np.array([0.0, 0.0, 1.0])))
@@ -281,7 +282,8 @@ def knee_noise(
     >>> bool(abs(drift.mean()) < 1e-2 * drift.std())
     True
     """
-    ncomp, lmax = (1 if spin == 0 else 2), 3 * nside - 1
+    ncomp = 1 if spin == 0 else 2
+    lmax = 3 * nside - 1
     cl = noise_cl(level_uk_arcmin, lmax, l_knee=l_knee, alpha=alpha) - noise_cl(level_uk_arcmin, lmax)
     if variance is None:
         noise = white_noise(rng, nside, level_uk_arcmin, ncomp)

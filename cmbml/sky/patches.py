@@ -67,7 +67,8 @@ def patch_index(nside: int, patch: int, halo: int = 0) -> np.ndarray:
     >>> np.array_equal(patch_index(8, 4, halo=2)[:, 2:-2, 2:-2], index)
     True
     """
-    count, side = n_patches(nside, patch), nside // patch
+    count = n_patches(nside, patch)
+    side = nside // patch
     if int(halo) != halo or not 0 <= halo <= nside:
         raise ValueError(f"the halo must be a whole number of pixels from 0 to nside = {nside}, got {halo}")
     width = patch + 2 * halo

@@ -62,7 +62,8 @@ def squares(width: int) -> Tensor:
 
 def signs(parities: Sequence[int], device: torch.device) -> Tensor:
     """Return the factors (8, channels) of the symmetries: a reflection turns the sign of what has the parity -1."""
-    hand, parity = torch.tensor(HANDS)[:, None], torch.tensor(parities)
+    hand = torch.tensor(HANDS)[:, None]
+    parity = torch.tensor(parities)
     return torch.where(hand < 0, parity, 1).to(device, torch.float32)
 
 
