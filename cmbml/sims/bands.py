@@ -47,7 +47,9 @@ def observed(survey: DictConfig, nside: int) -> instrument.Instrument:
     UserError
         When a band is not known, or its beam is no number.
     """
-    table, bands, given = shipped(survey.table), survey.bands, survey.fwhm_arcmin or {}
+    table = shipped(survey.table)
+    bands = survey.bands
+    given = survey.fwhm_arcmin or {}
     if not OmegaConf.is_dict(given) and given:
         raise UserError(f"instrument.fwhm_arcmin={given} must be a mapping of bands, like {{100:9.7,143:7.2}}.")
     known = told(instrument.read_instrument, table, None if bands == "all" else list(bands))

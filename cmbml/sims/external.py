@@ -89,7 +89,8 @@ class ExternalMaps(BandStage):
 
     def _found(self, key: str, **fields: str) -> list[Path]:
         """Files of a pattern in the order of the skies: split by split where it has ``{split}``."""
-        pattern, found = self.cfg.sims.external[key], []
+        pattern = self.cfg.sims.external[key]
+        found = []
         if "{split}" not in pattern:
             return matching(pattern, **fields)
         for split, n in self.cfg.splits.items():
@@ -119,8 +120,10 @@ class ExternalMaps(BandStage):
         """File of a band, or of the truth, whose ordering is that of all: first those for training, test skies last."""
         splits = list(self.cfg.splits)
         before = sum(self.cfg.splits[split] for split in splits[: splits.index(item["split"])])
-        path, first = self.files[name][before + item["sim"]], next(iter(self.files.values()))[0]
-        own, others = ordering(path), ordering(first)
+        path = self.files[name][before + item["sim"]]
+        first = next(iter(self.files.values()))[0]
+        own = ordering(path)
+        others = ordering(first)
         if own != others:
             raise UserError(f"{path} is {own} and {first} is {others}; bring all maps into one ordering.")
         return path
@@ -147,7 +150,8 @@ class Truth(ExternalMaps):
 
     def run(self, item: Item, *, mask: SkyMap | None = None) -> tuple[SkyMap, dict[str, np.ndarray]]:
         """Map of `sky.fields`, uK_CMB, RING; and the alms of T, E and B, as far as it has T, and Q with U."""
-        given, sky = self.cfg.sims.external, self.cfg.sky
+        given = self.cfg.sims.external
+        sky = self.cfg.sky
         factors = {unit: conversion(unit, "uK_CMB", 100.0) for unit in OF_CMB}  # the same at all frequencies
         data, note = self.read(self.checked("truth", item), sky.fields, factors, "truth_unit", mask)
         truth = SkyMap(data, tuple(sky.fields), "uK_CMB", float(given.truth_fwhm_arcmin), sky.lmax, note)

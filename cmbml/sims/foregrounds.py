@@ -45,7 +45,8 @@ class Templates(Stage):
 
     def run(self, item: Item) -> dict[str, np.ndarray]:
         """Maps of `cmbml.sky.synthetic.templates`, float32, RING."""
-        cfg, name = self.cfg.foregrounds, item["component"]
+        cfg = self.cfg.foregrounds
+        name = item["component"]
         rngs = {component: self.rng(f"foregrounds/{component}", cfg.seed) for component in synthetic.COMPONENTS}
         return synthetic.templates(cfg.nside_sky, rngs, [name])[name]
 
@@ -84,7 +85,8 @@ class Foregrounds(BandStage):
     def run(self, item: Item, *, template: Files | None = None) -> SkyMap:
         """Map of the band's fields, uK_CMB, RING, with the band's beam."""
         freqs, weights = self.bandpass(item)
-        beam, n = self.beam(item), len(self.fields(item))
+        beam = self.beam(item)
+        n = len(self.fields(item))
         seen = told(foregrounds.evaluate, self.emission(item, template), freqs, weights)[:n]
         maps = foregrounds.smoothed(seen, beam, nside=self.cfg.sky.nside)
         return self.skymap(item, maps, f"{self.origin()} foregrounds: {', '.join(self.components(item))}")
@@ -114,7 +116,8 @@ class Foregrounds(BandStage):
 
     def cost(self) -> tuple[float, float]:
         """A map on disk; templates, PySM3's maps and the band's in memory."""
-        npix, npix_sky = 12 * self.cfg.sky.nside**2, 12 * self.cfg.foregrounds.nside_sky**2
+        npix = 12 * self.cfg.sky.nside**2
+        npix_sky = 12 * self.cfg.foregrounds.nside_sky**2
         return 4 * len(self.cfg.sky.fields) * npix, 8 * npix_sky * (2 * _COUNT + 6)
 
 

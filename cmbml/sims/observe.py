@@ -26,7 +26,8 @@ class Observe(SimStage):
         self, item: Item, *, lensed_alm: dict[str, np.ndarray], mask: SkyMap | None = None
     ) -> tuple[SkyMap, dict[str, np.ndarray]]:
         """Observed maps of `sky.fields`, uK_CMB, RING, and the alms found in them, with the beam."""
-        sky, instrument = self.cfg.sky, self.cfg.instrument
+        sky = self.cfg.sky
+        instrument = self.cfg.instrument
         maps, alms = observe(
             {x: alm.astype(complex) for x, alm in lensed_alm.items()},
             nside=sky.nside,
@@ -39,11 +40,13 @@ class Observe(SimStage):
             rngs={x: self.rng(f"noise/{x}", sky.seed, item["split"], item["sim"]) for x in "TP"},
         )
         note = f"lensed CMB, noise T {instrument.noise_t_uk_arcmin:.4g} P {instrument.noise_p_uk_arcmin:.4g} uK arcmin"
-        data, fwhm_arcmin = np.stack([maps[x] for x in sky.fields]), instrument.fwhm_arcmin
+        data = np.stack([maps[x] for x in sky.fields])
+        fwhm_arcmin = instrument.fwhm_arcmin
         obs = SkyMap(data, tuple(sky.fields), "uK_CMB", fwhm_arcmin, sky.lmax, note)
         return obs, {x: alm.astype(np.complex64) for x, alm in alms.items()}
 
     def cost(self) -> tuple[float, float]:
         """One column a field and three alms on disk; maps and alms in double precision in memory."""
-        npix, n = 12 * self.cfg.sky.nside**2, len(self.cfg.sky.fields)
+        npix = 12 * self.cfg.sky.nside**2
+        n = len(self.cfg.sky.fields)
         return 4 * n * npix + 24 * sht.alm_size(self.cfg.sky.lmax), 8 * npix * (2 * n + 6)

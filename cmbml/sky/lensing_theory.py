@@ -20,9 +20,16 @@ from cmbml.sky.beams import gaussian_beam
 from cmbml.sky.noise import noise_cl
 
 FIDUCIAL = {
-    "H0": 67.36, "ombh2": 0.02237, "omch2": 0.1200, "mnu": 0.06, "omk": 0.0, "tau": 0.0544, "As": 2.1e-9, "ns": 0.9649,
+    "H0": 67.36,
+    "ombh2": 0.02237,
+    "omch2": 0.1200,
+    "mnu": 0.06,
+    "omk": 0.0,
+    "tau": 0.0544,
+    "As": 2.1e-9,
+    "ns": 0.9649,
     "r": 0.01,
-}  # fmt: skip
+}
 ESTIMATORS = ("mv", "eb")
 _CONVERGED = 1e-4  # change of A_res at which the iteration stops
 _MOST = 50  # steps that it takes at the longest

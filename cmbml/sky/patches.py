@@ -201,18 +201,33 @@ def _around(faces: np.ndarray, face: int) -> dict[tuple[int, int], np.ndarray]:
     turn = np.rot90
     if kind == 0:
         return {
-            (0, 0): north[0], (1, 0): turn(north[1]), (0, 1): turn(north[3], -1), (1, 1): turn(north[2], 2),
-            (-1, 0): equator[0], (0, -1): equator[1], (-1, -1): south[0],
-        }  # fmt: skip
+            (0, 0): north[0],
+            (1, 0): turn(north[1]),
+            (0, 1): turn(north[3], -1),
+            (1, 1): turn(north[2], 2),
+            (-1, 0): equator[0],
+            (0, -1): equator[1],
+            (-1, -1): south[0],
+        }
     if kind == 1:
         return {
-            (0, 0): equator[0], (1, 0): north[0], (0, 1): north[3], (-1, 0): south[3], (0, -1): south[0],
-            (1, -1): equator[1], (-1, 1): equator[3],
-        }  # fmt: skip
+            (0, 0): equator[0],
+            (1, 0): north[0],
+            (0, 1): north[3],
+            (-1, 0): south[3],
+            (0, -1): south[0],
+            (1, -1): equator[1],
+            (-1, 1): equator[3],
+        }
     return {
-        (0, 0): south[0], (-1, 0): turn(south[3]), (0, -1): turn(south[1], -1), (-1, -1): turn(south[2], 2),
-        (1, 0): equator[1], (0, 1): equator[0], (1, 1): north[0],
-    }  # fmt: skip
+        (0, 0): south[0],
+        (-1, 0): turn(south[3]),
+        (0, -1): turn(south[1], -1),
+        (-1, -1): turn(south[2], 2),
+        (1, 0): equator[1],
+        (0, 1): equator[0],
+        (1, 1): north[0],
+    }
 
 
 def _folded(corner: np.ndarray, i: int, j: int) -> np.ndarray:

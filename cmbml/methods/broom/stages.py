@@ -38,11 +38,13 @@ class Broom(PeerStage):
             raise UserError(
                 "method=broom needs the package cmbroom, which the extra peers brings (pip install -e '.[peers]')."
             ) from None
-        alms, fwhm_arcmin = {}, {}
+        alms = {}
+        fwhm_arcmin = {}
         for i, known in enumerate(obs.items):
             seen = obs[i]
             if ("T" if self.cfg.clean.field == "T" else "Q") in seen.fields:
-                alms[known["band"]], fwhm_arcmin[known["band"]] = self.alm(known, seen), seen.fwhm_arcmin
+                alms[known["band"]] = self.alm(known, seen)
+                fwhm_arcmin[known["band"]] = seen.fwhm_arcmin
         target = self.target(fwhm_arcmin.values())
         beam = gaussian_beam(target, self.lmax)
         total = SimpleNamespace(total=np.stack([sht.almxfl(alm, beam) for alm in alms.values()]))
@@ -60,15 +62,30 @@ class Broom(PeerStage):
 
     def asked(self, fwhm_arcmin: Mapping[str, float], target: float) -> dict[str, Any]:
         """BROOM's configuration, for bands with these beams and a result with the beam ``target``."""
-        field, bands = self.cfg.clean.field, [self.instrument.band(name) for name in fwhm_arcmin]
+        field = self.cfg.clean.field
+        bands = [self.instrument.band(name) for name in fwhm_arcmin]
         # it wants the last peak within the band limit
         needlets = {"needlet_windows": "cosine", "ell_peaks": [*self.peaks[:-1], self.lmax]}
         return {
-            "nside": self.cfg.sky.nside, "lmin": 0, "lmax": self.lmax, "data_type": "alms", "field_in": field,
-            "field_out": field, "fwhm_out": target, "units": "uK_CMB", "bring_to_common_resolution": False,
-            "save_compsep_products": False, "return_compsep_products": True,
+            "nside": self.cfg.sky.nside,
+            "lmin": 0,
+            "lmax": self.lmax,
+            "data_type": "alms",
+            "field_in": field,
+            "field_out": field,
+            "fwhm_out": target,
+            "units": "uK_CMB",
+            "bring_to_common_resolution": False,
+            "save_compsep_products": False,
+            "return_compsep_products": True,
             "instrument": {"frequency": [b.center_ghz for b in bands], "fwhm": list(fwhm_arcmin.values())},
-            "compsep": [{"method": "ilc", "domain": "needlet", "needlet_config": needlets,
-                         "ilc_bias": self.cfg.method.ILC_bias_tol}],
+            "compsep": [
+                {
+                    "method": "ilc",
+                    "domain": "needlet",
+                    "needlet_config": needlets,
+                    "ilc_bias": self.cfg.method.ILC_bias_tol,
+                }
+            ],
             **{f"generate_input_{part}": False for part in ("foregrounds", "noise", "cmb", "data")},
-        }  # fmt: skip
+        }

@@ -31,7 +31,8 @@ class ReadPredictions(SimStage):
     def __init__(self, config: DictConfig):
         """Refuse settings that no map can follow."""
         super().__init__(config)
-        given, most = self.cfg.method, 3 * self.cfg.sky.nside - 1
+        given = self.cfg.method
+        most = 3 * self.cfg.sky.nside - 1
         if given.unit not in (*UNITS, None):
             raise UserError(f"method.unit={given.unit} is not known; choose one of {', '.join(UNITS)}.")
         if not isinstance(given.fwhm_arcmin, numbers.Real) or given.fwhm_arcmin < 0:
@@ -45,7 +46,8 @@ class ReadPredictions(SimStage):
     @cached_property
     def files(self) -> list[Path]:
         """File of each test sky."""
-        given, n = self.cfg.method, self.cfg.splits.test
+        given = self.cfg.method
+        n = self.cfg.splits.test
         if not given.predictions:
             raise UserError("method.predictions names no files; give a pattern of maps, like /maps/cmb_*.fits.")
         found = matching(given.predictions)
@@ -66,10 +68,12 @@ class ReadPredictions(SimStage):
 
     def run(self, item: Item, *, mask: SkyMap | None = None) -> SkyMap:
         """Map of `clean.field`, uK_CMB, RING, with the beam that it is said to have."""
-        given, fields = self.cfg.method, tuple(self.cfg.clean.field)
+        given = self.cfg.method
+        fields = tuple(self.cfg.clean.field)
         factors = {unit: conversion(unit, "uK_CMB", 100.0) for unit in UNITS}  # the same at all frequencies
         keys = {"unit_key": "method.unit", "fields_key": f"field={self.cfg.clean.field}"}
-        path, nside = self.files[item["sim"]], self.cfg.sky.nside
+        path = self.files[item["sim"]]
+        nside = self.cfg.sky.nside
         data, note = read_map(path, nside, fields, factors, unit=given.unit, mask=mask, **keys)
         return SkyMap(data, fields, "uK_CMB", float(given.fwhm_arcmin), given.lmax, note)
 

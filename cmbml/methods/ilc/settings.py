@@ -23,11 +23,17 @@ def check(cfg: DictConfig) -> None:
     UserError
         One sentence that names the key.
     """
-    m, lmax, field = cfg.method, cfg.sky.lmax, cfg.clean.field
+    m = cfg.method
+    lmax = cfg.sky.lmax
+    field = cfg.clean.field
     if field not in ("T", "E", "B"):
         raise UserError(f"field={field}: internal linear combinations clean one scalar field; choose field=T, E or B.")
-    _demand(m.ELLMAX is None or _whole(m.ELLMAX, 2, lmax), "ELLMAX", m.ELLMAX,
-            f"null or a whole number from 2 to sky.lmax={lmax}")  # fmt: skip
+    _demand(
+        m.ELLMAX is None or _whole(m.ELLMAX, 2, lmax),
+        "ELLMAX",
+        m.ELLMAX,
+        f"null or a whole number from 2 to sky.lmax={lmax}",
+    )
     _demand(_whole(m.ellmin, 0, lmax), "ellmin", m.ellmin, "a whole number from 0 to below method.ELLMAX")
     beam = m.perform_ILC_at_beam
     _demand(beam is None or (_real(beam) and beam > 0), "perform_ILC_at_beam", beam, "null or a beam in arcmin above 0")
@@ -57,20 +63,33 @@ def _check_components(m: DictConfig) -> None:
     for name in names:
         _demand(name in COMPONENTS, "ILC_deproj_comps", list(names), f"made of {', '.join(COMPONENTS)}, not {name}")
     _demand(len(set(names)) == len(names), "ILC_deproj_comps", list(names), "without repetitions")
-    _demand(m.N_deproj is None or m.N_deproj == len(names), "N_deproj", m.N_deproj,
-            f"null or {len(names)}, the number of method.ILC_deproj_comps={list(names)}")  # fmt: skip
+    _demand(
+        m.N_deproj is None or m.N_deproj == len(names),
+        "N_deproj",
+        m.N_deproj,
+        f"null or {len(names)}, the number of method.ILC_deproj_comps={list(names)}",
+    )
     seds = m.seds
-    _demand(all(_real(seds[x]) for x in ("beta_d", "T_d", "beta_s")) and seds.T_d > 0, "seds",
-            OmegaConf.to_container(seds), "numbers, T_d above 0")  # fmt: skip
+    _demand(
+        all(_real(seds[x]) for x in ("beta_d", "T_d", "beta_s")) and seds.T_d > 0,
+        "seds",
+        OmegaConf.to_container(seds),
+        "numbers, T_d above 0",
+    )
 
 
 def _check_peaks(m: DictConfig, lmax: int) -> None:
-    n, peaks = m.N_scales, m.ellpeaks
+    n = m.N_scales
+    peaks = m.ellpeaks
     _demand(n is None or _whole(n, 2, None), "N_scales", n, "null or a whole number from 2")
     if peaks is None:
         return
-    _demand(OmegaConf.is_list(peaks) and len(peaks) > 0 and all(_whole(p, 1, None) for p in peaks), "ellpeaks", peaks,
-            "null or a list of whole numbers, e.g. [100,200,383]")  # fmt: skip
+    _demand(
+        OmegaConf.is_list(peaks) and len(peaks) > 0 and all(_whole(p, 1, None) for p in peaks),
+        "ellpeaks",
+        peaks,
+        "null or a list of whole numbers, e.g. [100,200,383]",
+    )
     given = [m.ellmin, *peaks]
     _demand(sorted(set(given)) == given, "ellpeaks", list(peaks), f"rising, from above method.ellmin={m.ellmin}")
     last = lmax + 1 if m.ELLMAX is None else m.ELLMAX + 1

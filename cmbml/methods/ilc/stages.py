@@ -30,7 +30,8 @@ class IlcStage(BandStage):
 
     def analysed(self, bands: Files) -> tuple[list[str], np.ndarray]:
         """Names of the bands that have the field, and the alms of the field in them, (nband, nalm) to `sky.lmax`."""
-        field, found = self.cfg.clean.field, {}
+        field = self.cfg.clean.field
+        found = {}
         needed, spin = (("T",), 0) if field == "T" else (("Q", "U"), 2)
         for i, item in enumerate(bands.items):
             seen: SkyMap = bands[i]
@@ -72,14 +73,19 @@ class Clean(IlcStage):
         With the weights are stored ``bands``, their names, and ``beams`` (nband, ELLMAX + 1), by which each band's alms
         are multiplied beforehand: the map's beam over the band's own.
         """
-        method, sky = self.cfg.method, self.cfg.sky
+        method = self.cfg.method
+        sky = self.cfg.sky
         names, alms = self.analysed(obs)
         beams = np.stack([self.beam({"band": name}) for name in names])
-        fwhm_arcmin, ellmax = float(method.perform_ILC_at_beam or self.cfg.clean.fwhm_arcmin), self.ellmax(beams)
+        fwhm_arcmin = float(method.perform_ILC_at_beam or self.cfg.clean.fwhm_arcmin)
+        ellmax = self.ellmax(beams)
         scales = make_scales(
-            self.windows(ellmax), beams, criterion=method.wavelet_beam_criterion,
-            constraints=1 + len(method.ILC_deproj_comps), bias_tol=method.get("ILC_bias_tol"),
-        )  # fmt: skip
+            self.windows(ellmax),
+            beams,
+            criterion=method.wavelet_beam_criterion,
+            constraints=1 + len(method.ILC_deproj_comps),
+            bias_tol=method.get("ILC_bias_tol"),
+        )
         ratio = beam_ratio(beams, fwhm_arcmin)
         alms = rebeamed(alms, ratio)
         weights = fit(alms, scales, self.mixing(names), prewhiten=method.prewhiten)
@@ -90,7 +96,8 @@ class Clean(IlcStage):
 
     def ellmax(self, beams: np.ndarray) -> int:
         """`method.ELLMAX`, or what pixels and beams allow."""
-        method, sky = self.cfg.method, self.cfg.sky
+        method = self.cfg.method
+        sky = self.cfg.sky
         if method.ELLMAX is not None:
             return method.ELLMAX
         if method.get("ellpeaks") is not None:
@@ -114,7 +121,8 @@ class Clean(IlcStage):
 
     def cost(self) -> tuple[float, float]:
         """A map and small weights on disk; alms, and maps on the grid of the finest scale in memory."""
-        n, lmax = len(self.instrument.bands), self.cfg.sky.lmax
+        n = len(self.instrument.bands)
+        lmax = self.cfg.sky.lmax
         return 4 * 12 * self.cfg.sky.nside**2, n * (3 * 16 * sht.alm_size(lmax) + 8 * 2 * lmax**2)
 
 
@@ -168,7 +176,9 @@ class Residuals(IlcStage):
         foreground: Files | None = None,
     ) -> SkyMap:
         """Maps of ``{field}_foregrounds`` and ``{field}_noise``, uK_CMB, with the beam of the prediction."""
-        field, nside, lmax = self.cfg.clean.field, self.cfg.sky.nside, prediction.lmax
+        field = self.cfg.clean.field
+        nside = self.cfg.sky.nside
+        lmax = prediction.lmax
         left = np.zeros(12 * nside**2)
         if foreground is not None:
             _, alms = self.analysed(foreground)

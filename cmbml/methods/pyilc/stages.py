@@ -94,10 +94,13 @@ class Pyilc(PeerStage):
         fwhm_arcmin = {}
         (folder / "out").mkdir()
         for i, known in enumerate(obs.items):
-            seen, name = obs[i], known["band"]
-            beam, (freqs, response) = self.beam(known), self.bandpass(known)
+            seen = obs[i]
+            name = known["band"]
+            beam = self.beam(known)
+            freqs, response = self.bandpass(known)
             if len(freqs) == 1:  # it wants a width
-                freqs, response = freqs * [0.999, 1.001], np.ones(2)
+                freqs = freqs * [0.999, 1.001]
+                response = np.ones(2)
             kelvin = 1e-6 * seen["T"].astype(np.float64)
             hp.write_map(folder / f"map_{name}.fits", kelvin, dtype=np.float64, column_units="K_CMB", coord="G")
             np.savetxt(folder / f"beam_{name}.txt", np.transpose([np.arange(len(beam)), beam]))
@@ -108,27 +111,45 @@ class Pyilc(PeerStage):
     def input(self, folder: Path, bands: list[str], target: float) -> dict[str, Any]:
         """What its input file says: our settings by the same names, and where the files are."""
         given = OmegaConf.to_container(self.cfg.method)
-        files = {kind: [str(folder / f"{kind}_{name}.{end}") for name in bands]
-                 for kind, end in (("map", "fits"), ("beam", "txt"), ("bandpass", "txt"))}  # fmt: skip
+        files = {
+            kind: [str(folder / f"{kind}_{name}.{end}") for name in bands]
+            for kind, end in (("map", "fits"), ("beam", "txt"), ("bandpass", "txt"))
+        }
         default = self.program.parents[1] / "input" / "fg_SEDs_default_params.yml"
         asked = {
-            **{key: given[key] for key in (*SETTINGS, "ellmin", "ILC_bias_tol")}, "ELLMAX": self.lmax,
-            "N_scales": len(self.peaks), "ellpeaks": self.peaks[1:], "perform_ILC_at_beam": target,
-            "ILC_preserved_comp": "CMB", "N_deproj": len(given["ILC_deproj_comps"]),
-            "param_dict_file": str(given["param_dict_file"] or default), "override_ILCbiastol_threshold": "yes",
-            "taper_width": 0, "N_SED_params": 0, "N_maps_xcorr": 0,
-        }  # fmt: skip
+            **{key: given[key] for key in (*SETTINGS, "ellmin", "ILC_bias_tol")},
+            "ELLMAX": self.lmax,
+            "N_scales": len(self.peaks),
+            "ellpeaks": self.peaks[1:],
+            "perform_ILC_at_beam": target,
+            "ILC_preserved_comp": "CMB",
+            "N_deproj": len(given["ILC_deproj_comps"]),
+            "param_dict_file": str(given["param_dict_file"] or default),
+            "override_ILCbiastol_threshold": "yes",
+            "taper_width": 0,
+            "N_SED_params": 0,
+            "N_maps_xcorr": 0,
+        }
         return asked | {
-            "N_side": self.cfg.sky.nside, "N_freqs": len(bands), "freq_map_files": files["map"],
-            "beam_type": "1DBeams", "beam_files": files["beam"], "bandpass_type": "ActualBandpasses",
-            "freq_bp_files": files["bandpass"], "output_dir": f"{folder / 'out'}/", "output_prefix": "",
-            "output_suffix": "", "save_as": "fits", "save_weights": "no",
-        }  # fmt: skip
+            "N_side": self.cfg.sky.nside,
+            "N_freqs": len(bands),
+            "freq_map_files": files["map"],
+            "beam_type": "1DBeams",
+            "beam_files": files["beam"],
+            "bandpass_type": "ActualBandpasses",
+            "freq_bp_files": files["bandpass"],
+            "output_dir": f"{folder / 'out'}/",
+            "output_prefix": "",
+            "output_suffix": "",
+            "save_as": "fits",
+            "save_weights": "no",
+        }
 
     def call(self, folder: Path, log: Path) -> Path:
         """Run the program, and return the map that it makes."""
         python = self.cfg.method.python or sys.executable
-        command, silent = [python, str(self.program), "input.yml"], subprocess.DEVNULL
+        command = [python, str(self.program), "input.yml"]
+        silent = subprocess.DEVNULL
         try:
             with log.open("w") as file:
                 done = subprocess.run(command, cwd=folder, stdin=silent, stdout=file, stderr=file, check=False)

@@ -28,7 +28,8 @@ class Filters(Stage):
         tensors at r = 1, ``noise_t noise_p`` over the beam squared, what ``lensing_theory.reconstruction`` returns, and
         ``residual_quadratic residual_iterative``, the theory of A_res for BB.
         """
-        lmax, instrument = self.cfg.sky.lmax, self.cfg.instrument
+        lmax = self.cfg.sky.lmax
+        instrument = self.cfg.instrument
         parameters = OmegaConf.to_container(self.cfg.delens.fiducial)
         cls = cosmology.spectra(parameters, lmax)
         beam = gaussian_beam(instrument.fwhm_arcmin, lmax)

@@ -41,8 +41,11 @@ class PeerStage(BandStage):
     def __init__(self, config: DictConfig):
         """Refuse what the other program would refuse too late, or not at all."""
         super().__init__(config)
-        given, most = self.cfg.method, min(self.cfg.sky.lmax, 3 * self.cfg.sky.nside - 2)
-        peaks, n, beam = given.ellpeaks, given.N_scales, given.perform_ILC_at_beam
+        given = self.cfg.method
+        most = min(self.cfg.sky.lmax, 3 * self.cfg.sky.nside - 2)
+        peaks = given.ellpeaks
+        n = given.N_scales
+        beam = given.perform_ILC_at_beam
         self.lmax = given.ELLMAX
         if self.lmax is None:
             self.lmax = peaks[-1] - 1 if peaks else min(most, sht.accurate_lmax(self.cfg.sky.nside))

@@ -46,7 +46,8 @@ class Training(Stage):
 
     def trainer_settings(self) -> dict[str, Any]:
         """Plain settings of `cmbml.train.fit.fit`: those of the configuration, nside, lmax and the channels' spins."""
-        cfg, channels = OmegaConf.to_container(self.cfg), dict(zip(("in", "out"), self.channels(), strict=True))
+        cfg = OmegaConf.to_container(self.cfg)
+        channels = dict(zip(("in", "out"), self.channels(), strict=True))
         return {
             **{group: cfg[group] for group in self.groups},
             "nside": cfg["sky"]["nside"],
@@ -74,7 +75,8 @@ class Training(Stage):
 
     def cost(self) -> tuple[float, float]:
         """Weights on disk; skies, tables, weights, and one batch of layers with their gradients in memory."""
-        cfg, npix = self.cfg, 12 * self.cfg.sky.nside**2
+        cfg = self.cfg
+        npix = 12 * self.cfg.sky.nside**2
         maps = (cfg.splits.train + cfg.splits.valid) * sum(map(len, self.channels())) + len(cfg.rotation.pairs)
         layers = 2 * cfg.train.batch_size * self.values
         return 4.0 * self.weights, 4.0 * (npix * (maps + 10) + 4 * self.weights + layers)
