@@ -29,10 +29,10 @@ INSTRUMENT = (
 SKY = ("sky.nside", "sky.lmax", "sky.fields")
 
 
-def told(function: Callable[..., Any], *args: Any, **keys: Any) -> Any:
+def as_user_error(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call a function of `cmbml.sky`; what it finds wrong with its arguments is a user's mistake."""
     try:
-        return function(*args, **keys)
+        return function(*args, **kwargs)
     except ValueError as error:
         raise UserError(f"{error}.") from None
 
@@ -47,20 +47,21 @@ def observed(survey: DictConfig, nside: int) -> instrument.Instrument:
     UserError
         When a band is not known, or its beam is no number.
     """
-    table = shipped(survey.table)
-    bands = survey.bands
-    given = survey.fwhm_arcmin or {}
-    if not OmegaConf.is_dict(given) and given:
-        raise UserError(f"instrument.fwhm_arcmin={given} must be a mapping of bands, like {{100:9.7,143:7.2}}.")
-    known = told(instrument.read_instrument, table, None if bands == "all" else list(bands))
-    fwhm = {str(name): value for name, value in given.items()}
+    names = None if survey.bands == "all" else list(survey.bands)
+    widths = survey.fwhm_arcmin or {}
+    if not OmegaConf.is_dict(widths) and widths:
+        raise UserError(f"instrument.fwhm_arcmin={widths} must be a mapping of bands, like {{100:9.7,143:7.2}}.")
+    published = as_user_error(instrument.read_instrument, shipped(survey.table), names)
+    fwhm = {str(name): value for name, value in widths.items()}
     for name, value in fwhm.items():
-        if name not in [band.name for band in known.bands] or not isinstance(value, numbers.Real):
-            raise UserError(f"instrument.fwhm_arcmin={given} must give numbers to bands of the instrument.")
-    own = [told(replace, b, fwhm_arcmin=float(fwhm.get(b.name, b.fwhm_arcmin))) for b in known.bands]
+        if name not in [band.name for band in published.bands] or not isinstance(value, numbers.Real):
+            raise UserError(f"instrument.fwhm_arcmin={widths} must give numbers to bands of the instrument.")
     least = survey.min_fwhm_pixels * hp.nside2resol(nside, arcmin=True)
-    wide = (replace(b, fwhm_arcmin=b.fwhm_arcmin if b.beam else max(b.fwhm_arcmin, least)) for b in own)
-    return replace(known, bands=tuple(wide))
+    bands = []
+    for band in published.bands:
+        band = as_user_error(replace, band, fwhm_arcmin=float(fwhm.get(band.name, band.fwhm_arcmin)))
+        bands.append(band if band.beam else replace(band, fwhm_arcmin=max(band.fwhm_arcmin, least)))
+    return replace(published, bands=tuple(bands))
 
 
 def finest_fwhm(survey: DictConfig, nside: int, field: str) -> float:
@@ -75,10 +76,10 @@ def channels(survey: DictConfig, nside: int, field: str) -> int:
 
 def _seeing(survey: DictConfig, nside: int, field: str) -> list[instrument.Band]:
     needed = "T" if "T" in field else "Q"
-    found = [band for band in observed(survey, nside).bands if needed in band.fields]
-    if not found:
+    seeing = [band for band in observed(survey, nside).bands if needed in band.fields]
+    if not seeing:
         raise UserError(f"field={field}: none of instrument.bands={survey.bands} sees it.")
-    return found
+    return seeing
 
 
 class BandStage(Stage):
@@ -119,12 +120,12 @@ class BandStage(Stage):
     def beam(self, item: Item) -> np.ndarray:
         """b_l of a band, (lmax + 1,), with the pixel window where `instrument.pixel_window` says so."""
         sky = self.cfg.sky
-        beam = told(instrument.beam, self.instrument.band(item["band"]), sky.lmax, self.table.with_suffix(""))
+        beam = as_user_error(instrument.beam, self.instrument.band(item["band"]), sky.lmax, self.table.with_suffix(""))
         return beam * pixel_window(sky.nside, sky.lmax) if self.cfg.instrument.pixel_window else beam
 
     def bandpass(self, item: Item) -> tuple[np.ndarray, np.ndarray]:
         """Frequencies in GHz and response of a band."""
-        return told(instrument.bandpass, self.instrument.band(item["band"]), self.table.with_suffix(""))
+        return as_user_error(instrument.bandpass, self.instrument.band(item["band"]), self.table.with_suffix(""))
 
     def skymap(self, item: Item, data: np.ndarray, note: str) -> SkyMap:
         """Map of a band, uK_CMB."""

@@ -11,7 +11,7 @@ from cmbml.core.asset import Every, Files, Item, Optional
 from cmbml.core.errors import UserError
 from cmbml.core.stage import Stage
 from cmbml.maps.skymap import SkyMap
-from cmbml.sims.bands import BandStage, told
+from cmbml.sims.bands import BandStage, as_user_error
 from cmbml.sims.mask import Mask
 from cmbml.sky import foregrounds, masks, synthetic
 
@@ -87,7 +87,7 @@ class Foregrounds(BandStage):
         freqs, weights = self.bandpass(item)
         beam = self.beam(item)
         n = len(self.fields(item))
-        seen = told(foregrounds.evaluate, self.emission(item, template), freqs, weights)[:n]
+        seen = as_user_error(foregrounds.evaluate, self.emission(item, template), freqs, weights)[:n]
         maps = foregrounds.smoothed(seen, beam, nside=self.cfg.sky.nside)
         return self.skymap(item, maps, f"{self.origin()} foregrounds: {', '.join(self.components(item))}")
 
@@ -146,7 +146,9 @@ class SkyMask(Mask):
         cfg = self.cfg
         if cfg.mask.kind != "galactic":
             return super().run(item)
-        intensity = dust[0]["I"] if dust is not None else told(foregrounds.evaluate, [self.dust()], _DUST_GHZ)[0]
+        intensity = (
+            dust[0]["I"] if dust is not None else as_user_error(foregrounds.evaluate, [self.dust()], _DUST_GHZ)[0]
+        )
         weights = masks.galactic_mask(intensity, cfg.mask.f_sky, cfg.sky.nside)
         return self.tapered(weights, f"faintest dust, f_sky {cfg.mask.f_sky:g}")
 

@@ -10,7 +10,7 @@ from cmbml.core.asset import Item, Optional
 from cmbml.core.errors import UserError
 from cmbml.maps.skymap import SkyMap
 from cmbml.maps.variance import read_variance
-from cmbml.sims.bands import INSTRUMENT, BandStage, told
+from cmbml.sims.bands import INSTRUMENT, BandStage, as_user_error
 from cmbml.sky import noise
 from cmbml.sky.instrument import Band
 from cmbml.sky.units import conversion
@@ -37,7 +37,7 @@ class Variance(BandStage):
         fields = self.fields(item)
         nside = self.cfg.sky.nside
         if self.cfg.noise.kind == "scan":
-            maps = np.stack([told(noise.scan_variance, nside, level(band, field)) for field in fields])
+            maps = np.stack([as_user_error(noise.scan_variance, nside, level(band, field)) for field in fields])
             note = "variance of a synthetic scan"
         else:
             path = self.file(band.name)

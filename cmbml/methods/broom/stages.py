@@ -10,12 +10,12 @@ from omegaconf import DictConfig
 from cmbml.core.asset import Files, Item
 from cmbml.core.errors import UserError
 from cmbml.maps.skymap import SkyMap
-from cmbml.methods.shared.foreign_ilc import PeerStage
+from cmbml.methods.shared.foreign_ilc import ForeignIlc
 from cmbml.sky import sht
 from cmbml.sky.beams import gaussian_beam
 
 
-class Broom(PeerStage):
+class Broom(ForeignIlc):
     """The NILC of BROOM (https://github.com/alecarones/broom) on T, E or B, with cosine needlets.
 
     It gets alms at the common beam and gives a map. It knows Gaussian beams alone, by which it leaves bands out of the
@@ -36,7 +36,7 @@ class Broom(PeerStage):
             from broom import Configs, component_separation
         except ImportError:
             raise UserError(
-                "method=broom needs the package cmbroom, which the extra peers brings (pip install -e '.[peers]')."
+                "method=broom needs the package cmbroom, which the extra foreign brings (pip install -e '.[foreign]')."
             ) from None
         alms = {}
         fwhm_arcmin = {}

@@ -16,20 +16,21 @@ from cmbml.core.asset import File, Files, Item
 from cmbml.core.errors import UserError
 from cmbml.maps.foreign import read_map
 from cmbml.maps.skymap import SkyMap
-from cmbml.methods.shared.foreign_ilc import PeerStage
+from cmbml.methods.shared.foreign_ilc import ForeignIlc
 
+# Beside those of ForeignIlc.
 SETTINGS = (
     "wavelet_type",
     "BinSize",
     "wavelet_beam_criterion",
     "N_deproj",
     "ILC_deproj_comps",
-)  # beside those of peers
+)
 TYPES = ("CosineNeedlets", "TopHatHarmonic")
 LINES = 3  # of its last words, in the sentence about a failure
 
 
-class Pyilc(PeerStage):
+class Pyilc(ForeignIlc):
     """A needlet or harmonic ILC of T by pyilc (arXiv:2307.01043), in a process of its own.
 
     Its contract, as its input files and its reader have it: ``python pyilc/main.py input.yml``; one map a file in
@@ -40,8 +41,8 @@ class Pyilc(PeerStage):
 
     name = "pyilc"
     scratch = ("pyilc_log",)
-    uses = (*PeerStage.uses, "method.listing", "method.param_dict_file", *(f"method.{key}" for key in SETTINGS))
-    reads = (*PeerStage.reads, "method.checkout", "method.python")
+    uses = (*ForeignIlc.uses, "method.listing", "method.param_dict_file", *(f"method.{key}" for key in SETTINGS))
+    reads = (*ForeignIlc.reads, "method.checkout", "method.python")
 
     def __init__(self, config: DictConfig):
         """Refuse what pyilc does not know."""

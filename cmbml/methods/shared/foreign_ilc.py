@@ -14,7 +14,7 @@ from cmbml.sims.bands import BandStage
 from cmbml.sky import sht
 
 
-class PeerStage(BandStage):
+class ForeignIlc(BandStage):
     """A stage that hands the bands of a test sky to another program's ILC and takes its map back.
 
     Attributes
