@@ -40,24 +40,24 @@ class Broom(ForeignIlc):
             ) from None
         alms = {}
         fwhm_arcmin = {}
-        for i, known in enumerate(obs.items):
-            seen = obs[i]
-            if ("T" if self.cfg.clean.field == "T" else "Q") in seen.fields:
-                alms[known["band"]] = self.alm(known, seen)
-                fwhm_arcmin[known["band"]] = seen.fwhm_arcmin
+        for i, band in enumerate(obs.items):
+            sky = obs[i]
+            if ("T" if self.cfg.clean.field == "T" else "Q") in sky.fields:
+                alms[band["band"]] = self.alm(band, sky)
+                fwhm_arcmin[band["band"]] = sky.fwhm_arcmin
         target = self.target(fwhm_arcmin.values())
         beam = gaussian_beam(target, self.lmax)
         total = SimpleNamespace(total=np.stack([sht.almxfl(alm, beam) for alm in alms.values()]))
         found = component_separation(Configs(config=self.asked(fwhm_arcmin, target)), total)
         return self.cleaned(found.total[0], target, "BROOM, NILC")
 
-    def alm(self, item: Item, seen: SkyMap) -> np.ndarray:
+    def alm(self, item: Item, sky: SkyMap) -> np.ndarray:
         """Alms of a band to ELLMAX, without its beam."""
         field = self.cfg.clean.field
         if field == "T":
-            alm = sht.analysis(seen["T"], self.lmax)
+            alm = sht.analysis(sky["T"], self.lmax)
         else:
-            alm = sht.analysis(seen.select("QU"), self.lmax, spin=2)["EB".index(field)]
+            alm = sht.analysis(sky.select("QU"), self.lmax, spin=2)["EB".index(field)]
         return sht.almxfl(alm, 1 / self.beam(item)[: self.lmax + 1])
 
     def asked(self, fwhm_arcmin: Mapping[str, float], target: float) -> dict[str, Any]:

@@ -31,16 +31,16 @@ class IlcStage(BandStage):
     def analysed(self, bands: Files) -> tuple[list[str], np.ndarray]:
         """Names of the bands that have the field, and the alms of the field in them, (nband, nalm) to `sky.lmax`."""
         field = self.cfg.clean.field
-        found = {}
+        alms = {}
         needed, spin = (("T",), 0) if field == "T" else (("Q", "U"), 2)
         for i, item in enumerate(bands.items):
-            seen: SkyMap = bands[i]
-            if set(needed) <= set(seen.fields):
-                alm = sht.analysis(seen.select(needed), self.cfg.sky.lmax, spin=spin)
-                found[item["band"]] = alm[int(field == "B")]
-        if not found:
+            sky_of_band: SkyMap = bands[i]
+            if set(needed) <= set(sky_of_band.fields):
+                alm = sht.analysis(sky_of_band.select(needed), self.cfg.sky.lmax, spin=spin)
+                alms[item["band"]] = alm[int(field == "B")]
+        if not alms:
             raise UserError(f"field={field} needs bands with {' and '.join(needed)}, and none of the bands has them.")
-        return list(found), np.stack(list(found.values()))
+        return list(alms), np.stack(list(alms.values()))
 
 
 class Clean(IlcStage):
@@ -103,8 +103,8 @@ class Clean(IlcStage):
         if method.get("ellpeaks") is not None:
             return method.ellpeaks[-1] - 1
         needed = 1 + len(method.ILC_deproj_comps)
-        seen = last_multipole(beams, criterion=method.wavelet_beam_criterion, needed=needed)
-        return min(sky.lmax, sht.accurate_lmax(sky.nside), seen)
+        resolved = last_multipole(beams, criterion=method.wavelet_beam_criterion, needed=needed)
+        return min(sky.lmax, sht.accurate_lmax(sky.nside), resolved)
 
     def mixing(self, names: Sequence[str]) -> np.ndarray:
         """Response of each band to the CMB and to what is deprojected, (nband, 1 + N_deproj)."""
@@ -184,8 +184,8 @@ class Residuals(IlcStage):
             _, alms = self.analysed(foreground)
             alms = rebeamed(sht.truncate(alms, lmax), ilc_weights["beams"])
             left = sht.synthesis(apply(ilc_weights, alms), nside)
-        seen = gaussian_beam(prediction.fwhm_arcmin, lmax) * np.sum(ilc_weights["windows"] ** 2, axis=0)
-        cmb = sht.synthesis(sht.almxfl(sht.truncate(lensed_alm[field].astype(np.complex128), lmax), seen), nside)
+        response = gaussian_beam(prediction.fwhm_arcmin, lmax) * np.sum(ilc_weights["windows"] ** 2, axis=0)
+        cmb = sht.synthesis(sht.almxfl(sht.truncate(lensed_alm[field].astype(np.complex128), lmax), response), nside)
         data = np.stack([left, prediction[field].astype(np.float64) - cmb - left])
         return replace(
             prediction,

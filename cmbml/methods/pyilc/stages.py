@@ -85,28 +85,35 @@ class Pyilc(ForeignIlc):
             fwhm_arcmin = self.write(folder, obs)
             target = self.target(fwhm_arcmin.values())
             (folder / "input.yml").write_text(yaml.safe_dump(self.input(folder, list(fwhm_arcmin), target)))
-            found = self.call(folder, log)
-            keys = {"unit_key": "pyilc's file", "fields_key": "field"}
-            data, _ = read_map(found, self.cfg.sky.nside, "T", {"uK_CMB": 1.0}, unit="uK_CMB", **keys)
+            path = self.call(folder, log)
+            data, _ = read_map(
+                path,
+                self.cfg.sky.nside,
+                "T",
+                {"uK_CMB": 1.0},
+                unit="uK_CMB",
+                unit_key="pyilc's file",
+                fields_key="field",
+            )
         return self.cleaned(data[0], target, f"pyilc, {self.cfg.method.wavelet_type}")
 
     def write(self, folder: Path, obs: Files) -> dict[str, float]:
         """Write map, beam and bandpass of each band; names and beams, arcmin, from the widest to the narrowest."""
         fwhm_arcmin = {}
         (folder / "out").mkdir()
-        for i, known in enumerate(obs.items):
-            seen = obs[i]
-            name = known["band"]
-            beam = self.beam(known)
-            freqs, response = self.bandpass(known)
+        for i, band in enumerate(obs.items):
+            sky = obs[i]
+            name = band["band"]
+            beam = self.beam(band)
+            freqs, response = self.bandpass(band)
             if len(freqs) == 1:  # it wants a width
                 freqs = freqs * [0.999, 1.001]
                 response = np.ones(2)
-            kelvin = 1e-6 * seen["T"].astype(np.float64)
+            kelvin = 1e-6 * sky["T"].astype(np.float64)
             hp.write_map(folder / f"map_{name}.fits", kelvin, dtype=np.float64, column_units="K_CMB", coord="G")
             np.savetxt(folder / f"beam_{name}.txt", np.transpose([np.arange(len(beam)), beam]))
             np.savetxt(folder / f"bandpass_{name}.txt", np.transpose([freqs, response]))
-            fwhm_arcmin[name] = seen.fwhm_arcmin
+            fwhm_arcmin[name] = sky.fwhm_arcmin
         return dict(sorted(fwhm_arcmin.items(), key=lambda band: -band[1]))
 
     def input(self, folder: Path, bands: list[str], target: float) -> dict[str, Any]:

@@ -216,19 +216,19 @@ class PredictBands(OfBands):
         UserError
             When it cannot be read, or was trained on other bands or for another field.
         """
-        given = self.cfg.method.trained
+        path = self.cfg.method.trained
         model = None
         with suppress(UnpicklingError, RuntimeError, EOFError):  # what torch says of files that are not its own
-            model = File(Path(given).expanduser()).read()
+            model = File(Path(path).expanduser()).read()
         if not (isinstance(model, dict) and {"shown", "found"} <= set(model)):
-            raise UserError(f"method.trained={given} is no network of a method of cleaning; give its model.pt.")
-        known = model["shown"]
+            raise UserError(f"method.trained={path} is no network of a method of cleaning; give its model.pt.")
+        shown_bands = model["shown"]
         output = model["found"]
-        mine = self.named()
-        if (known, output) != (mine, self.cfg.clean.field):
+        wanted = self.named()
+        if (shown_bands, output) != (wanted, self.cfg.clean.field):
             raise UserError(
-                f"The network of method.trained={given} finds {output} from {', '.join(known)}, and here"
-                f" {self.cfg.clean.field} is wanted from {', '.join(mine)}; give the same field and instrument.bands."
+                f"The network of method.trained={path} finds {output} from {', '.join(shown_bands)}, and here"
+                f" {self.cfg.clean.field} is wanted from {', '.join(wanted)}; give the same field and instrument.bands."
             )
         return model
 

@@ -41,24 +41,24 @@ class ForeignIlc(BandStage):
     def __init__(self, config: DictConfig):
         """Refuse what the other program would refuse too late, or not at all."""
         super().__init__(config)
-        given = self.cfg.method
+        method = self.cfg.method
         most = min(self.cfg.sky.lmax, 3 * self.cfg.sky.nside - 2)
-        peaks = given.ellpeaks
-        n = given.N_scales
-        beam = given.perform_ILC_at_beam
-        self.lmax = given.ELLMAX
+        peaks = method.ellpeaks
+        n = method.N_scales
+        beam = method.perform_ILC_at_beam
+        self.lmax = method.ELLMAX
         if self.lmax is None:
             self.lmax = peaks[-1] - 1 if peaks else min(most, sht.accurate_lmax(self.cfg.sky.nside))
         if not isinstance(self.lmax, int) or not 11 <= self.lmax <= most:
             raise UserError(
                 f"method.ELLMAX={self.lmax} must lie between 11 and {most}, the lower of sky.lmax and 3 nside - 2."
             )
-        self.peaks = [given.ellmin, *(peaks_by_rule(given.ellmin, self.lmax, n) if peaks is None else peaks)]
+        self.peaks = [method.ellmin, *(peaks_by_rule(method.ellmin, self.lmax, n) if peaks is None else peaks)]
         rising = self.peaks == sorted(set(self.peaks)) and self.peaks[-1] == self.lmax + 1
         if not rising or n not in (None, len(self.peaks)):
             raise UserError(
                 f"method.ellpeaks={self.peaks[1:]} must be one fewer than N_scales={n}, and rise from"
-                f" method.ellmin={given.ellmin} to ELLMAX + 1 = {self.lmax + 1}."
+                f" method.ellmin={method.ellmin} to ELLMAX + 1 = {self.lmax + 1}."
             )
         if not isinstance(beam, numbers.Real | None) or (beam is not None and beam <= 0):
             raise UserError(f"method.perform_ILC_at_beam={beam} must be a positive number of arcmin.")

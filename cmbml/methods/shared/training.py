@@ -87,13 +87,13 @@ def prediction(cfg: DictConfig, model: Mapping[str, Any], inputs: np.ndarray, ta
 
     ``tables`` are those of ``rotation.pairs`` when they are permutations, else empty.
     """
-    known = [list(pair) for pair in cfg.rotation.pairs]
+    trained_pairs = [list(pair) for pair in cfg.rotation.pairs]
     pairs = [list(pair) for pair in cfg.rotation.predict]
     return predict_sky(
         model,
         inputs,
         pairs=pairs,
-        tables=[tables[known.index(pair)] if any(pair) and len(tables) else None for pair in pairs],
+        tables=[tables[trained_pairs.index(pair)] if any(pair) and len(tables) else None for pair in pairs],
         average=cfg.rotation.average,
         batch_size=cfg.train.batch_size,
         device=cfg.system.device,
