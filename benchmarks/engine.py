@@ -26,7 +26,9 @@ FILES = {"draw": "{root}/{split}/{sim}/draw.npy", "scaled": "{root}/{split}/{sim
 class Draw(SimStage):
     """Random numbers."""
 
-    name, outputs, uses = "draw", ("draw",), ("n",)
+    name = "draw"
+    outputs = ("draw",)
+    uses = ("n",)
 
     def run(self, item):
         """As many as the configuration says."""
@@ -36,7 +38,10 @@ class Draw(SimStage):
 class Scale(SimStage):
     """The same numbers, scaled."""
 
-    name, inputs, outputs, uses = "scale", ("draw",), ("scaled",), ("factor",)
+    name = "scale"
+    inputs = ("draw",)
+    outputs = ("scaled",)
+    uses = ("factor",)
 
     def run(self, item, draw):
         """One product."""

@@ -16,7 +16,6 @@ ROOMS = ("sky", "maps", "networks")
 MODULES = sorted(f"cmbml.{room}.{path.stem}" for room in ROOMS for path in (REPO / "cmbml" / room).glob("[!_]*.py"))
 # They take seconds (CAMB to l = 4000), or PySM3 and its templates.
 WITHOUT = {
-    "cosmology": {"hubble"},
     "lensing_theory": {"fiducial"},
     "foregrounds": {
         "MissingTemplates", "offline_pysm", "template_files", "missing_templates", "preset_sky", "synthetic_sky",

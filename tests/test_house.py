@@ -70,6 +70,16 @@ def test_imports(path):
         assert not own, f"{own} belong into sky/sht.py"
 
 
+@pytest.mark.parametrize("folder", [PACKAGE, PACKAGE.parent / "tests"], ids=["cmbml", "tests"])
+def test_headers_of_a_class_stand_on_a_line_each(folder):
+    """So that `grep "outputs = "` finds every stage's."""
+    for path in sorted(folder.rglob("*.py")):
+        classes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)]
+        headers = [node for cls in classes for node in cls.body if isinstance(node, ast.Assign)]
+        packed = [node.lineno for node in headers if any(isinstance(target, ast.Tuple) for target in node.targets)]
+        assert not packed, f"{path}: several headers stand on the lines {packed}"
+
+
 def test_files_stay_small():
     for path in modules():
         assert path.read_text().count("\n") <= 400, path

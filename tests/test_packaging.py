@@ -54,7 +54,7 @@ def test_conda_installs_what_a_run_needs_and_no_more():
     assert pip == ["-c constraints.txt", "-e ."]  # -r would install the whole list
 
 
-@pytest.mark.parametrize("extra", ["", "dev", "peers"])
+@pytest.mark.parametrize("extra", ["", "dev", "foreign"])
 def test_every_version_is_pinned(extra):
     requirements = PROJECT["optional-dependencies"][extra] if extra else PROJECT["dependencies"]
     installers = {"pip", "setuptools", "wheel"}

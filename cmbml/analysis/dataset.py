@@ -22,7 +22,6 @@ from cmbml.sky.masks import f_sky
 from cmbml.sky.spectra import bin_spectrum, cl_to_dl
 
 _COLUMNS = 3
-_GOOD = 2.5  # multipoles of a HEALPix map, in units of nside, up to which the analysis errs by less than a percent
 
 
 def shows_components(cfg: DictConfig) -> bool:
@@ -131,7 +130,7 @@ def spectra_figure(cmb: SkyMap | None, bands: Files, given: Mapping, mask: np.nd
             axis.remove()
         for i, (axis, known, seen) in enumerate(zip(axes, bands.items, bands, strict=False)):
             for part, sky in _parts(known["band"], seen, cmb, alm, given):
-                ell, dl = _binned(sky * mask, min(lmax, int(_GOOD * seen.nside)), f_sky(mask))
+                ell, dl = _binned(sky * mask, min(lmax, sht.accurate_lmax(seen.nside)), f_sky(mask))
                 black = {"observed": {"color": "0.75", "lw": 3.0}, "CMB": {"color": "black"}}
                 look = black.get(part) or {"color": colours.setdefault(part, COLOURS[len(colours) % len(COLOURS)])}
                 axis.plot(ell, dl, label=part, **look)

@@ -27,9 +27,16 @@ def ordering(path: Path) -> str:
 
 
 def read_map(
-    path: Path, nside: int, fields: Sequence[str], factors: Mapping[str, float], *, unit: str | None = None,
-    mask: SkyMap | None = None, unit_key: str, fields_key: str,
-) -> tuple[np.ndarray, str]:  # fmt: skip
+    path: Path,
+    nside: int,
+    fields: Sequence[str],
+    factors: Mapping[str, float],
+    *,
+    unit: str | None = None,
+    mask: SkyMap | None = None,
+    unit_key: str,
+    fields_key: str,
+) -> tuple[np.ndarray, str]:
     """Read a HEALPix map of anyone's: RING or NESTED, Galactic; a part of the sky is UNSEEN elsewhere.
 
     Parameters

@@ -12,7 +12,7 @@ from cmbml.sky.noise import degrade_variance
 
 logger = logging.getLogger(__name__)
 
-_COLUMNS = {"T": "II_COV", "Q": "QQ_COV", "U": "UU_COV", "TQ": "IQ_COV", "TU": "IU_COV", "QU": "QU_COV"}
+_COLUMNS = {"T": "II_COV", "Q": "QQ_COV", "U": "UU_COV"}
 _MICROKELVIN = {"K_CMB": 1e6, "mK_CMB": 1e3, "uK_CMB": 1.0}
 _MEGAJANSKY = {"MJy/sr": 1.0, "kJy/sr": 1e-3, "Jy/sr": 1e-6}
 _LARGEST_BAD_PART = 0.01
@@ -28,8 +28,7 @@ def read_variance(
     """Read the variances of the noise of a frequency map, on pixels of ``nside``.
 
     The columns are found by name, in the first table of the file, RING or NESTED: ``II_COV``, ``QQ_COV`` and ``UU_COV``
-    for T, Q and U (``IQ_COV``, ``IU_COV``, ``QU_COV`` for the covariances TQ, TU, QU; TU and QU of the IAU convention
-    change their sign). A pixel without a value (`PixelTable.pixels`), or of a variance that is not positive, takes the
+    for T, Q and U. A pixel without a value (`PixelTable.pixels`), or of a variance that is not positive, takes the
     mean of the others in the smallest coarser pixel that has any; more than 1 % of such pixels are refused. One column
     is in memory at a time.
 
@@ -39,7 +38,7 @@ def read_variance(
     nside : int
         Resolution wanted; see ``cmbml.sky.noise.degrade_variance``.
     fields : sequence of str, optional
-        Of T, Q, U, TQ, TU, QU.
+        Of T, Q, U.
     uk_cmb_per_mjy_sr : float, optional
         Response of the band, uK_CMB for 1 MJy/sr; wanted when the unit is the square of an intensity, as at 545
         and 857 GHz.
@@ -71,9 +70,7 @@ def _column(table: PixelTable, field: str, response: float | None) -> np.ndarray
         )
     scale = _scale(table, name, response)
     values = table.pixels(name, nest=True)
-    bad = np.isnan(values)
-    if len(field) == 1:
-        bad |= values <= 0
+    bad = np.isnan(values) | (values <= 0)
     if bad.mean() > _LARGEST_BAD_PART:
         raise UserError(
             f"{table.label} has no variance for {100 * bad.mean():.2g} % of the pixels of {name};"
@@ -82,7 +79,7 @@ def _column(table: PixelTable, field: str, response: float | None) -> np.ndarray
     if bad.any():
         logger.warning("%s: %d pixels of %s without a variance take the mean around them", table.label, bad.sum(), name)
         _fill(values, bad)
-    values *= scale * table.u_sign if field in ("TU", "QU") else scale
+    values *= scale
     return values
 
 
@@ -104,11 +101,15 @@ def _scale(table: PixelTable, name: str, response: float | None) -> float:
 
 def _fill(values: np.ndarray, bad: np.ndarray) -> None:
     """Replace the bad pixels of a NESTED map, in place, by the mean of the good ones in the next coarser pixel."""
-    total, count = np.where(bad, 0.0, values), (~bad).astype(np.float64)
-    missing, levels = np.flatnonzero(bad), 0
+    total = np.where(bad, 0.0, values)
+    count = (~bad).astype(np.float64)
+    missing = np.flatnonzero(bad)
+    levels = 0
     while missing.size:
-        total, count, levels = total.reshape(-1, 4).sum(axis=1), count.reshape(-1, 4).sum(axis=1), levels + 1
+        total = total.reshape(-1, 4).sum(axis=1)
+        count = count.reshape(-1, 4).sum(axis=1)
+        levels += 1
         parent = missing >> (2 * levels)
-        found = count[parent] > 0
-        values[missing[found]] = total[parent[found]] / count[parent[found]]
-        missing = missing[~found]
+        has_good = count[parent] > 0
+        values[missing[has_good]] = total[parent[has_good]] / count[parent[has_good]]
+        missing = missing[~has_good]

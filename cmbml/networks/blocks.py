@@ -210,7 +210,9 @@ class MultiScale(nn.Module):
         demand_bool("zero_head", zero_head)
         self.recipe = Recipe(conv_width, dropout, norm, activation, padding, upsample, self.residual)
         self.filters = [round(n_filters * growth_factor**level) for level in range(network_depth + 1)]
-        self.network_depth, self.out_channels, self.zero_head = network_depth, out_channels, zero_head
+        self.network_depth = network_depth
+        self.out_channels = out_channels
+        self.zero_head = zero_head
         pairs = zip([in_channels, *self.filters], self.filters, strict=False)
         self.encoder = nn.ModuleList(self.recipe.block(n_in, n_out) for n_in, n_out in pairs)
         self.down = nn.ModuleList(self.recipe.convolution(n, n, stride=2) for n in self.filters[:-1])

@@ -37,7 +37,8 @@ class UNet(MultiScale):
 
     def __init__(self, **keys: Any) -> None:
         super().__init__(**keys)
-        make, filters = self.recipe, self.filters
+        make = self.recipe
+        filters = self.filters
         self.up = nn.ModuleList(make.up(low, n) for n, low in itertools.pairwise(filters))
         self.decoder = nn.ModuleList(make.block(2 * n, n) for n in filters[:-1])
         self.head = self.make_head()

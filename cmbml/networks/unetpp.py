@@ -33,7 +33,9 @@ class UNetPP(MultiScale):
     def __init__(self, *, deep_supervision: bool = False, **keys: Any) -> None:
         super().__init__(**keys)
         demand_bool("deep_supervision", deep_supervision)
-        make, filters, depth = self.recipe, self.filters, self.network_depth
+        make = self.recipe
+        filters = self.filters
+        depth = self.network_depth
         nodes = [(i, j) for j in range(1, depth + 1) for i in range(depth - j + 1)]
         self.up = nn.ModuleDict({f"{i}_{j}": make.up(filters[i + 1], filters[i]) for i, j in nodes})
         self.node = nn.ModuleDict({f"{i}_{j}": make.block((j + 1) * filters[i], filters[i]) for i, j in nodes})

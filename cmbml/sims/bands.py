@@ -21,18 +21,21 @@ from cmbml.sky.pixel_window import pixel_window
 
 # What decides what a band is, but for its noise; what decides its noise; what goes before the table.
 INSTRUMENT = (
-    "instrument.table", "instrument.contents", "instrument.min_fwhm_pixels", "instrument.fwhm_arcmin",
+    "instrument.table",
+    "instrument.contents",
+    "instrument.min_fwhm_pixels",
+    "instrument.fwhm_arcmin",
     "instrument.pixel_window",
-)  # fmt: skip
+)
 NOISE = ("instrument.noise_t_uk_arcmin", "instrument.noise_p_uk_arcmin")
 OVERRIDES = ("fwhm_arcmin", "noise_t_uk_arcmin", "noise_p_uk_arcmin")
 SKY = ("sky.nside", "sky.lmax", "sky.fields")
 
 
-def told(function: Callable[..., Any], *args: Any, **keys: Any) -> Any:
+def as_user_error(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call a function of `cmbml.sky`; what it finds wrong with its arguments is a user's mistake."""
     try:
-        return function(*args, **keys)
+        return function(*args, **kwargs)
     except ValueError as error:
         raise UserError(f"{error}.") from None
 
@@ -52,7 +55,7 @@ def chosen(survey: DictConfig) -> instrument.Instrument:
     bands = known.bands
     for column in OVERRIDES:
         given = _given(survey, column, [band.name for band in bands])
-        bands = tuple(told(replace, b, **{column: given.get(b.name, getattr(b, column))}) for b in bands)
+        bands = tuple(as_user_error(replace, b, **{column: given.get(b.name, getattr(b, column))}) for b in bands)
     return replace(known, bands=bands)
 
 
@@ -128,7 +131,7 @@ def _read(table: str, bands: tuple[str | int, ...] | None) -> instrument.Instrum
 
 @lru_cache(maxsize=16)
 def _read_once(path: Path, bands: tuple[str | int, ...] | None, changed: int) -> instrument.Instrument:
-    return told(instrument.read_instrument, path, bands)
+    return as_user_error(instrument.read_instrument, path, bands)
 
 
 def _given(survey: DictConfig, column: str, names: list[str]) -> dict[str, float]:
@@ -151,10 +154,10 @@ def _given(survey: DictConfig, column: str, names: list[str]) -> dict[str, float
 
 def _seeing(survey: DictConfig, nside: int, field: str) -> list[instrument.Band]:
     needed = "T" if "T" in field else "Q"
-    found = [band for band in observed(survey, nside).bands if needed in band.fields]
-    if not found:
+    seeing = [band for band in observed(survey, nside).bands if needed in band.fields]
+    if not seeing:
         raise UserError(f"field={field}: none of instrument.bands={survey.bands} sees it.")
-    return found
+    return seeing
 
 
 class BandStage(Stage):
@@ -195,12 +198,12 @@ class BandStage(Stage):
     def beam(self, item: Item) -> np.ndarray:
         """b_l of a band, (lmax + 1,), with the pixel window where `instrument.pixel_window` says so."""
         sky = self.cfg.sky
-        beam = told(instrument.beam, self.instrument.band(item["band"]), sky.lmax, self.table.with_suffix(""))
+        beam = as_user_error(instrument.beam, self.instrument.band(item["band"]), sky.lmax, self.table.with_suffix(""))
         return beam * pixel_window(sky.nside, sky.lmax) if self.cfg.instrument.pixel_window else beam
 
     def bandpass(self, item: Item) -> tuple[np.ndarray, np.ndarray]:
         """Frequencies in GHz and response of a band."""
-        return told(instrument.bandpass, self.instrument.band(item["band"]), self.table.with_suffix(""))
+        return as_user_error(instrument.bandpass, self.instrument.band(item["band"]), self.table.with_suffix(""))
 
     def skymap(self, item: Item, data: np.ndarray, note: str) -> SkyMap:
         """Map of a band, uK_CMB."""

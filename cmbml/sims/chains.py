@@ -59,7 +59,8 @@ def _columns(
     path: Path, names: tuple[tuple[str, str], ...], scale: tuple[tuple[str, float], ...], pivot: float, burn_in: int
 ) -> dict[str, np.ndarray]:
     """Read the parameters of a chain, in the units and at the pivot of this package."""
-    table, factors = _read(path, tuple(name for _, name in names)), dict(scale)
+    table = _read(path, tuple(name for _, name in names))
+    factors = dict(scale)
     nrow = len(next(iter(table.values())))
     if not 0 <= burn_in < nrow:
         raise UserError(f"cosmology.chain.burn_in={burn_in} leaves none of the {nrow} rows of {path}; lower it.")

@@ -27,78 +27,87 @@ class ExternalMaps(BandStage):
 
     uses = SKY
     reads = (
-        *BandStage.reads, "instrument.table", "instrument.min_fwhm_pixels", "instrument.fwhm_arcmin", "sims.external",
-        "system.root", "dataset", "mask.kind",
-    )  # fmt: skip
+        *BandStage.reads,
+        "instrument.table",
+        "instrument.min_fwhm_pixels",
+        "instrument.fwhm_arcmin",
+        "sims.external",
+        "system.root",
+        "dataset",
+        "mask.kind",
+    )
     inputs = (Optional("mask", when=masked),)
 
     def __init__(self, config: DictConfig):
         """Refuse settings that no external map can follow."""
         super().__init__(config)
-        given = self.cfg.sims.external
+        external = self.cfg.sims.external
         for group in ("foregrounds", "noise"):
             if config[group].kind != "none":
                 raise UserError(f"sims=external takes skies as they are; leave {group}={config[group].kind} out.")
-        for key, known in (("unit", UNITS), ("truth_unit", OF_CMB)):
-            if given[key] not in known and given[key] is not None:
-                raise UserError(f"sims.external.{key}={given[key]} is not known; choose one of {', '.join(known)}.")
-        fwhm = given.truth_fwhm_arcmin
+        for key, choices in (("unit", UNITS), ("truth_unit", OF_CMB)):
+            if external[key] not in choices and external[key] is not None:
+                raise UserError(
+                    f"sims.external.{key}={external[key]} is not known; choose one of {', '.join(choices)}."
+                )
+        fwhm = external.truth_fwhm_arcmin
         if not isinstance(fwhm, numbers.Real) or fwhm < 0:
             raise UserError(f"sims.external.truth_fwhm_arcmin={fwhm} must be a number that is not negative.")
 
     @cached_property
     def files(self) -> dict[str, list[Path]]:
         """Files of each band, and of the truth under ``truth`` if there is one: the k-th is of sky k."""
-        given = self.cfg.sims.external
-        if "{band}" not in (given.obs or ""):
+        external = self.cfg.sims.external
+        if "{band}" not in (external.obs or ""):
             raise UserError(
-                f"sims.external.obs must be a pattern with {{band}}, like /maps/*_{{band}}.fits; it is {given.obs}."
+                f"sims.external.obs must be a pattern with {{band}}, like /maps/*_{{band}}.fits; it is {external.obs}."
             )
         files = {band.name: self._found("obs", band=band.name) for band in self.instrument.bands}
-        for name, found in files.items():
-            if not found:
+        for name, paths in files.items():
+            if not paths:
                 raise UserError(
-                    f"sims.external.obs={given.obs} finds no file of the band {name}; mend the pattern, or leave the"
+                    f"sims.external.obs={external.obs} finds no file of the band {name}; mend the pattern, or leave the"
                     " band out of instrument.bands."
                 )
-        if given.truth is not None:
+        if external.truth is not None:
             files["truth"] = self._found("truth")
-        first, n = next((name, len(found)) for name, found in files.items())
-        for name, found in files.items():
-            if len(found) != n:
+        first, n = next((name, len(paths)) for name, paths in files.items())
+        for name, paths in files.items():
+            if len(paths) != n:
                 key = "truth" if name == "truth" else "obs"
                 raise UserError(
-                    f"sims.external.{key}={given[key]} finds {len(found)} files of {name} and {n} of {first}; a sky"
+                    f"sims.external.{key}={external[key]} finds {len(paths)} files of {name} and {n} of {first}; a sky"
                     " needs one of each, bring what is missing or narrow the pattern."
                 )
         splits = dict(self.cfg.splits)
         if sum(splits.values()) != n:
-            told = ", ".join(f"splits.{name}={of}" for name, of in splits.items())
+            asked = ", ".join(f"splits.{name}={of}" for name, of in splits.items())
             hint = (
                 f"say splits.test={n}" if not (splits["train"] or splits["valid"]) else "they must be as many together"
             )
-            raise UserError(f"sims.external.obs={given.obs} finds {n} skies, and {told}; {hint}.")
-        self._refuse_own(files)
+            raise UserError(f"sims.external.obs={external.obs} finds {n} skies, and {asked}; {hint}.")
+        self._refuse_the_dataset_itself(files)
         return files
 
     def _found(self, key: str, **fields: str) -> list[Path]:
         """Files of a pattern in the order of the skies: split by split where it has ``{split}``."""
-        pattern, found = self.cfg.sims.external[key], []
+        pattern = self.cfg.sims.external[key]
+        paths = []
         if "{split}" not in pattern:
             return matching(pattern, **fields)
         for split, n in self.cfg.splits.items():
-            own = matching(pattern, split=split.capitalize(), **fields)
-            if own and len(own) != n:
+            of_split = matching(pattern, split=split.capitalize(), **fields)
+            if of_split and len(of_split) != n:
                 raise UserError(
-                    f"sims.external.{key}={pattern} finds {len(own)} skies of {split.capitalize()}, and splits.{split}"
-                    f" is {n}; say splits.{split}={len(own)}."
+                    f"sims.external.{key}={pattern} finds {len(of_split)} skies of {split.capitalize()},"
+                    f" and splits.{split} is {n}; say splits.{split}={len(of_split)}."
                 )
-            found += own
-        return found
+            paths += of_split
+        return paths
 
-    def _refuse_own(self, files: dict[str, list[Path]]) -> None:
+    def _refuse_the_dataset_itself(self, files: dict[str, list[Path]]) -> None:
         dataset = (Path(self.cfg.system.root) / self.cfg.dataset).resolve()
-        for path in (path for found in files.values() for path in found):
+        for path in (path for paths in files.values() for path in paths):
             if path.resolve().is_relative_to(dataset):
                 raise UserError(
                     f"{path} lies in the folder of the dataset={self.cfg.dataset} itself and might be overwritten;"
@@ -113,25 +122,37 @@ class ExternalMaps(BandStage):
         """File of a band, or of the truth, whose ordering is that of all: first those for training, test skies last."""
         splits = list(self.cfg.splits)
         before = sum(self.cfg.splits[split] for split in splits[: splits.index(item["split"])])
-        path, first = self.files[name][before + item["sim"]], next(iter(self.files.values()))[0]
-        own, others = ordering(path), ordering(first)
-        if own != others:
-            raise UserError(f"{path} is {own} and {first} is {others}; bring all maps into one ordering.")
+        path = self.files[name][before + item["sim"]]
+        first = next(iter(self.files.values()))[0]
+        ordering_here = ordering(path)
+        ordering_of_first = ordering(first)
+        if ordering_here != ordering_of_first:
+            raise UserError(
+                f"{path} is {ordering_here} and {first} is {ordering_of_first}; bring all maps into one ordering."
+            )
         return path
 
     def read(
         self, path: Path, fields: Sequence[str], factors: Mapping[str, float], unit: str, mask: SkyMap | None
     ) -> tuple[np.ndarray, str]:
         """Maps of a file, and where they come from; ``unit`` is the key that may give their unit."""
-        keys = {"unit_key": f"sims.external.{unit}", "fields_key": "sky.fields"}
-        given = self.cfg.sims.external[unit]
-        return read_map(path, self.cfg.sky.nside, fields, factors, unit=given, mask=mask, **keys)
+        return read_map(
+            path,
+            self.cfg.sky.nside,
+            fields,
+            factors,
+            unit=self.cfg.sims.external[unit],
+            mask=mask,
+            unit_key=f"sims.external.{unit}",
+            fields_key="sky.fields",
+        )
 
 
 class Truth(ExternalMaps):
     """The CMB of each sky without noise, where it is known: its map, and its alms with the beam that it has."""
 
-    name, outputs = "cmb_map", ("cmb_map", "lensed_alm")
+    name = "cmb_map"
+    outputs = ("cmb_map", "lensed_alm")
     uses = (*SKY, "sims.external.truth_unit", "sims.external.truth_fwhm_arcmin", "sims.external.listing.truth")
 
     def items(self) -> Iterable[Item]:
@@ -140,10 +161,11 @@ class Truth(ExternalMaps):
 
     def run(self, item: Item, *, mask: SkyMap | None = None) -> tuple[SkyMap, dict[str, np.ndarray]]:
         """Map of `sky.fields`, uK_CMB, RING; and the alms of T, E and B, as far as it has T, and Q with U."""
-        given, sky = self.cfg.sims.external, self.cfg.sky
+        external = self.cfg.sims.external
+        sky = self.cfg.sky
         factors = {unit: conversion(unit, "uK_CMB", 100.0) for unit in OF_CMB}  # the same at all frequencies
         data, note = self.read(self.checked("truth", item), sky.fields, factors, "truth_unit", mask)
-        truth = SkyMap(data, tuple(sky.fields), "uK_CMB", float(given.truth_fwhm_arcmin), sky.lmax, note)
+        truth = SkyMap(data, tuple(sky.fields), "uK_CMB", float(external.truth_fwhm_arcmin), sky.lmax, note)
         alms = {}
         if "T" in truth.fields:
             alms["T"] = sht.analysis(truth["T"], sky.lmax, niter=3)
@@ -155,9 +177,16 @@ class Truth(ExternalMaps):
 class Observations(ExternalMaps):
     """What a band has seen of a sky."""
 
-    name, outputs = "observe", ("obs",)
-    uses = (*SKY, "instrument.table", "instrument.contents", "sims.external.unit", "instrument.fwhm_arcmin",
-            "sims.external.listing.obs")  # fmt: skip
+    name = "observe"
+    outputs = ("obs",)
+    uses = (
+        *SKY,
+        "instrument.table",
+        "instrument.contents",
+        "sims.external.unit",
+        "instrument.fwhm_arcmin",
+        "sims.external.listing.obs",
+    )
 
     def items(self) -> Iterable[Item]:
         """One item a sky and band."""

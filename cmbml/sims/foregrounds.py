@@ -11,7 +11,7 @@ from cmbml.core.asset import Every, Files, Item, Optional
 from cmbml.core.errors import UserError
 from cmbml.core.stage import Stage
 from cmbml.maps.skymap import SkyMap
-from cmbml.sims.bands import BandStage, told
+from cmbml.sims.bands import BandStage, as_user_error
 from cmbml.sims.mask import Mask
 from cmbml.sky import foregrounds, masks, synthetic
 
@@ -32,8 +32,10 @@ def follows_synthetic_dust(cfg: DictConfig) -> bool:
 class Templates(Stage):
     """Synthetic templates, one component a file, alike for all skies: a stand-in for the Galaxy, not a map of it."""
 
-    name, outputs = "synthetic_templates", ("template",)
-    uses, reads = ("foregrounds.seed", "foregrounds.nside_sky"), ("foregrounds.kind",)
+    name = "synthetic_templates"
+    outputs = ("template",)
+    uses = ("foregrounds.seed", "foregrounds.nside_sky")
+    reads = ("foregrounds.kind",)
 
     def items(self) -> Iterable[Item]:
         """One item a component, if the foregrounds are synthetic."""
@@ -43,7 +45,8 @@ class Templates(Stage):
 
     def run(self, item: Item) -> dict[str, np.ndarray]:
         """Maps of `cmbml.sky.synthetic.templates`, float32, RING."""
-        cfg, name = self.cfg.foregrounds, item["component"]
+        cfg = self.cfg.foregrounds
+        name = item["component"]
         rngs = {component: self.rng(f"foregrounds/{component}", cfg.seed) for component in synthetic.COMPONENTS}
         return synthetic.templates(cfg.nside_sky, rngs, [name])[name]
 
@@ -63,8 +66,14 @@ class Foregrounds(BandStage):
     name = "foregrounds"
     inputs = (Optional(Every("template"), when=synthetic_templates),)
     outputs = ("foreground",)
-    uses = (*BandStage.uses, "foregrounds.kind", "foregrounds.presets", "foregrounds.nside_sky", "foregrounds.vary",
-            "sky.seed")  # fmt: skip
+    uses = (
+        *BandStage.uses,
+        "foregrounds.kind",
+        "foregrounds.presets",
+        "foregrounds.nside_sky",
+        "foregrounds.vary",
+        "sky.seed",
+    )
     reads = (*BandStage.reads, "foregrounds.folder", "foregrounds.components")
 
     def items(self) -> Iterable[Item]:
@@ -76,8 +85,9 @@ class Foregrounds(BandStage):
     def run(self, item: Item, *, template: Files | None = None) -> SkyMap:
         """Map of the band's fields, uK_CMB, RING, with the band's beam."""
         freqs, weights = self.bandpass(item)
-        beam, n = self.beam(item), len(self.fields(item))
-        seen = told(foregrounds.evaluate, self.emission(item, template), freqs, weights)[:n]
+        beam = self.beam(item)
+        n = len(self.fields(item))
+        seen = as_user_error(foregrounds.evaluate, self.emission(item, template), freqs, weights)[:n]
         maps = foregrounds.smoothed(seen, beam, nside=self.cfg.sky.nside)
         return self.skymap(item, maps, f"{self.origin()} foregrounds: {', '.join(self.components(item))}")
 
@@ -106,14 +116,16 @@ class Foregrounds(BandStage):
 
     def cost(self) -> tuple[float, float]:
         """A map on disk; templates, PySM3's maps and the band's in memory."""
-        npix, npix_sky = 12 * self.cfg.sky.nside**2, 12 * self.cfg.foregrounds.nside_sky**2
+        npix = 12 * self.cfg.sky.nside**2
+        npix_sky = 12 * self.cfg.foregrounds.nside_sky**2
         return 4 * len(self.cfg.sky.fields) * npix, 8 * npix_sky * (2 * _COUNT + 6)
 
 
 class Components(Foregrounds):
     """Each foreground alone, as a band sees it; on request (`foregrounds.components`)."""
 
-    name, outputs = "components", ("component",)
+    name = "components"
+    outputs = ("component",)
 
     def items(self) -> Iterable[Item]:
         """The items of `Foregrounds`, component by component."""
@@ -134,7 +146,9 @@ class SkyMask(Mask):
         cfg = self.cfg
         if cfg.mask.kind != "galactic":
             return super().run(item)
-        intensity = dust[0]["I"] if dust is not None else told(foregrounds.evaluate, [self.dust()], _DUST_GHZ)[0]
+        intensity = (
+            dust[0]["I"] if dust is not None else as_user_error(foregrounds.evaluate, [self.dust()], _DUST_GHZ)[0]
+        )
         weights = masks.galactic_mask(intensity, cfg.mask.f_sky, cfg.sky.nside)
         return self.tapered(weights, f"faintest dust, f_sky {cfg.mask.f_sky:g}")
 

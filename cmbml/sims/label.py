@@ -24,7 +24,8 @@ class Label(SimStage):
 
     def run(self, item: Item, *, unlensed_alm: dict[str, np.ndarray], lensed_alm: dict[str, np.ndarray]) -> SkyMap:
         """Map of one field, uK_CMB or without unit, RING."""
-        sky, label = self.cfg.sky, self.cfg.delens.label
+        sky = self.cfg.sky
+        label = self.cfg.delens.label
         if label == "kappa":
             data = sht.synthesis(unlensed_alm["kappa"].astype(complex), sky.nside)
             return SkyMap(data[None], ("kappa",), "1", 0.0, sky.lmax, "lensing convergence")

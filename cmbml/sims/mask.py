@@ -19,7 +19,8 @@ class Mask(Stage):
     (`cmbml.core.asset.Optional`). A file is known by its name: after changing its pixels, force this stage.
     """
 
-    name, outputs = "mask", ("mask",)
+    name = "mask"
+    outputs = ("mask",)
     uses = ("mask", "sky.nside", "sky.lmax")
 
     def items(self) -> list[Item]:
@@ -28,9 +29,11 @@ class Mask(Stage):
 
     def run(self, item: Item) -> SkyMap:
         """Map ``mask``, RING, without unit and beam."""
-        mask, sky = self.cfg.mask, self.cfg.sky
+        mask = self.cfg.mask
+        sky = self.cfg.sky
         if mask.kind == "band":
-            weights, note = masks.band_mask(sky.nside, mask.b_deg), f"latitude beyond {mask.b_deg:g} deg"
+            weights = masks.band_mask(sky.nside, mask.b_deg)
+            note = f"latitude beyond {mask.b_deg:g} deg"
         else:
             path = Path(mask.file).expanduser()
             weights = read_mask(path, sky.nside, column=mask.column, threshold=mask.threshold)
@@ -39,7 +42,8 @@ class Mask(Stage):
 
     def tapered(self, weights: np.ndarray, note: str) -> SkyMap:
         """Map of the weights with the taper of the configuration."""
-        mask, sky = self.cfg.mask, self.cfg.sky
+        mask = self.cfg.mask
+        sky = self.cfg.sky
         weights = masks.apodise(weights, mask.apodise_deg, mask.apodise_kind)
         if not weights.any():
             raise UserError(f"mask.kind={mask.kind} leaves nothing of the sky; choose another mask.")

@@ -10,7 +10,7 @@ from cmbml.core.asset import Item, Optional
 from cmbml.core.errors import UserError
 from cmbml.maps.skymap import SkyMap
 from cmbml.maps.variance import read_variance
-from cmbml.sims.bands import INSTRUMENT, NOISE, BandStage, told
+from cmbml.sims.bands import INSTRUMENT, NOISE, BandStage, as_user_error
 from cmbml.sky import noise
 from cmbml.sky.instrument import Band
 from cmbml.sky.units import conversion
@@ -22,7 +22,8 @@ class Variance(BandStage):
     A frequency map is known by its name: after changing its pixels, force this stage.
     """
 
-    name, outputs = "variance", ("variance",)
+    name = "variance"
+    outputs = ("variance",)
     uses = (*INSTRUMENT, *NOISE, "sky.nside", "sky.fields", "noise.kind", "noise.files")
     reads = (*BandStage.reads, "noise.folder")
 
@@ -32,14 +33,17 @@ class Variance(BandStage):
 
     def run(self, item: Item) -> SkyMap:
         """Maps of the variances of the band's fields, uK_CMB^2, RING."""
-        band, fields, nside = self.instrument.band(item["band"]), self.fields(item), self.cfg.sky.nside
+        band = self.instrument.band(item["band"])
+        fields = self.fields(item)
+        nside = self.cfg.sky.nside
         if self.cfg.noise.kind == "scan":
-            maps = np.stack([told(noise.scan_variance, nside, level(band, field)) for field in fields])
+            maps = np.stack([as_user_error(noise.scan_variance, nside, level(band, field)) for field in fields])
             note = "variance of a synthetic scan"
         else:
             path = self.file(band.name)
             response = conversion("MJy/sr", "uK_CMB", band.center_ghz)
-            maps, note = read_variance(path, nside, fields, uk_cmb_per_mjy_sr=response), f"variance of {path.name}"
+            maps = read_variance(path, nside, fields, uk_cmb_per_mjy_sr=response)
+            note = f"variance of {path.name}"
         return SkyMap(maps, fields, "uK_CMB^2", 0.0, 3 * nside - 1, note)
 
     def file(self, band: str) -> Path:
@@ -76,11 +80,13 @@ class NoiseMaps(BandStage):
 
     def noise(self, item: Item, variance: SkyMap | None) -> np.ndarray:
         """Noise of a band of a sky, (fields, npix): the same whoever asks."""
-        cfg, fields = self.cfg.noise, self.fields(item)
+        cfg = self.cfg.noise
+        fields = self.fields(item)
         if cfg.kind == "none":
             return np.zeros((len(fields), 12 * self.cfg.sky.nside**2))
         rng = {x: self.rng(f"noise/{x}", self.cfg.sky.seed, item["split"], item["sim"], item["band"]) for x in "TP"}
-        band, maps = self.instrument.band(item["band"]), {}
+        band = self.instrument.band(item["band"])
+        maps = {}
         if "T" in fields:
             of = None if variance is None else cfg.factor**2 * variance.select("T")
             maps["T"] = self.draw(rng["T"], level(band, "T"), (band.l_knee_t, band.alpha_t), 0, of)[0]
@@ -90,11 +96,16 @@ class NoiseMaps(BandStage):
         return np.stack([maps[field] for field in fields])
 
     def draw(
-        self, rng: np.random.Generator, level_uk_arcmin: float, knee: tuple[float, float], spin: int,
+        self,
+        rng: np.random.Generator,
+        level_uk_arcmin: float,
+        knee: tuple[float, float],
+        spin: int,
         variance: np.ndarray | None,
-    ) -> np.ndarray:  # fmt: skip
+    ) -> np.ndarray:
         """One draw of T, or of Q and U."""
-        cfg, nside = self.cfg.noise, self.cfg.sky.nside
+        cfg = self.cfg.noise
+        nside = self.cfg.sky.nside
         w = cfg.factor * level_uk_arcmin if variance is None else noise.white_level(variance).mean()
         return noise.knee_noise(rng, nside, w, *(knee if cfg.knee else (0.0, 0.0)), spin=spin, variance=variance)
 

@@ -56,5 +56,6 @@ class Observe(SimStage):
 
     def cost(self) -> tuple[float, float]:
         """One column a field and three alms on disk; maps and alms in double precision in memory."""
-        npix, n = 12 * self.cfg.sky.nside**2, len(self.cfg.sky.fields)
+        npix = 12 * self.cfg.sky.nside**2
+        n = len(self.cfg.sky.fields)
         return 4 * n * npix + 24 * sht.alm_size(self.cfg.sky.lmax), 8 * npix * (2 * n + 6)

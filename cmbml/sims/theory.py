@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from cmbml.core.asset import Item
 from cmbml.core.stage import SimStage
-from cmbml.sims.bands import told
+from cmbml.sims.bands import as_user_error
 from cmbml.sims.chains import with_chain
 from cmbml.sky import cosmology
 
@@ -18,7 +18,9 @@ class Theory(SimStage):
     Sky after sky, with all cores: skies of one cosmology share a run of CAMB.
     """
 
-    name, outputs, parallel = "theory", ("parameters", "cls"), False
+    name = "theory"
+    outputs = ("parameters", "cls")
+    parallel = False
     reads = ("splits", "system.root")
     uses = ("cosmology", "sky.seed", "sky.lmax", "sky.margin")
 
@@ -27,7 +29,7 @@ class Theory(SimStage):
         sky = self.cfg.sky
         rng = self.rng("cosmology", sky.seed, item["split"], item["sim"])
         spec = with_chain(OmegaConf.to_container(self.cfg.cosmology), Path(self.cfg.system.root))
-        parameters = told(cosmology.draw_parameters, spec, rng)
+        parameters = as_user_error(cosmology.draw_parameters, spec, rng)
         return parameters, cosmology.spectra(parameters, sky.lmax + sky.margin)
 
     def cost(self) -> tuple[float, float]:

@@ -59,7 +59,9 @@ def truncate(alm: np.ndarray, lmax: int) -> np.ndarray:
         raise ValueError(f"alms that end at l = {full} cannot be cut at lmax = {lmax}")
     out = np.empty((*alm.shape[:-1], alm_size(lmax)), dtype=alm.dtype)
     for m in range(lmax + 1):
-        a, b, n = _start(full, m), _start(lmax, m), lmax + 1 - m
+        a = _start(full, m)
+        b = _start(lmax, m)
+        n = lmax + 1 - m
         out[..., b : b + n] = alm[..., a : a + n]
     return out
 
@@ -78,7 +80,8 @@ def almxfl(alm: np.ndarray, fl: np.ndarray) -> np.ndarray:
         raise ValueError(f"f_l ends at l = {fl.shape[-1] - 1}, below the alms' lmax = {lmax}")
     out = np.empty_like(alm)
     for m in range(lmax + 1):
-        a, n = _start(lmax, m), lmax + 1 - m
+        a = _start(lmax, m)
+        n = lmax + 1 - m
         np.multiply(alm[..., a : a + n], fl[m : lmax + 1], out=out[..., a : a + n], casting="same_kind")
     return out
 
@@ -101,6 +104,7 @@ def alm2cl(a: np.ndarray, b: np.ndarray | None = None) -> np.ndarray:
     cl = np.zeros((*shape, lmax + 1))
     for m in range(lmax + 1):
         part = slice(_start(lmax, m), _start(lmax, m) + lmax + 1 - m)
-        am, bm = a[..., part], b[..., part]
+        am = a[..., part]
+        bm = b[..., part]
         cl[..., m:] += (1 if m == 0 else 2) * (am.real * bm.real + am.imag * bm.imag)
     return cl / (2 * np.arange(lmax + 1) + 1)

@@ -24,7 +24,9 @@ _KNOWN = {*_REQUIRED, *itertools.chain(*_EITHER), *_DEFAULTS, "nt"}
 
 # CAMB runs to one and the same l whatever lmax is asked for (up to 4100), so that lmax changes no bit of a spectrum.
 # The tensors end where their B is below 3e-5 of the lensing B.
-_LMAX_CAMB, _MARGIN, _LMAX_TENSOR = 4300, 200, 1500
+_LMAX_CAMB = 4300
+_MARGIN = 200
+_LMAX_TENSOR = 1500
 _DIGITS_LENSED = 6
 
 
@@ -94,7 +96,8 @@ def _covariance(gaussian: Mapping[str, Any]) -> np.ndarray:
         one, _, two = pair.partition(" ")
         if one not in names or two not in names or one == two:
             raise ValueError(f"the correlation '{pair}' does not name two of the drawn parameters {', '.join(names)}")
-        i, j = names.index(one), names.index(two)
+        i = names.index(one)
+        j = names.index(two)
         if rho[i, j] != 0:
             raise ValueError(f"the correlation of {one} and {two} is given twice")
         rho[i, j] = rho[j, i] = float(value)
@@ -131,11 +134,6 @@ def _camb_parameters(params: Mapping[str, float]) -> "camb.CAMBparams":
     pars.InitPower.set_params(As=amplitude, ns=given["ns"], r=given["r"], nt=given.get("nt"))
     pars.WantTensors = given["r"] > 0
     return pars
-
-
-def hubble(params: Mapping[str, float]) -> float:
-    """Return H0 in km/s/Mpc of a cosmology, solved for when it is given by theta_MC."""
-    return float(_camb_parameters(params).H0)
 
 
 def spectra(params: Mapping[str, float], lmax: int) -> dict[str, np.ndarray]:
@@ -178,7 +176,8 @@ def _spectra(params: tuple[tuple[str, float], ...], top: int) -> dict[str, np.nd
 
     pars = _camb_parameters(dict(params))
     pars.set_for_lmax(top, lens_potential_accuracy=3)
-    pars.max_l_tensor, pars.max_eta_k_tensor = _LMAX_TENSOR, 3.0 * _LMAX_TENSOR
+    pars.max_l_tensor = _LMAX_TENSOR
+    pars.max_eta_k_tensor = 3.0 * _LMAX_TENSOR
     results = camb.get_results(pars)
     unit = {"CMB_unit": "muK", "raw_cl": True}
     columns = {

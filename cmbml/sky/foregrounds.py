@@ -187,7 +187,8 @@ def synthetic_sky(component: str, maps: Mapping[str, Template]) -> "pysm3.Sky":
         As ``synthetic.templates`` draws them; free-free and AME take an ``index`` of their own where it is given.
     """
     with offline_pysm() as pysm3:
-        rj, freq = pysm3.units.uK_RJ, REFERENCE_GHZ[component] * pysm3.units.GHz
+        rj = pysm3.units.uK_RJ
+        freq = REFERENCE_GHZ[component] * pysm3.units.GHz
         index = maps.get("index", FIXED_INDEX.get(component))
         keys = {"map_I": maps["I"] << rj, "freq_ref_I": freq, "nside": round(np.sqrt(np.size(maps["I"]) / 12))}
         if "Q" in maps:
@@ -278,7 +279,8 @@ def smoothed(maps: np.ndarray, beam: np.ndarray, *, nside: int, niter: int = 1, 
     >>> out.shape, np.allclose(out, 3, atol=1e-3)
     ((1, 3072), True)
     """
-    lmax, least = len(beam) - 1, min(nside, round(np.sqrt(maps.shape[-1] / 12)))
+    lmax = len(beam) - 1
+    least = min(nside, round(np.sqrt(maps.shape[-1] / 12)))
     if lmax >= 3 * least:
         raise ValueError(f"a beam that ends at l = {lmax} is too fine for maps of nside {least}")
     out = np.empty((len(maps), 12 * nside**2))

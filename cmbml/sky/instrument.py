@@ -16,12 +16,18 @@ from cmbml.sky.beams import beam_table, gaussian_beam
 TQU = ("T", "Q", "U")
 # Names that tables of other packages give to our columns, and the unit of each column that has one.
 ALIASES = {
-    "band": "name", "center_frequency": "center_ghz", "fwhm": "fwhm_arcmin", "bandpass_file": "bandpass",
-}  # fmt: skip
+    "band": "name",
+    "center_frequency": "center_ghz",
+    "fwhm": "fwhm_arcmin",
+    "bandpass_file": "bandpass",
+}
 UNITS = {
-    "center_ghz": u.GHz, "width_ghz": u.GHz, "fwhm_arcmin": u.arcmin, "noise_t_uk_arcmin": u.uK * u.arcmin,
+    "center_ghz": u.GHz,
+    "width_ghz": u.GHz,
+    "fwhm_arcmin": u.arcmin,
+    "noise_t_uk_arcmin": u.uK * u.arcmin,
     "noise_p_uk_arcmin": u.uK * u.arcmin,
-}  # fmt: skip
+}
 
 DEFAULTS: dict[str, Any] = {"width_ghz": 0.0, "noise_t_uk_arcmin": 0.0, "noise_p_uk_arcmin": 0.0, "fields": "TQU"}
 

@@ -87,7 +87,8 @@ def unit_alm(rng: np.random.Generator, lmax: int) -> np.ndarray:
     for m in range(1, lmax + 1):
         first = ell[m:] ** 2 + 2 * m - 1
         part = alm[start : start + lmax + 1 - m]
-        part.real, part.imag = white[first], white[first + 1]
+        part.real = white[first]
+        part.imag = white[first + 1]
         start += lmax + 1 - m
     return alm
 

@@ -20,11 +20,19 @@ from cmbml.sky.beams import gaussian_beam
 from cmbml.sky.noise import noise_cl
 
 FIDUCIAL = {
-    "H0": 67.36, "ombh2": 0.02237, "omch2": 0.1200, "mnu": 0.06, "omk": 0.0, "tau": 0.0544, "As": 2.1e-9, "ns": 0.9649,
+    "H0": 67.36,
+    "ombh2": 0.02237,
+    "omch2": 0.1200,
+    "mnu": 0.06,
+    "omk": 0.0,
+    "tau": 0.0544,
+    "As": 2.1e-9,
+    "ns": 0.9649,
     "r": 0.01,
-}  # fmt: skip
+}
 ESTIMATORS = ("mv", "eb")
-_CONVERGED, _MOST = 1e-4, 50  # change of A_res at which the iteration stops, and its longest course
+_CONVERGED = 1e-4  # change of A_res at which the iteration stops
+_MOST = 50  # steps that it takes at the longest
 _LMAX_FIDUCIAL = 4000
 
 
@@ -141,11 +149,13 @@ def reconstruction(
     lmax = len(noise) - 1
     if len(cls["pp"]) <= lmax:
         raise ValueError(f"the spectra end below lmax = {lmax}")
-    coupling, ell = Coupling(lmax), np.arange(lmax + 1)
+    coupling = Coupling(lmax)
+    ell = np.arange(lmax + 1)
     ee, pp, tensor = (cls[name][: lmax + 1] for name in ("lensed_ee", "pp", "bb"))
     lensing = cls["lensed_bb"][: lmax + 1] - tensor
     good = ell >= 2
-    wiener_e, inverse_e = np.where(good, ee / (ee + noise), 0), np.where(good, 1 / (ee + noise), 0)
+    wiener_e = np.where(good, ee / (ee + noise), 0)
+    inverse_e = np.where(good, 1 / (ee + noise), 0)
     with_ee = coupling.response_ee(wiener_e * ee, inverse_e, wiener_e) if estimator == "mv" else 0.0
     residual = np.ones(lmax + 1)
     for _ in range(_MOST if iterative else 1):
@@ -189,7 +199,8 @@ class Coupling:
         self.lmax = lmax
         self.x, self.weight = sht.gauss_legendre(3 * lmax // 2 + 1)
         ell = np.arange(lmax + 1.0)
-        self.modes, self.xl = 2 * ell + 1, ell * (ell + 1)
+        self.modes = 2 * ell + 1
+        self.xl = ell * (ell + 1)
         self.a, self.b = (
             np.sqrt(np.maximum(y, 0) * (ell >= 2)) for y in ((ell - 2) * (ell + 3), (ell + 2) * (ell - 1))
         )
@@ -213,7 +224,8 @@ class Coupling:
 
     def _derivatives(self, cl: np.ndarray, sign: int) -> tuple[np.ndarray, np.ndarray]:
         """Sums over the multipole that is derived: the terms aa + bb, and ab."""
-        aa, bb = self._sum(3, 3 * sign, self.a**2 * cl), self._sum(1, sign, self.b**2 * cl)
+        aa = self._sum(3, 3 * sign, self.a**2 * cl)
+        bb = self._sum(1, sign, self.b**2 * cl)
         return aa + bb, self._sum(3, sign, self.a * self.b * cl)
 
     def lensing_bb(self, ee: np.ndarray, pp: np.ndarray) -> np.ndarray:
@@ -237,7 +249,8 @@ class Coupling:
         """1/(2L + 1) sum_{l1 l2} [|F_{l1 L l2}|^2 g_l1 i_l2 + F_{l1 L l2} F_{l2 L l1} c_l1 c_l2], even l1 + L + l2."""
         total = np.zeros(self.lmax + 1)
         for sign in (1, -1):
-            a, b = self._sum(3, 2 * sign, self.a * cross), self._sum(2, sign, self.b * cross)
+            a = self._sum(3, 2 * sign, self.a * cross)
+            b = self._sum(2, sign, self.b * cross)
             total = total + sign * self._integral(1, -sign, a * a + b * b) - 2 * self._integral(1, sign, a * b)
         return self._squared(gradient, inverse, 1) + self.xl * total / (64 * np.pi)
 

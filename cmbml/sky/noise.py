@@ -6,14 +6,12 @@ N_l = Omega_pix <sigma^2> with the mean over all pixels (sum_m |Y_lm|^2 does not
 what *level* means everywhere here. The noise of a draw scatters about it: nothing is coloured to a spectrum afterwards.
 """
 
-from collections.abc import Mapping
-
 import healpy as hp
 import numpy as np
 
 from cmbml.sky import sht
 
-_CHUNK = 2**20  # pixels whose covariance is factorised at once: bounds the memory
+_CHUNK = 2**20  # pixels whose directions are computed at once: bounds the memory
 
 
 def white_noise(rng: np.random.Generator, nside: int, level_uk_arcmin: float, ncomp: int = 1) -> np.ndarray:
@@ -78,12 +76,7 @@ def white_level(variance: np.ndarray) -> np.ndarray:
     return level
 
 
-def variance_noise(
-    rng: np.random.Generator,
-    variance: np.ndarray,
-    *,
-    covariances: Mapping[tuple[int, int], np.ndarray] | None = None,
-) -> np.ndarray:
+def variance_noise(rng: np.random.Generator, variance: np.ndarray) -> np.ndarray:
     """Draw noise, independent from pixel to pixel, of given variances.
 
     Parameters
@@ -91,9 +84,6 @@ def variance_noise(
     rng : numpy.random.Generator
     variance : array (npix,) or (ncomp, npix)
         sigma^2 of each pixel, e.g. II, or II, QQ, UU; uK^2. A constant one gives the numbers of ``white_noise``.
-    covariances : mapping of (i, j) to array (npix,), optional
-        Covariances of the components within a pixel, e.g. ``{(1, 2): qu}`` where the rows are I, Q, U; those not named
-        are zero. Per pixel, noise = L n with L L^T the covariance (Cholesky) and n the draw that there is without any.
 
     Returns
     -------
@@ -102,7 +92,7 @@ def variance_noise(
     Raises
     ------
     ValueError
-        If a variance is negative or not finite, or the components' covariance is not positive definite.
+        If a variance is negative or not finite.
 
     Examples
     --------
@@ -114,24 +104,7 @@ def variance_noise(
     if not (np.isfinite(variance).all() and (variance >= 0).all()):
         raise ValueError("a variance map has pixels that are negative or not finite; noise cannot be drawn from it")
     noise = rng.standard_normal(variance.shape)
-    if not covariances:
-        noise *= np.sqrt(variance)
-        return noise
-    wrong = [pair for pair in covariances if not 0 <= min(pair) < max(pair) < len(variance)]
-    if wrong:
-        raise ValueError(f"covariances of the components {wrong} do not fit to {len(variance)} variance maps")
-    for start in range(0, variance.shape[-1], _CHUNK):
-        part = slice(start, start + _CHUNK)
-        matrix = np.zeros((noise[0, part].size, len(variance), len(variance)))
-        for i, row in enumerate(variance):
-            matrix[:, i, i] = row[part]
-        for (i, j), cross in covariances.items():
-            matrix[:, i, j] = matrix[:, j, i] = cross[part]
-        try:
-            root = np.linalg.cholesky(matrix)
-        except np.linalg.LinAlgError:
-            raise ValueError("the covariance of the components of a pixel is not positive definite") from None
-        noise[:, part] = np.einsum("pij,jp->ip", root, noise[:, part])
+    noise *= np.sqrt(variance)
     return noise
 
 
@@ -146,7 +119,7 @@ def degrade_variance(variance: np.ndarray, nside_out: int, *, nest: bool = False
     Parameters
     ----------
     variance : array (..., npix)
-        uK^2; or covariances, for which the same rule holds.
+        uK^2.
     nside_out : int
     nest : bool, optional
         Whether the input is in NESTED order.
@@ -216,7 +189,8 @@ def hit_pattern(nside: int, *, spin_deg: float = 85.0, precession_deg: float = 7
     sin_psi = np.maximum(np.sqrt(1 - cos_psi**2), 1e-12)
     colatitude = np.linspace(0, np.pi, 4096)
     half = max(np.deg2rad(fov_deg), hp.nside2resol(nside)) / 2
-    top, bottom = np.cos(np.maximum(colatitude - half, 0)), np.cos(np.minimum(colatitude + half, np.pi))
+    top = np.cos(np.maximum(colatitude - half, 0))
+    bottom = np.cos(np.minimum(colatitude + half, np.pi))
     below = [np.arcsin(np.clip(z[:, None] / sin_psi, -1, 1)).mean(axis=1) for z in (top, bottom)]
     density = (below[0] - below[1]) / (top - bottom)
     pole = np.array(hp.Rotator(coord="EG")(np.array([0.0, 0.0, 1.0])))
@@ -308,7 +282,8 @@ def knee_noise(
     >>> bool(abs(drift.mean()) < 1e-2 * drift.std())
     True
     """
-    ncomp, lmax = (1 if spin == 0 else 2), 3 * nside - 1
+    ncomp = 1 if spin == 0 else 2
+    lmax = 3 * nside - 1
     cl = noise_cl(level_uk_arcmin, lmax, l_knee=l_knee, alpha=alpha) - noise_cl(level_uk_arcmin, lmax)
     if variance is None:
         noise = white_noise(rng, nside, level_uk_arcmin, ncomp)

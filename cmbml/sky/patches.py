@@ -67,7 +67,8 @@ def patch_index(nside: int, patch: int, halo: int = 0) -> np.ndarray:
     >>> np.array_equal(patch_index(8, 4, halo=2)[:, 2:-2, 2:-2], index)
     True
     """
-    count, side = n_patches(nside, patch), nside // patch
+    count = n_patches(nside, patch)
+    side = nside // patch
     if int(halo) != halo or not 0 <= halo <= nside:
         raise ValueError(f"the halo must be a whole number of pixels from 0 to nside = {nside}, got {halo}")
     width = patch + 2 * halo
@@ -200,18 +201,33 @@ def _around(faces: np.ndarray, face: int) -> dict[tuple[int, int], np.ndarray]:
     turn = np.rot90
     if kind == 0:
         return {
-            (0, 0): north[0], (1, 0): turn(north[1]), (0, 1): turn(north[3], -1), (1, 1): turn(north[2], 2),
-            (-1, 0): equator[0], (0, -1): equator[1], (-1, -1): south[0],
-        }  # fmt: skip
+            (0, 0): north[0],
+            (1, 0): turn(north[1]),
+            (0, 1): turn(north[3], -1),
+            (1, 1): turn(north[2], 2),
+            (-1, 0): equator[0],
+            (0, -1): equator[1],
+            (-1, -1): south[0],
+        }
     if kind == 1:
         return {
-            (0, 0): equator[0], (1, 0): north[0], (0, 1): north[3], (-1, 0): south[3], (0, -1): south[0],
-            (1, -1): equator[1], (-1, 1): equator[3],
-        }  # fmt: skip
+            (0, 0): equator[0],
+            (1, 0): north[0],
+            (0, 1): north[3],
+            (-1, 0): south[3],
+            (0, -1): south[0],
+            (1, -1): equator[1],
+            (-1, 1): equator[3],
+        }
     return {
-        (0, 0): south[0], (-1, 0): turn(south[3]), (0, -1): turn(south[1], -1), (-1, -1): turn(south[2], 2),
-        (1, 0): equator[1], (0, 1): equator[0], (1, 1): north[0],
-    }  # fmt: skip
+        (0, 0): south[0],
+        (-1, 0): turn(south[3]),
+        (0, -1): turn(south[1], -1),
+        (-1, -1): turn(south[2], 2),
+        (1, 0): equator[1],
+        (0, 1): equator[0],
+        (1, 1): north[0],
+    }
 
 
 def _folded(corner: np.ndarray, i: int, j: int) -> np.ndarray:

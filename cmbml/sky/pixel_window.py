@@ -81,7 +81,8 @@ def _face_moments(nside: int, face: int) -> tuple[float, np.ndarray]:
     s2 /= top
     node_weight = np.outer(weight, weight).ravel() / 4
     pair_weight = 2 * node_weight[first] * node_weight[second]
-    moments, term = np.ones(TERMS), np.ones_like(s2)
+    moments = np.ones(TERMS)
+    term = np.ones_like(s2)
     for k in range(1, TERMS):
         term *= s2
         moments[k] = (term @ pair_weight).mean()

@@ -35,8 +35,12 @@ def rotation_matrix(theta_deg: float, phi_deg: float) -> np.ndarray:
     """
     if not (math.isfinite(theta_deg) and math.isfinite(phi_deg)):
         raise ValueError(f"rotation angles must be finite degrees, got theta {theta_deg} and phi {phi_deg}")
-    theta, phi = math.radians(theta_deg), math.radians(phi_deg)
-    ct, st, cp, sp = math.cos(theta), math.sin(theta), math.cos(phi), math.sin(phi)
+    theta = math.radians(theta_deg)
+    phi = math.radians(phi_deg)
+    ct = math.cos(theta)
+    st = math.sin(theta)
+    cp = math.cos(phi)
+    sp = math.sin(phi)
     about_y = np.array([[ct, 0, st], [0, 1, 0], [-st, 0, ct]])
     about_z = np.array([[cp, sp, 0], [-sp, cp, 0], [0, 0, 1]])
     matrix: np.ndarray = about_y @ about_z
@@ -82,7 +86,8 @@ def permutation(nside: int, theta_deg: float, phi_deg: float, *, nthreads: int =
     """
     if int(nside) != nside or not 1 <= nside <= _LARGEST_NSIDE or int(nside) & (int(nside) - 1):
         raise ValueError(f"nside must be a power of two from 1 to {_LARGEST_NSIDE}, got {nside}")
-    nside, rot = int(nside), rotation_matrix(theta_deg, phi_deg)
+    nside = int(nside)
+    rot = rotation_matrix(theta_deg, phi_deg)
     forward, surplus, wanted = _keep_nearest(nside, rot)
     empty = np.flatnonzero(forward < 0)
     paired = _pair(rot @ _centre(nside, surplus), _centre(nside, empty), nthreads or -1)
@@ -127,7 +132,8 @@ def rotate_alm_deg(
     True
     """
     rotation_matrix(theta_deg, phi_deg)  # refuses angles that are not finite
-    theta, phi = math.radians(theta_deg), math.radians(phi_deg)
+    theta = math.radians(theta_deg)
+    phi = math.radians(phi_deg)
     if inverse:
         return sht.rotate_alm(alm, 0.0, -theta, phi, nthreads=nthreads)
     return sht.rotate_alm(alm, -phi, theta, 0.0, nthreads=nthreads)
@@ -181,7 +187,8 @@ def rotate_maps(
     True
     """
     maps = np.atleast_2d(maps)
-    nside, out = hp.npix2nside(maps.shape[-1]), np.empty(maps.shape, dtype=np.result_type(maps, np.float32))
+    nside = hp.npix2nside(maps.shape[-1])
+    out = np.empty(maps.shape, dtype=np.result_type(maps, np.float32))
     for part, spin in _fields(list(spins), len(maps)):
         alm = sht.analysis(maps[part], lmax, spin=spin, niter=niter, nthreads=nthreads)
         alm = rotate_alm_deg(alm, theta_deg, phi_deg, inverse=inverse, nthreads=nthreads)
@@ -215,7 +222,8 @@ def _keep_nearest(nside: int, rot: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
     Returns ``forward`` (int32, -1 where nothing falls), the sources left over, and the target each of those fell into.
     """
     npix = hp.nside2npix(nside)
-    wanted, miss = np.empty(npix, dtype=np.int32), np.empty(npix, dtype=np.float32)
+    wanted = np.empty(npix, dtype=np.int32)
+    miss = np.empty(npix, dtype=np.float32)
     for start in range(0, npix, _CHUNK):
         part = slice(start, min(start + _CHUNK, npix))
         moved = rot @ _centre(nside, np.arange(part.start, part.stop))
@@ -236,14 +244,16 @@ def _pair(a: np.ndarray, b: np.ndarray, workers: int) -> np.ndarray:
     In each round every free a asks for the nearest free b, and every b takes the nearest of those that ask.
     """
     pair = np.empty(a.shape[1], dtype=np.int64)
-    free_a, free_b = np.arange(a.shape[1]), np.arange(b.shape[1])
+    free_a = np.arange(a.shape[1])
+    free_b = np.arange(b.shape[1])
     while free_a.size:
         tree = cKDTree(b[:, free_b].T, compact_nodes=False, balanced_tree=False)
         distance, asked = tree.query(a[:, free_a].T, workers=workers)
         order = np.lexsort((distance, asked))
         taken, first = np.unique(asked[order], return_index=True)
         pair[free_a[order[first]]] = free_b[taken]
-        free_a, free_b = np.delete(free_a, order[first]), np.delete(free_b, taken)
+        free_a = np.delete(free_a, order[first])
+        free_b = np.delete(free_b, taken)
     return pair
 
 
@@ -256,26 +266,35 @@ def _hand_over(
     one that sits there are compared: the one whose own place lies further ahead goes on, the other stays, which is the
     choice with the smaller sum of squared displacements. Of the chains that meet in a pixel one moves, the others wait.
     """
-    a, b = _centre(nside, here), _centre(nside, empty)
+    a = _centre(nside, here)
+    b = _centre(nside, empty)
     angle = 2 * np.arcsin(np.clip(np.linalg.norm(b - a, axis=0) / 2, 0, 1))
     b -= a * np.cos(angle)
     b /= np.maximum(np.linalg.norm(b, axis=0), np.finfo(float).tiny)  # now the unit tangent at a
     nstep = np.ceil(angle / hp.nside2resol(nside)).astype(np.int64)
-    source, here, step, live = source.copy(), here.copy(), np.ones(len(here), dtype=np.int64), np.arange(len(here))
+    source = source.copy()
+    here = here.copy()
+    step = np.ones(len(here), dtype=np.int64)
+    live = np.arange(len(here))
     while live.size:
         turn = angle[live] * step[live] / nstep[live]
         there = hp.vec2pix(nside, *(a[:, live] * np.cos(turn) + b[:, live] * np.sin(turn)))
         there = np.where(step[live] < nstep[live], there, empty[live])
         skip = (there == here[live]) | ((forward[there] < 0) & (there != empty[live]))  # another chain's end
         step[live[skip]] += 1
-        walk, there = live[~skip], there[~skip]
+        walk = live[~skip]
+        there = there[~skip]
         place, first = np.unique(here[walk], return_index=True)
-        walk, there = walk[first], there[first]
-        hand, seat = source[walk], forward[place]
+        walk = walk[first]
+        there = there[first]
+        hand = source[walk]
+        seat = forward[place]
         ahead = rot @ (_centre(nside, hand) - _centre(nside, seat))
         goes = np.sum(ahead * (_centre(nside, there) - _centre(nside, place)), axis=0) > 0
-        forward[place], source[walk] = np.where(goes, seat, hand), np.where(goes, hand, seat)
-        here[walk], step[walk] = there, step[walk] + 1
+        forward[place] = np.where(goes, seat, hand)
+        source[walk] = np.where(goes, hand, seat)
+        here[walk] = there
+        step[walk] += 1
         end = there == empty[walk]
         forward[there[end]] = source[walk[end]]
         live = live[forward[empty[live]] < 0]

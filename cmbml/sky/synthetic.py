@@ -26,7 +26,8 @@ COMPONENTS = ("dust", "synchrotron", "freefree", "ame")
 REFERENCE_GHZ = {"dust": 353.0, "synchrotron": 23.0, "freefree": 30.0, "ame": 22.8}
 # Spinning dust: flux density ~ exp(-ln^2(nu / peak) / (2 width^2)) (Stevenson 2014, ApJ 781 113), in uK_RJ a power law
 # whose index changes with ln nu.
-AME_PEAK_GHZ, AME_WIDTH = 28.0, 0.5
+AME_PEAK_GHZ = 28.0
+AME_WIDTH = 0.5
 # Spectral indices at the reference frequency, in uK_RJ, of the components that have no map of them.
 FIXED_INDEX = {
     "freefree": -2.14,
@@ -144,7 +145,8 @@ def templates(
     if unknown:
         raise ValueError(f"there is no synthetic {', '.join(unknown)}; these are: {', '.join(COMPONENTS)}")
     root = np.linalg.cholesky(CORRELATION)
-    unit, made = [], {}
+    unit = []
+    made = {}
     for i, name in enumerate(COMPONENTS):
         field, *streams = rngs[name].spawn(4)
         unit.append(unit_alm(field, 2 * nside))

@@ -41,7 +41,8 @@ def conversion(source: str, target: str, freqs_ghz: float | np.ndarray, weights:
     1.0
     """
     freqs = np.atleast_1d(np.asarray(freqs_ghz, dtype=np.float64))
-    above, below = intensity(source, freqs), intensity(target, freqs)
+    above = intensity(source, freqs)
+    below = intensity(target, freqs)
     if len(freqs) == 1:
         return float(above[0] / below[0])
     response = np.ones_like(freqs) if weights is None else np.asarray(weights, dtype=np.float64)

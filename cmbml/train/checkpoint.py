@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from cmbml.core.errors import UserError
-from cmbml.train.settings import telling
 
 AFRESH = "or train afresh with run.force=[train]"
 
@@ -40,7 +39,8 @@ def demand_same(then: Mapping[str, Any], now: Mapping[str, Any], epoch: int) -> 
     UserError
         Names every key that changed, and how.
     """
-    old, new = telling(_flat(then)), telling(_flat(now))
+    old = _flat(then)
+    new = _flat(now)
     absent = "absent"
     changes = [
         f"{key} {old.get(key, absent)} -> {new.get(key, absent)}"

@@ -71,8 +71,10 @@ class Patches:
         turning: bool = False,
         device: torch.device,
     ) -> None:
-        self.skies, self.settings = skies, settings
-        self.halo, index = settings["patches"]["halo"], layout_index(settings)
+        self.skies = skies
+        self.settings = settings
+        self.halo = settings["patches"]["halo"]
+        index = layout_index(settings)
         self.index = torch.as_tensor(index.astype(np.int32), device=device)
         self.pairs = orientations(settings["rotation"]) if turning else [(0, 0)]
         self.orientation = [0] * len(skies)
@@ -180,14 +182,16 @@ class Patches:
             pixel = transformed(pixel, self.squares[self.symmetry[numbers]])
         if self.tables is not None:
             pixel = self.tables[torch.tensor(self.orientation, device=sky.device)[sky], pixel].long()
-        x, y = self.x[sky, pixel], self.y[sky, crop(pixel, self.halo)]
+        x = self.x[sky, pixel]
+        y = self.y[sky, crop(pixel, self.halo)]
         if self.symmetries:
             x, y = (m * sign[self.symmetry[numbers], None, None] for m, sign in zip((x, y), self.signs, strict=True))
         return x.permute(0, 3, 1, 2), y.permute(0, 3, 1, 2)
 
     def _load(self, sky: int) -> None:
         """Put the standardised maps of one sky in place, turned when the rotation is harmonic."""
-        maps, pair = self.skies[sky], self.pairs[self.orientation[sky]]
+        maps = self.skies[sky]
+        pair = self.pairs[self.orientation[sky]]
         if self.kind == "harmonic" and any(pair):
             maps = tuple(turn_maps(m, pair, self.settings, key) for m, key in zip(maps, SPINS, strict=True))
         for store, values, units in zip((self.x, self.y), maps, self.units, strict=True):
@@ -208,7 +212,9 @@ def turn_maps(
     maps: np.ndarray, pair: Pair, settings: dict[str, Any], spins: str, *, inverse: bool = False
 ) -> np.ndarray:
     """Rotate the maps (n, npix) through their alms; ``spins`` says which key holds their spins."""
-    spin, lmax, threads = settings[spins], settings["lmax"], torch.get_num_threads()
+    spin = settings[spins]
+    lmax = settings["lmax"]
+    threads = torch.get_num_threads()
     return rotate_maps(maps, *pair, spins=spin, lmax=lmax, inverse=inverse, nthreads=threads)
 
 
@@ -216,7 +222,8 @@ def place_of_maps(device: torch.device, settings: dict[str, Any], *skies: Skies)
     """Return where the maps lie: on the GPU when they take less than half of what is free there, else on the host."""
     if device.type == "cpu":
         return device
-    npix, maps = 12 * settings["nside"] ** 2, sum(len(m) for m in skies[0][0]) * sum(map(len, skies))
+    npix = 12 * settings["nside"] ** 2
+    maps = sum(len(m) for m in skies[0][0]) * sum(map(len, skies))
     tables = len(orientations(settings["rotation"])) if settings["rotation"]["kind"] == "permutation" else 0
     fits = 4 * npix * (maps + tables) < torch.cuda.mem_get_info(device)[0] / 2
     return device if fits else torch.device("cpu")

@@ -24,7 +24,8 @@ def image_shape(settings: Mapping[str, Any]) -> tuple[int, int]:
         When there is no such layout, or a mosaic shall have a halo, which it cannot.
     """
     patches = settings["patches"]
-    layout, halo = patches.get("layout", "squares"), patches["halo"]
+    layout = patches["layout"]
+    halo = patches["halo"]
     if layout not in LAYOUTS:
         raise UserError(f"patches.layout={layout} must be one of {', '.join(LAYOUTS)}.")
     if layout == "squares":
@@ -38,7 +39,7 @@ def layout_index(settings: Mapping[str, Any]) -> np.ndarray:
     """Return the RING pixels of the images that a sky is cut into, int64 (images, height, width)."""
     image_shape(settings)
     patches = settings["patches"]
-    if patches.get("layout") == "mosaic":
+    if patches["layout"] == "mosaic":
         return mosaic_index(settings["nside"])[None]
     return patch_index(settings["nside"], patches["patch"], patches["halo"])
 
@@ -61,7 +62,8 @@ def squares(width: int) -> Tensor:
 
 def signs(parities: Sequence[int], device: torch.device) -> Tensor:
     """Return the factors (8, channels) of the symmetries: a reflection turns the sign of what has the parity -1."""
-    hand, parity = torch.tensor(HANDS)[:, None], torch.tensor(parities)
+    hand = torch.tensor(HANDS)[:, None]
+    parity = torch.tensor(parities)
     return torch.where(hand < 0, parity, 1).to(device, torch.float32)
 
 
@@ -82,7 +84,7 @@ def check_symmetries(settings: dict[str, Any], average: int) -> None:
         raise UserError(f"rotation.average={average} must be a whole number from 1 to 8.")
     if not (settings["rotation"]["symmetries"] or average > 1):
         return
-    if settings["patches"].get("layout") == "mosaic":
+    if settings["patches"]["layout"] == "mosaic":
         raise UserError(
             "A mosaic of the sky has none of the symmetries of a square: use rotation.symmetries=false and "
             "rotation.average=1, or patches.layout=squares."

@@ -50,7 +50,8 @@ def probe(settings: Mapping[str, Any], channels: tuple[int, int]) -> tuple[int, 
     try:
         with torch.device("meta"), torch.no_grad():
             given = torch.empty(1, channels[0], height, width)
-            net, sizes = build(settings["network"]).eval(), []
+            net = build(settings["network"]).eval()
+            sizes = []
             for layer in (module for module in net.modules() if not list(module.children())):
                 layer.register_forward_hook(lambda module, x, y: sizes.append(y.numel()))
             got = net(given)

@@ -91,7 +91,8 @@ def _predict(
     place: torch.device,
 ) -> np.ndarray:
     """Return the network's output (cout, npix) for standardised maps (cin, npix), patch by patch."""
-    halo, index = settings["patches"]["halo"], torch.as_tensor(layout_index(settings))
+    halo = settings["patches"]["halo"]
+    index = torch.as_tensor(layout_index(settings))
     variants = squares(index.shape[-1])[:average] if average > 1 else torch.arange(index[0].numel())[None]
     x = torch.as_tensor(np.ascontiguousarray(maps.T, dtype=np.float32))
     y = torch.zeros((len(x), len(settings["parity_out"])))

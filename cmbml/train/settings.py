@@ -14,14 +14,6 @@ SCHEDULES = ("piecewise", "cosine", "exponential", "constant")
 STANDARDS = ("rms", "none", "robust")
 PRECISIONS = ("fp32", "bf16", "fp16")
 KEPT = ("best", "last")
-# Keys that came later, and the values at which they change nothing: with these a training is what it was without them.
-NEUTRAL = {
-    "train.standardise": "rms",
-    "train.repeats": 1,
-    "train.keep": "best",
-    "train.schedule.steps": None,
-    "patches.layout": "squares",
-}
 
 
 @dataclass(frozen=True)
@@ -41,7 +33,7 @@ class Schedule:
     boundaries: Sequence[float]
     factors: Sequence[float]
     final: float
-    steps: float | None = NEUTRAL["train.schedule.steps"]
+    steps: float | None
 
 
 @dataclass(frozen=True)
@@ -58,17 +50,12 @@ class TrainSettings:
     precision: str
     compile: bool
     channels_last: bool
-    standardise: str = NEUTRAL["train.standardise"]
-    repeats: int = NEUTRAL["train.repeats"]
-    keep: str = NEUTRAL["train.keep"]
+    standardise: str
+    repeats: int
+    keep: str
 
 
-def telling(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings under dotted names without those later keys that change nothing."""
-    return {key: value for key, value in settings.items() if key not in NEUTRAL or NEUTRAL[key] != value}
-
-
-def read_train(given: Mapping[str, Any]) -> TrainSettings:
+def read_train(group: Mapping[str, Any]) -> TrainSettings:
     """Read and check the group ``train``.
 
     Raises
@@ -76,9 +63,9 @@ def read_train(given: Mapping[str, Any]) -> TrainSettings:
     UserError
         When a key is unknown, missing or out of range: the key and what it may be.
     """
-    optimizer = _fill(Optimizer, given.get("optimizer", {}), "train.optimizer")
-    schedule = _fill(Schedule, given.get("schedule", {}), "train.schedule")
-    cfg = _fill(TrainSettings, {**given, "optimizer": optimizer, "schedule": schedule}, "train")
+    optimizer = _fill(Optimizer, group.get("optimizer", {}), "train.optimizer")
+    schedule = _fill(Schedule, group.get("schedule", {}), "train.schedule")
+    cfg = _fill(TrainSettings, {**group, "optimizer": optimizer, "schedule": schedule}, "train")
     for key, least in (("epochs", 1), ("batch_size", 1), ("repeats", 1), ("seed", 0)):
         value = getattr(cfg, key)
         whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
@@ -95,7 +82,8 @@ def read_train(given: Mapping[str, Any]) -> TrainSettings:
         demand_value(value in known, key, value, f"one of {', '.join(known)}")
     for key in ("compile", "channels_last"):
         demand_value(isinstance(getattr(cfg, key), bool), f"train.{key}", getattr(cfg, key), "true or false")
-    betas, decay = optimizer.betas, optimizer.weight_decay
+    betas = optimizer.betas
+    decay = optimizer.weight_decay
     good = len(betas) == 2 and all(_number(b) and 0 <= b < 1 for b in betas)
     demand_value(good, "train.optimizer.betas", betas, "two numbers from 0 to below 1")
     demand_value(_number(decay) and decay >= 0, "train.optimizer.weight_decay", decay, "a number of at least 0")
@@ -106,7 +94,8 @@ def read_train(given: Mapping[str, Any]) -> TrainSettings:
 def _check_schedule(schedule: Schedule) -> None:
     """Check the keys that the chosen schedule uses."""
     if schedule.name == "piecewise":
-        edges, factors = schedule.boundaries, schedule.factors
+        edges = schedule.boundaries
+        factors = schedule.factors
         rising = all(a < b for a, b in itertools.pairwise(edges))
         alike = all(0 < edge < 1 for edge in edges) or all(edge >= 1 for edge in edges)
         wish = "rising, all fractions of the steps below 1 or all numbers of steps"
@@ -114,7 +103,8 @@ def _check_schedule(schedule: Schedule) -> None:
         demand_value(
             len(factors) == len(edges) + 1, "train.schedule.factors", factors, "one more than there are boundaries"
         )
-    final, steps = schedule.final, schedule.steps
+    final = schedule.final
+    steps = schedule.steps
     demand_value(_number(final) and 0 <= final <= 1, "train.schedule.final", final, "from 0 to 1")
     if schedule.name == "exponential":
         demand_value(final > 0, "train.schedule.final", final, "above 0 for an exponential")
@@ -122,16 +112,16 @@ def _check_schedule(schedule: Schedule) -> None:
         demand_value(whole, "train.schedule.steps", steps, "a number of at least 1, or null for all steps")
 
 
-def _fill(kind: type, given: Mapping[str, Any], where: str) -> Any:
+def _fill(kind: type, group: Mapping[str, Any], where: str) -> Any:
     """Make the dataclass, naming an unknown or missing key."""
-    known = [field.name for field in dataclasses.fields(kind)]
-    for key in given:
-        if key not in known:
-            raise UserError(f"{where}.{key} is not a known key; {where} has {', '.join(known)}.")
-    for key in known:
-        if key not in given and f"{where}.{key}" not in NEUTRAL:
+    names = [field.name for field in dataclasses.fields(kind)]
+    for key in group:
+        if key not in names:
+            raise UserError(f"{where}.{key} is not a known key; {where} has {', '.join(names)}.")
+    for key in names:
+        if key not in group:
             raise UserError(f"{where}.{key} is missing.")
-    return kind(**given)
+    return kind(**group)
 
 
 def _number(value: object) -> bool:

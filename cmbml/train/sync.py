@@ -34,10 +34,12 @@ class SyncBatchNorm(nn.BatchNorm2d):
         """Normalise ``x`` (batch, channels, height, width); a rank's share of the batch may be empty."""
         if not self.training:
             return super().forward(x)
-        values, dims = x.float(), (0, 2, 3)
+        values = x.float()
+        dims = (0, 2, 3)
         count = torch.tensor([x.numel() // x.shape[1]], dtype=torch.float32, device=x.device)
         summed = _Total.apply(torch.cat((values.sum(dims), count)))
-        n, mean = summed[-1], summed[:-1] / summed[-1]
+        n = summed[-1]
+        mean = summed[:-1] / summed[-1]
         centred = values - mean[:, None, None]
         variance = _Total.apply(centred.square().sum(dims)) / n
         with torch.no_grad():

@@ -49,8 +49,10 @@ class Trainer:
         checkpoint_every: int = 1,
         log_dir: str | None = None,
     ) -> None:
-        self.settings, self.scratch = settings, scratch
-        self.checkpoint_every, self.log_dir = checkpoint_every, log_dir
+        self.settings = settings
+        self.scratch = scratch
+        self.checkpoint_every = checkpoint_every
+        self.log_dir = log_dir
         self.cfg = read_train(settings["train"])
         self.rank, self.size, local_rank = launch.group()
         self.device = torch.device("cpu")
@@ -65,7 +67,10 @@ class Trainer:
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
         scaling = self.cfg.precision == "fp16" and self.device.type == "cuda"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaling)
-        self.epoch, self.step, self.best, self.lr = 0, 0, math.inf, 0.0
+        self.epoch = 0
+        self.step = 0
+        self.best = math.inf
+        self.lr = 0.0
         self.history: list[dict[str, float]] = []
 
     def _read_skies(self, train_skies: Skies, valid_skies: Skies, tables: Sequence[np.ndarray] | None) -> None:
@@ -126,7 +131,8 @@ class Trainer:
         total = pixels = 0
         for batch in torch.from_numpy(order).split(self.cfg.batch_size):
             loss, n = self.train_step(batch)
-            total, pixels = total + loss * n, pixels + n
+            total = total + loss * n
+            pixels += n
             bar.update()
         return total / pixels
 
@@ -160,10 +166,12 @@ class Trainer:
     def validate(self) -> float:
         """Return the mean loss of a pixel of the validation skies."""
         self.net.eval()
-        total, pixels = torch.zeros((), dtype=torch.float64, device=self.device), 0
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        pixels = 0
         for batch in torch.arange(len(self.valid)).split(self.cfg.batch_size):
             share, n = self.loss_of_share(self.model, self.valid, batch)
-            total, pixels = total + share, pixels + n
+            total = total + share
+            pixels += n
         return float(sync.total(total)) / pixels
 
     def loss_of_share(self, net: nn.Module, patches: Patches, batch: Tensor) -> tuple[Tensor, int]:
@@ -246,7 +254,9 @@ class Trainer:
             raise UserError(f"The best network of the interrupted training is gone; {checkpoint.AFRESH}.")
         for name in ("model", "optimizer", "scheduler", "scaler"):
             getattr(self, name).load_state_dict(state[name])
-        self.epoch, self.step, self.best = state["epoch"], state["step"], state["best"]
+        self.epoch = state["epoch"]
+        self.step = state["step"]
+        self.best = state["best"]
         self.history = state["history"]
         torch.set_rng_state(state["rng"]["cpu"])
         if self.device.type == "cuda" and state["rng"]["cuda"] is not None:

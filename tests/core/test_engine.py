@@ -154,7 +154,9 @@ def test_stage_sees_only_what_it_declares():
 
 
 class Late(Stage):
-    name, inputs, outputs = "late", ("mean",), ("late",)
+    name = "late"
+    inputs = ("mean",)
+    outputs = ("late",)
 
 
 def pipeline_of(*stages, **files):
@@ -179,7 +181,9 @@ def test_wiring_is_checked_before_anything_runs():
         pipeline_of(Noise, Again)
 
     class NeedsEvery(Stage):
-        name, inputs, outputs = "needs", ("noise",), ("mean",)
+        name = "needs"
+        inputs = ("noise",)
+        outputs = ("mean",)
 
     with pytest.raises(UserError, match="does not say which; use Every"):
         pipeline_of(Noise, NeedsEvery).plan()
@@ -208,7 +212,9 @@ def test_every_streams_in_order_and_reads_nothing_before_it_is_asked(tmp_path):
 class Listing(Stage):
     """Reads what other runs have left: the `twice` of two sims, wherever the items say."""
 
-    name, inputs, outputs = "listing", (Every("twice"),), ("mean",)
+    name = "listing"
+    inputs = (Every("twice"),)
+    outputs = ("mean",)
 
     def found(self, asset):
         return [{"split": "test", "sim": sim} for sim in (1, 0)]

@@ -27,8 +27,10 @@ def kill_here(cfg, where):
 
 
 class Noise(SimStage):
-    name, outputs = "noise", ("noise",)
-    uses, reads = ("noise", "seed"), ("splits", "kill")
+    name = "noise"
+    outputs = ("noise",)
+    uses = ("noise", "seed")
+    reads = ("splits", "kill")
 
     def run(self, item):
         if item["sim"] == self.cfg.noise.bad_sim:
@@ -50,8 +52,11 @@ class KillsItsWriter:
 
 
 class Twice(SimStage):
-    name, inputs, outputs = "twice", ("noise",), ("twice",)
-    uses, reads = ("factor",), ("splits", "kill")
+    name = "twice"
+    inputs = ("noise",)
+    outputs = ("twice",)
+    uses = ("factor",)
+    reads = ("splits", "kill")
 
     def run(self, item, noise):
         kill_here(self.cfg, "twice")
@@ -59,8 +64,11 @@ class Twice(SimStage):
 
 
 class Mean(Stage):
-    name, inputs, outputs = "mean", (Every("twice", split="train"),), ("mean",)
-    reads, scratch = ("kill",), ("state",)
+    name = "mean"
+    inputs = (Every("twice", split="train"),)
+    outputs = ("mean",)
+    reads = ("kill",)
+    scratch = ("state",)
 
     def run(self, item, twice, scratch):
         done = scratch["state"].read().tolist() if scratch["state"].exists() else []
@@ -75,7 +83,9 @@ class Mean(Stage):
 class Hungry(SimStage):
     """Holds 200 MB while it works on its second sim."""
 
-    name, outputs, splits = "hungry", ("noise",), ("train",)
+    name = "hungry"
+    outputs = ("noise",)
+    splits = ("train",)
 
     def run(self, item):
         return np.ones(25_000_000 if item["sim"] == 1 else 1).max()

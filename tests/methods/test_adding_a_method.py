@@ -15,7 +15,10 @@ from tests.conftest import REPO
 class Half(SimStage):
     """A part of the observed map: an estimate of the lensing that is right in nothing."""
 
-    name, inputs, outputs, splits = "half", ("obs",), ("prediction",), ("test",)
+    name = "half"
+    inputs = ("obs",)
+    outputs = ("prediction",)
+    splits = ("test",)
     uses = ("delens.field", "method.factor")
 
     def run(self, item, obs: SkyMap) -> SkyMap:

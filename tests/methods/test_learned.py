@@ -12,7 +12,6 @@ from cmbml.config import resolvers as config
 from cmbml.core.asset import File
 from cmbml.core.errors import UserError
 from cmbml.maps.skymap import SkyMap
-from cmbml.methods.delens_unet.stages import Predict, Train
 from cmbml.methods.shared.band_network import BandSkies, PredictBands, Target, TrainBands
 from cmbml.sims.bandmaps import CmbMap, ObserveBands
 from cmbml.sky import sht
@@ -212,12 +211,3 @@ def test_paper_is_the_published_setting(composed):
     assert (schedule["name"], lr * schedule["final"], schedule["steps"]) == ("exponential", pytest.approx(1e-6), 10000)
     assert settings["patches"] == {"layout": "mosaic", "patch": 64, "halo": 0}
     assert settings["rotation"]["kind"] == "none"
-
-
-def test_later_keys_are_no_part_of_a_delensing_that_does_not_use_them(composed):
-    cfg = composed("rotation=none")
-    later = {"train.standardise", "train.repeats", "train.keep", "train.schedule.steps", "patches.layout"}
-    assert not later & (set(Train(cfg).settings) | set(Predict(cfg).settings))
-    cfg.patches.layout, cfg.patches.patch, cfg.patches.halo, cfg.train.repeats = "mosaic", 512, 0, 2
-    assert later & set(Train(cfg).settings) == {"patches.layout", "train.repeats"}
-    assert Predict(cfg).settings["patches.layout"] == "mosaic"

@@ -29,7 +29,9 @@ def test_number_of_weights_is_the_published_one(name, weights):
 class Small(StridedUNet):
     """Every kernel of the two networks once on its way."""
 
-    channels, kernels_down, kernels_up = (3, 5, 4), (5, 4, 4), (4, 5, 2)
+    channels = (3, 5, 4)
+    kernels_down = (5, 4, 4)
+    kernels_up = (4, 5, 2)
 
 
 def by_hand(net: Small, x: torch.Tensor) -> torch.Tensor:

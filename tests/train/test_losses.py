@@ -10,7 +10,7 @@ from cmbml.train.losses import LOSSES, logcosh
 from cmbml.train.schedules import learning_rate_factor
 from cmbml.train.settings import Schedule
 
-SCHEDULE = {"name": "piecewise", "boundaries": [1000, 3000], "factors": [1, 0.1, 0.01], "final": 0.0}
+SCHEDULE = {"name": "piecewise", "boundaries": [1000, 3000], "factors": [1, 0.1, 0.01], "final": 0.0, "steps": None}
 
 
 def test_logcosh_is_what_its_name_says():

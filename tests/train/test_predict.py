@@ -47,7 +47,7 @@ def expected(inputs: np.ndarray) -> np.ndarray:
 def test_identity_network_gives_the_inputs_back_in_every_orientation(halo):
     inputs, _ = Skies(1)[0]
     tables = [permutation(NSIDE, *pair)[0] if any(pair) else None for pair in PAIRS]
-    made = model(rotation__kind="permutation", patches={"patch": 8, "halo": halo})
+    made = model(rotation__kind="permutation", patches={"layout": "squares", "patch": 8, "halo": halo})
     for which in ([0], [1], [0, 1, 2]):
         turns = {"pairs": [PAIRS[k] for k in which], "tables": [tables[k] for k in which]}
         out = predict_sky(made, inputs, batch_size=7, **turns)
@@ -78,8 +78,10 @@ def test_rotation_none_ignores_angles():
 def test_halo_makes_the_prediction_independent_of_the_patches(monkeypatch):
     inputs, _ = Skies(1)[0]
     blur = {"target": "tests.train.test_predict.Blur", "state": Blur().state_dict()}
-    small, large = (predict_sky(model(**blur, patches={"patch": p, "halo": 1}), inputs) for p in (4, 16))
-    bare = predict_sky(model(**blur, patches={"patch": 4, "halo": 0}), inputs)
+    small, large = (
+        predict_sky(model(**blur, patches={"layout": "squares", "patch": p, "halo": 1}), inputs) for p in (4, 16)
+    )
+    bare = predict_sky(model(**blur, patches={"layout": "squares", "patch": 4, "halo": 0}), inputs)
     # Pixels at the eight corners where three faces meet have no unique neighbours.
     theta, phi = hp.pix2ang(NSIDE, np.arange(12 * NSIDE**2))
     corners = hp.ang2vec(np.arccos([2 / 3] * 4 + [-2 / 3] * 4), np.tile(np.arange(4) * np.pi / 2, 2))
@@ -130,7 +132,7 @@ def test_average_is_the_mean_of_the_predictions_of_turned_and_mirrored_patches(a
 
 @pytest.mark.parametrize(("average", "commuting"), [(1, {0}), (2, {0, 1}), (4, {0, 1, 2, 3}), (8, set(range(8)))])
 def test_prediction_commutes_with_the_symmetries_of_the_patches(average, commuting):
-    made, _ = twisted(patches={"patch": 8, "halo": 0})
+    made, _ = twisted(patches={"layout": "squares", "patch": 8, "halo": 0})
     inputs, _ = Skies(1)[0]
     out = predict_sky(made, inputs, average=average)
 
@@ -144,7 +146,7 @@ def test_prediction_commutes_with_the_symmetries_of_the_patches(average, commuti
 
 @pytest.mark.parametrize("mirror", [(1, -1, 1), (1, 1, -1), (1, -1, -1), (-1, 1, 1)])
 def test_mean_over_four_commutes_with_the_symmetries_of_the_sphere(mirror):
-    made, _ = twisted(patches={"patch": 8, "halo": 0})
+    made, _ = twisted(patches={"layout": "squares", "patch": 8, "halo": 0})
     inputs, _ = Skies(1)[0]
     pixel = hp.vec2pix(NSIDE, *(np.array(hp.pix2vec(NSIDE, np.arange(12 * NSIDE**2))) * np.array(mirror)[:, None]))
     sign = np.array([[1], [np.prod(mirror)]])

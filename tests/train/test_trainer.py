@@ -175,15 +175,6 @@ def test_repeats_are_updates_by_the_same_batch_at_one_learning_rate(tmp_path):
     assert (thrice.step, once.step) == (thrice.scheduler.last_epoch, once.scheduler.last_epoch) == (1, 3)
 
 
-def test_keys_that_came_later_do_not_stop_a_training_that_was_begun_without_them(tmp_path, monkeypatch):
-    later = {"train__standardise": "rms", "train__repeats": 1, "train__keep": "best", "train__schedule__steps": None}
-    train_until(25, monkeypatch, tmp_path)
-    with pytest.raises(UserError, match=r"\(train.repeats absent -> 2\)"):
-        train(tmp_path, **later | {"train__repeats": 2})
-    layout = {"layout": "squares", "patch": 8, "halo": 2}
-    assert len(train(tmp_path, **later, patches=layout)[1]) == 4
-
-
 def test_it_learns_the_wiener_filter(tmp_path):
     # White target and noise of half its size: the best estimate leaves 0.25 / 1.25 = 0.2 of the power. Below it only
     # chance leads: 5 sigma of 3072 pixels are .025.
@@ -316,7 +307,10 @@ def test_tensorboard(tmp_path, monkeypatch):
         ({"network__n_filters": 0}, "network: n_filters must be a whole number of at least 1"),
         ({"network__in_channels": 3}, "cannot take 2 channels of 12x12 pixels"),
         ({"network__out_channels": 2}, r"gives \(2, 12, 12\) .* where the target has \(1, 12, 12\)"),
-        ({"patches": {"patch": 8, "halo": 1}}, "network_depth=2 needs images that 4 divides, not 10x10"),
+        (
+            {"patches": {"layout": "squares", "patch": 8, "halo": 1}},
+            "network_depth=2 needs images that 4 divides, not 10x10",
+        ),
     ],
 )
 def test_wrong_setting_is_named_before_anything_is_trained(tmp_path, change, said):

@@ -36,7 +36,8 @@ class PerfectIlc(SimStage):
 
     def run(self, item: Item, *, lensed_alm: dict[str, np.ndarray], cmb_map: SkyMap) -> SkyMap:
         """Map of `clean.field`, uK_CMB, RING; with the truth's own beam where that is wider."""
-        sky, beam = self.cfg.sky, self.cfg.method.perform_ILC_at_beam
+        sky = self.cfg.sky
+        beam = self.cfg.method.perform_ILC_at_beam
         fwhm_arcmin = max(self.cfg.clean.fwhm_arcmin if beam is None else beam, cmb_map.fwhm_arcmin)
         missing = gaussian_beam((fwhm_arcmin**2 - cmb_map.fwhm_arcmin**2) ** 0.5, sky.lmax)
         seen = {x: sht.almxfl(lensed_alm[x].astype(np.complex128), missing) for x in scalars(self.cfg.clean.field)}
@@ -95,7 +96,8 @@ class NoiseWiener(BandStage):
         variance: Files | None = None,
     ) -> SkyMap:
         """Map of `clean.field`, uK_CMB, RING, without a beam."""
-        field, lmax = self.cfg.clean.field, self.cfg.sky.lmax
+        field = self.cfg.clean.field
+        lmax = self.cfg.sky.lmax
         lensed = {x: lensed_alm[x].astype(np.complex128) for x in "TEB"}
         precision = {x: np.zeros(lmax + 1) for x in scalars(field)}
         summed = {x: np.zeros_like(lensed[x]) for x in precision}
@@ -120,7 +122,8 @@ class NoiseWiener(BandStage):
 
         They come by plain quadrature: of noise it has the right spectrum up to 3 nside, and iterations have not.
         """
-        alms, wanted = {}, scalars(self.cfg.clean.field)
+        alms = {}
+        wanted = scalars(self.cfg.clean.field)
         for spin, fields, pixels in ((0, "T", "T"), (2, "EB", "QU")):
             if set(fields) & set(wanted) and set(pixels) <= set(seen.fields):
                 cmb = sht.synthesis(np.stack([sht.almxfl(lensed[x], beam) for x in fields]), seen.nside, spin=spin)
@@ -131,7 +134,8 @@ class NoiseWiener(BandStage):
 
     def spectrum(self, item: Item, field: str, variance: SkyMap | None) -> np.ndarray:
         """N_l of a band, as its noise was drawn: (lmax + 1,), uK^2."""
-        cfg, band = self.cfg.noise, self.instrument.band(item["band"])
+        cfg = self.cfg.noise
+        band = self.instrument.band(item["band"])
         levels = {"T": band.noise_t_uk_arcmin, "E": band.noise_p_uk_arcmin, "B": band.noise_p_uk_arcmin}
         level = levels[field]
         if variance is not None:

@@ -10,12 +10,12 @@ from omegaconf import DictConfig
 from cmbml.core.asset import Files, Item
 from cmbml.core.errors import UserError
 from cmbml.maps.skymap import SkyMap
-from cmbml.methods.shared.foreign_ilc import PeerStage
+from cmbml.methods.shared.foreign_ilc import ForeignIlc
 from cmbml.sky import sht
 from cmbml.sky.beams import gaussian_beam
 
 
-class Broom(PeerStage):
+class Broom(ForeignIlc):
     """The NILC of BROOM (https://github.com/alecarones/broom) on T, E or B, with cosine needlets.
 
     It gets alms at the common beam and gives a map. It knows Gaussian beams alone, by which it leaves bands out of the
@@ -36,39 +36,56 @@ class Broom(PeerStage):
             from broom import Configs, component_separation
         except ImportError:
             raise UserError(
-                "method=broom needs the package cmbroom, which the extra peers brings (pip install -e '.[peers]')."
+                "method=broom needs the package cmbroom, which the extra foreign brings (pip install -e '.[foreign]')."
             ) from None
-        alms, fwhm_arcmin = {}, {}
-        for i, known in enumerate(obs.items):
-            seen = obs[i]
-            if ("T" if self.cfg.clean.field == "T" else "Q") in seen.fields:
-                alms[known["band"]], fwhm_arcmin[known["band"]] = self.alm(known, seen), seen.fwhm_arcmin
+        alms = {}
+        fwhm_arcmin = {}
+        for i, band in enumerate(obs.items):
+            sky = obs[i]
+            if ("T" if self.cfg.clean.field == "T" else "Q") in sky.fields:
+                alms[band["band"]] = self.alm(band, sky)
+                fwhm_arcmin[band["band"]] = sky.fwhm_arcmin
         target = self.target(fwhm_arcmin.values())
         beam = gaussian_beam(target, self.lmax)
         total = SimpleNamespace(total=np.stack([sht.almxfl(alm, beam) for alm in alms.values()]))
         found = component_separation(Configs(config=self.asked(fwhm_arcmin, target)), total)
         return self.cleaned(found.total[0], target, "BROOM, NILC")
 
-    def alm(self, item: Item, seen: SkyMap) -> np.ndarray:
+    def alm(self, item: Item, sky: SkyMap) -> np.ndarray:
         """Alms of a band to ELLMAX, without its beam."""
         field = self.cfg.clean.field
         if field == "T":
-            alm = sht.analysis(seen["T"], self.lmax)
+            alm = sht.analysis(sky["T"], self.lmax)
         else:
-            alm = sht.analysis(seen.select("QU"), self.lmax, spin=2)["EB".index(field)]
+            alm = sht.analysis(sky.select("QU"), self.lmax, spin=2)["EB".index(field)]
         return sht.almxfl(alm, 1 / self.beam(item)[: self.lmax + 1])
 
     def asked(self, fwhm_arcmin: Mapping[str, float], target: float) -> dict[str, Any]:
         """BROOM's configuration, for bands with these beams and a result with the beam ``target``."""
-        field, bands = self.cfg.clean.field, [self.instrument.band(name) for name in fwhm_arcmin]
+        field = self.cfg.clean.field
+        bands = [self.instrument.band(name) for name in fwhm_arcmin]
         # it wants the last peak within the band limit
         needlets = {"needlet_windows": "cosine", "ell_peaks": [*self.peaks[:-1], self.lmax]}
         return {
-            "nside": self.cfg.sky.nside, "lmin": 0, "lmax": self.lmax, "data_type": "alms", "field_in": field,
-            "field_out": field, "fwhm_out": target, "units": "uK_CMB", "bring_to_common_resolution": False,
-            "save_compsep_products": False, "return_compsep_products": True,
+            "nside": self.cfg.sky.nside,
+            "lmin": 0,
+            "lmax": self.lmax,
+            "data_type": "alms",
+            "field_in": field,
+            "field_out": field,
+            "fwhm_out": target,
+            "units": "uK_CMB",
+            "bring_to_common_resolution": False,
+            "save_compsep_products": False,
+            "return_compsep_products": True,
             "instrument": {"frequency": [b.center_ghz for b in bands], "fwhm": list(fwhm_arcmin.values())},
-            "compsep": [{"method": "ilc", "domain": "needlet", "needlet_config": needlets,
-                         "ilc_bias": self.cfg.method.ILC_bias_tol}],
+            "compsep": [
+                {
+                    "method": "ilc",
+                    "domain": "needlet",
+                    "needlet_config": needlets,
+                    "ilc_bias": self.cfg.method.ILC_bias_tol,
+                }
+            ],
             **{f"generate_input_{part}": False for part in ("foregrounds", "noise", "cmb", "data")},
-        }  # fmt: skip
+        }

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig
 
 from cmbml.config.checks import FEATURES
 from cmbml.core.asset import Every, File, Files, Item
@@ -14,7 +13,6 @@ from cmbml.maps.skymap import SkyMap
 from cmbml.methods.shared.training import Training, prediction
 from cmbml.sky import rotation
 from cmbml.sky.fields import field_map
-from cmbml.train.settings import telling
 
 # What the network is shown and how; training and prediction both depend on it.
 GEOMETRY = ("delens.label", "delens.inputs", "patches", "rotation.kind", "sky.nside", "sky.lmax")
@@ -49,8 +47,10 @@ def _any_of(fields: Sequence[str], filtered: bool) -> bool:
 class Rotations(Stage):
     """Index table of every orientation; none for the harmonic rotation, which needs no table."""
 
-    name, outputs = "rotations", ("rotation",)
-    uses, reads = ("sky.nside",), ("rotation.kind", "rotation.pairs")
+    name = "rotations"
+    outputs = ("rotation",)
+    uses = ("sky.nside",)
+    reads = ("rotation.kind", "rotation.pairs")
 
     def items(self) -> list[Item]:
         """One item a pair of angles."""
@@ -102,15 +102,13 @@ class Train(Training):
 class Predict(SimStage):
     """What the network finds in the test skies, over the full sky, averaged over orientations and turned back."""
 
-    name, outputs, splits, parallel = "predict", ("estimate",), ("test",), False
+    name = "predict"
+    outputs = ("estimate",)
+    splits = ("test",)
+    parallel = False
     inputs = ("model", Every("obs"), Every("features"), Every("rotation"))
     uses = (*GEOMETRY, "rotation.predict", "rotation.average", "delens.fwhm_arcmin")
     reads = ("splits", "rotation.pairs", "train.batch_size", "system.device")
-
-    def __init__(self, config: DictConfig):
-        """Leave later keys that change nothing out of the settings."""
-        super().__init__(config)
-        self.settings = telling(self.settings)
 
     def run(self, item: Item, *, model: dict[str, Any], obs: Files, features: Files, rotation: Files) -> SkyMap:
         """Map of `delens.label`: kappa without unit, or a field in uK_CMB with the beam of the observation."""
@@ -137,7 +135,8 @@ class Export(Stage):
     name = "export"
     outputs = ("npy_pred", "npy_test", "npy_label", "npy_loss_train", "npy_loss_val")
     inputs = (*(Every(asset, split="test") for asset in ("prediction", "obs", "unlensed_alm")), "history")
-    uses, reads = ("delens.field",), ("delens.export_npy", "rotation.predict")
+    uses = ("delens.field",)
+    reads = ("delens.export_npy", "rotation.predict")
 
     def items(self) -> list[Item]:
         """One item, named by the first orientation of the prediction; none unless asked for."""

@@ -31,34 +31,36 @@ class ReadPredictions(SimStage):
     def __init__(self, config: DictConfig):
         """Refuse settings that no map can follow."""
         super().__init__(config)
-        given, most = self.cfg.method, 3 * self.cfg.sky.nside - 1
-        if given.unit not in (*UNITS, None):
-            raise UserError(f"method.unit={given.unit} is not known; choose one of {', '.join(UNITS)}.")
-        if not isinstance(given.fwhm_arcmin, numbers.Real) or given.fwhm_arcmin < 0:
+        method = self.cfg.method
+        most = 3 * self.cfg.sky.nside - 1
+        if method.unit not in (*UNITS, None):
+            raise UserError(f"method.unit={method.unit} is not known; choose one of {', '.join(UNITS)}.")
+        if not isinstance(method.fwhm_arcmin, numbers.Real) or method.fwhm_arcmin < 0:
             raise UserError(
-                f"method.fwhm_arcmin={given.fwhm_arcmin} must be the beam that the predictions carry, in arcmin; 0 if"
+                f"method.fwhm_arcmin={method.fwhm_arcmin} must be the beam that the predictions carry, in arcmin; 0 if"
                 " they estimate the sky without any."
             )
-        if not isinstance(given.lmax, int) or not 2 <= given.lmax <= most:
-            raise UserError(f"method.lmax={given.lmax} must lie between 2 and 3 nside - 1 = {most}.")
+        if not isinstance(method.lmax, int) or not 2 <= method.lmax <= most:
+            raise UserError(f"method.lmax={method.lmax} must lie between 2 and 3 nside - 1 = {most}.")
 
     @cached_property
     def files(self) -> list[Path]:
         """File of each test sky."""
-        given, n = self.cfg.method, self.cfg.splits.test
-        if not given.predictions:
+        method = self.cfg.method
+        n = self.cfg.splits.test
+        if not method.predictions:
             raise UserError("method.predictions names no files; give a pattern of maps, like /maps/cmb_*.fits.")
-        found = matching(given.predictions)
-        if len(found) != n:
+        paths = matching(method.predictions)
+        if len(paths) != n:
             raise UserError(
-                f"method.predictions={given.predictions} finds {len(found)} files, and splits.test is {n}; a test sky"
+                f"method.predictions={method.predictions} finds {len(paths)} files, and splits.test is {n}; a test sky"
                 " needs one each, bring what is missing or narrow the pattern."
             )
-        own = (Path(self.cfg.system.root) / self.cfg.dataset / given.name).resolve()
-        for path in found:
-            if path.resolve().is_relative_to(own):
-                raise UserError(f"{path} lies where method.name={given.name} writes; choose another name.")
-        return found
+        results = (Path(self.cfg.system.root) / self.cfg.dataset / method.name).resolve()
+        for path in paths:
+            if path.resolve().is_relative_to(results):
+                raise UserError(f"{path} lies where method.name={method.name} writes; choose another name.")
+        return paths
 
     def items(self) -> list[Item]:
         """The test skies, of which each must have a file."""
@@ -66,12 +68,20 @@ class ReadPredictions(SimStage):
 
     def run(self, item: Item, *, mask: SkyMap | None = None) -> SkyMap:
         """Map of `clean.field`, uK_CMB, RING, with the beam that it is said to have."""
-        given, fields = self.cfg.method, tuple(self.cfg.clean.field)
+        method = self.cfg.method
+        fields = tuple(self.cfg.clean.field)
         factors = {unit: conversion(unit, "uK_CMB", 100.0) for unit in UNITS}  # the same at all frequencies
-        keys = {"unit_key": "method.unit", "fields_key": f"field={self.cfg.clean.field}"}
-        path, nside = self.files[item["sim"]], self.cfg.sky.nside
-        data, note = read_map(path, nside, fields, factors, unit=given.unit, mask=mask, **keys)
-        return SkyMap(data, fields, "uK_CMB", float(given.fwhm_arcmin), given.lmax, note)
+        data, note = read_map(
+            self.files[item["sim"]],
+            self.cfg.sky.nside,
+            fields,
+            factors,
+            unit=method.unit,
+            mask=mask,
+            unit_key="method.unit",
+            fields_key=f"field={self.cfg.clean.field}",
+        )
+        return SkyMap(data, fields, "uK_CMB", float(method.fwhm_arcmin), method.lmax, note)
 
     def cost(self) -> tuple[float, float]:
         """A map on disk, some in memory."""

@@ -57,7 +57,8 @@ def cosine_windows(ellmin: int, ellpeaks: Sequence[int]) -> np.ndarray:
     for j, (low, high) in enumerate(pairwise(peaks)):
         part = slice(low, high)
         angle = np.pi / 2 * (ell[part] - low) / (high - low)
-        windows[j, part], windows[j + 1, part] = np.cos(angle), np.sin(angle)
+        windows[j, part] = np.cos(angle)
+        windows[j + 1, part] = np.sin(angle)
     return windows
 
 
@@ -101,7 +102,8 @@ def make_scales(
     UserError
         If a scale is served by fewer bands than there are constraints.
     """
-    scales, ell = [], np.arange(windows.shape[1])
+    scales = []
+    ell = np.arange(windows.shape[1])
     for j, window in enumerate(windows):
         inside = np.flatnonzero(window > _EDGE)
         name = f"scale {j} (l {inside[0]} to {inside[-1]})"
@@ -112,7 +114,8 @@ def make_scales(
                 f" up to the end of {name}, where {constraints} are needed; lower that, method.ELLMAX or"
                 " method.N_deproj."
             )
-        modes, sigma = np.sum((2 * ell + 1) * window**2), np.inf
+        modes = np.sum((2 * ell + 1) * window**2)
+        sigma = np.inf
         if bias_tol is not None and len(bands) > constraints:
             sigma = np.sqrt(2 * (len(bands) - constraints) / (modes * bias_tol))
             if sigma > np.pi:

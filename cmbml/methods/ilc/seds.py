@@ -7,7 +7,9 @@ from scipy import constants
 
 from cmbml.sky.units import T_CMB, intensity
 
-DUST_GHZ, SYNCHROTRON_GHZ = 353.0, 23.0  # pivots of the moments
+# Pivots of the moments.
+DUST_GHZ = 353.0
+SYNCHROTRON_GHZ = 23.0
 COMPONENTS = ("tSZ", "dust", "dbeta", "dT", "sync", "dbeta_s")
 
 
@@ -32,7 +34,8 @@ def response(component: str, freqs_ghz: np.ndarray, weights: np.ndarray, paramet
     parameters : mapping
         ``beta_d``, ``T_d`` (K), ``beta_s``.
     """
-    nu, one = np.asarray(freqs_ghz, dtype=np.float64), intensity("uK_CMB", freqs_ghz)
+    nu = np.asarray(freqs_ghz, dtype=np.float64)
+    one = intensity("uK_CMB", freqs_ghz)
     if component == "tSZ":
         x = constants.h * nu * 1e9 / (constants.k * T_CMB)
         emission = (x / np.tanh(x / 2) - 4) * one

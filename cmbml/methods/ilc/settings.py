@@ -23,7 +23,9 @@ def check(cfg: DictConfig) -> None:
     UserError
         One sentence that names the key.
     """
-    m, lmax, field = cfg.method, cfg.sky.lmax, cfg.clean.field
+    m = cfg.method
+    lmax = cfg.sky.lmax
+    field = cfg.clean.field
     if field not in ("T", "E", "B"):
         raise UserError(f"field={field}: internal linear combinations clean one scalar field; choose field=T, E or B.")
     demand_value(
@@ -86,7 +88,8 @@ def _check_components(m: DictConfig) -> None:
 
 
 def _check_peaks(m: DictConfig, lmax: int) -> None:
-    n, peaks = m.N_scales, m.ellpeaks
+    n = m.N_scales
+    peaks = m.ellpeaks
     demand_value(n is None or _whole(n, 2, None), "method.N_scales", n, "null or a whole number from 2")
     if peaks is None:
         return

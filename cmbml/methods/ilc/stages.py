@@ -18,8 +18,6 @@ from cmbml.sims.bands import BandStage
 from cmbml.sky import sht
 from cmbml.sky.beams import gaussian_beam
 
-_GOOD = 2.5  # multipoles of a HEALPix map, in units of nside, up to which the analysis errs by less than a percent
-
 
 class IlcStage(BandStage):
     """A stage that works on one field of all bands of a test sky, in harmonic space."""
@@ -32,16 +30,17 @@ class IlcStage(BandStage):
 
     def analysed(self, bands: Files) -> tuple[list[str], np.ndarray]:
         """Names of the bands that have the field, and the alms of the field in them, (nband, nalm) to `sky.lmax`."""
-        field, found = self.cfg.clean.field, {}
+        field = self.cfg.clean.field
+        alms = {}
         needed, spin = (("T",), 0) if field == "T" else (("Q", "U"), 2)
         for i, item in enumerate(bands.items):
-            seen: SkyMap = bands[i]
-            if set(needed) <= set(seen.fields):
-                alm = sht.analysis(seen.select(needed), self.cfg.sky.lmax, spin=spin)
-                found[item["band"]] = alm[int(field == "B")]
-        if not found:
+            sky_of_band: SkyMap = bands[i]
+            if set(needed) <= set(sky_of_band.fields):
+                alm = sht.analysis(sky_of_band.select(needed), self.cfg.sky.lmax, spin=spin)
+                alms[item["band"]] = alm[int(field == "B")]
+        if not alms:
             raise UserError(f"field={field} needs bands with {' and '.join(needed)}, and none of the bands has them.")
-        return list(found), np.stack(list(found.values()))
+        return list(alms), np.stack(list(alms.values()))
 
 
 class Clean(IlcStage):
@@ -51,10 +50,17 @@ class Clean(IlcStage):
     inputs = (Every("obs"),)
     outputs = ("prediction", "ilc_weights")
     uses = (
-        *IlcStage.uses, "clean.fwhm_arcmin", "method.ELLMAX", "method.ellmin", "method.perform_ILC_at_beam",
-        "method.wavelet_beam_criterion", "method.prewhiten", "method.N_deproj", "method.ILC_deproj_comps",
+        *IlcStage.uses,
+        "clean.fwhm_arcmin",
+        "method.ELLMAX",
+        "method.ellmin",
+        "method.perform_ILC_at_beam",
+        "method.wavelet_beam_criterion",
+        "method.prewhiten",
+        "method.N_deproj",
+        "method.ILC_deproj_comps",
         "method.seds",
-    )  # fmt: skip
+    )
 
     def __init__(self, config: DictConfig):
         """Refuse settings that cannot be."""
@@ -67,14 +73,19 @@ class Clean(IlcStage):
         With the weights are stored ``bands``, their names, and ``beams`` (nband, ELLMAX + 1), by which each band's alms
         are multiplied beforehand: the map's beam over the band's own.
         """
-        method, sky = self.cfg.method, self.cfg.sky
+        method = self.cfg.method
+        sky = self.cfg.sky
         names, alms = self.analysed(obs)
         beams = np.stack([self.beam({"band": name}) for name in names])
-        fwhm_arcmin, ellmax = float(method.perform_ILC_at_beam or self.cfg.clean.fwhm_arcmin), self.ellmax(beams)
+        fwhm_arcmin = float(method.perform_ILC_at_beam or self.cfg.clean.fwhm_arcmin)
+        ellmax = self.ellmax(beams)
         scales = make_scales(
-            self.windows(ellmax), beams, criterion=method.wavelet_beam_criterion,
-            constraints=1 + len(method.ILC_deproj_comps), bias_tol=method.get("ILC_bias_tol"),
-        )  # fmt: skip
+            self.windows(ellmax),
+            beams,
+            criterion=method.wavelet_beam_criterion,
+            constraints=1 + len(method.ILC_deproj_comps),
+            bias_tol=method.get("ILC_bias_tol"),
+        )
         ratio = beam_ratio(beams, fwhm_arcmin)
         alms = rebeamed(alms, ratio)
         weights = fit(alms, scales, self.mixing(names), prewhiten=method.prewhiten)
@@ -85,14 +96,15 @@ class Clean(IlcStage):
 
     def ellmax(self, beams: np.ndarray) -> int:
         """`method.ELLMAX`, or what pixels and beams allow."""
-        method, sky = self.cfg.method, self.cfg.sky
+        method = self.cfg.method
+        sky = self.cfg.sky
         if method.ELLMAX is not None:
             return method.ELLMAX
         if method.get("ellpeaks") is not None:
             return method.ellpeaks[-1] - 1
         needed = 1 + len(method.ILC_deproj_comps)
-        seen = last_multipole(beams, criterion=method.wavelet_beam_criterion, needed=needed)
-        return min(sky.lmax, int(_GOOD * sky.nside), seen)
+        resolved = last_multipole(beams, criterion=method.wavelet_beam_criterion, needed=needed)
+        return min(sky.lmax, sht.accurate_lmax(sky.nside), resolved)
 
     def mixing(self, names: Sequence[str]) -> np.ndarray:
         """Response of each band to the CMB and to what is deprojected, (nband, 1 + N_deproj)."""
@@ -109,7 +121,8 @@ class Clean(IlcStage):
 
     def cost(self) -> tuple[float, float]:
         """A map and small weights on disk; alms, and maps on the grid of the finest scale in memory."""
-        n, lmax = len(self.instrument.bands), self.cfg.sky.lmax
+        n = len(self.instrument.bands)
+        lmax = self.cfg.sky.lmax
         return 4 * 12 * self.cfg.sky.nside**2, n * (3 * 16 * sht.alm_size(lmax) + 8 * 2 * lmax**2)
 
 
@@ -163,14 +176,16 @@ class Residuals(IlcStage):
         foreground: Files | None = None,
     ) -> SkyMap:
         """Maps of ``{field}_foregrounds`` and ``{field}_noise``, uK_CMB, with the beam of the prediction."""
-        field, nside, lmax = self.cfg.clean.field, self.cfg.sky.nside, prediction.lmax
+        field = self.cfg.clean.field
+        nside = self.cfg.sky.nside
+        lmax = prediction.lmax
         left = np.zeros(12 * nside**2)
         if foreground is not None:
             _, alms = self.analysed(foreground)
             alms = rebeamed(sht.truncate(alms, lmax), ilc_weights["beams"])
             left = sht.synthesis(apply(ilc_weights, alms), nside)
-        seen = gaussian_beam(prediction.fwhm_arcmin, lmax) * np.sum(ilc_weights["windows"] ** 2, axis=0)
-        cmb = sht.synthesis(sht.almxfl(sht.truncate(lensed_alm[field].astype(np.complex128), lmax), seen), nside)
+        response = gaussian_beam(prediction.fwhm_arcmin, lmax) * np.sum(ilc_weights["windows"] ** 2, axis=0)
+        cmb = sht.synthesis(sht.almxfl(sht.truncate(lensed_alm[field].astype(np.complex128), lmax), response), nside)
         data = np.stack([left, prediction[field].astype(np.float64) - cmb - left])
         return replace(
             prediction,

@@ -55,22 +55,24 @@ def fit(
     tilt = np.sqrt(ell * (ell + 1)) if prewhiten else np.ones(len(ell))
     everywhere = any(np.isinf(scale.sigma) for scale in scales)
     modes = (2 * ell + 1) * sht.alm2cl(alms[:, None], alms[None])[..., : len(ell)] if everywhere else None
-    found = []
+    weights = []
     for scale in scales:
-        seen, own = scale.window * tilt, scale.bands
+        window = scale.window * tilt
+        bands = scale.bands
         if np.isinf(scale.sigma):
-            cov, grid = (modes[np.ix_(own, own)][..., 1:] @ seen[1:] ** 2)[None] / (4 * np.pi), 0
+            cov = (modes[np.ix_(bands, bands)][..., 1:] @ window[1:] ** 2)[None] / (4 * np.pi)
+            grid = 0
         else:
-            cov, grid = local_covariance(_filtered(alms[own], seen, scale.lmax), scale.sigma, nthreads=nthreads)
-        solved = constrained_weights(cov, mixing[own], scale.name).T
+            cov, grid = local_covariance(_filtered(alms[bands], window, scale.lmax), scale.sigma, nthreads=nthreads)
+        solved = constrained_weights(cov, mixing[bands], scale.name).T
         out = np.zeros((len(alms), sht.alm_size(grid)), dtype=np.complex64)
-        out[own] = _analysis(solved, grid, nthreads) if grid else np.sqrt(4 * np.pi) * solved
-        found.append(out)
-    limits = np.array([sht.alm_lmax(alm) for alm in found])
-    mean = np.array([alm[:, 0].real for alm in found]) / np.sqrt(4 * np.pi)
-    power = [sht.alm2cl(alm)[:, 1:] @ (2 * np.arange(1, n + 1) + 1) for alm, n in zip(found, limits, strict=True)]
+        out[bands] = _analysis(solved, grid, nthreads) if grid else np.sqrt(4 * np.pi) * solved
+        weights.append(out)
+    limits = np.array([sht.alm_lmax(alm) for alm in weights])
+    mean = np.array([alm[:, 0].real for alm in weights]) / np.sqrt(4 * np.pi)
+    power = [sht.alm2cl(alm)[:, 1:] @ (2 * np.arange(1, n + 1) + 1) for alm, n in zip(weights, limits, strict=True)]
     std = np.sqrt(np.array(power) / (4 * np.pi))
-    return {"windows": windows, "limits": limits, "alms": np.concatenate(found, axis=1), "mean": mean, "std": std}
+    return {"windows": windows, "limits": limits, "alms": np.concatenate(weights, axis=1), "mean": mean, "std": std}
 
 
 def apply(weights: Mapping[str, np.ndarray], alms: np.ndarray, *, nthreads: int = 0) -> np.ndarray:
@@ -78,17 +80,21 @@ def apply(weights: Mapping[str, np.ndarray], alms: np.ndarray, *, nthreads: int 
 
     a = sum_j h_j A[ sum_b w_jb S[h_j a_b] ], S and A synthesis and analysis; (nalm,) to the end of the windows.
     """
-    lmax, start = weights["windows"].shape[1] - 1, 0
-    total, everywhere = np.zeros(sht.alm_size(lmax), dtype=np.complex128), np.zeros((len(alms), lmax + 1))
+    lmax = weights["windows"].shape[1] - 1
+    start = 0
+    total = np.zeros(sht.alm_size(lmax), dtype=np.complex128)
+    everywhere = np.zeros((len(alms), lmax + 1))
     for window, limit in zip(weights["windows"], weights["limits"], strict=True):
-        own = weights["alms"][:, start : start + sht.alm_size(limit)].astype(np.complex128)
-        start += own.shape[1]
+        weights_of_scale = weights["alms"][:, start : start + sht.alm_size(limit)].astype(np.complex128)
+        start += weights_of_scale.shape[1]
         if not limit:
-            everywhere += own.real / np.sqrt(4 * np.pi) * window**2
+            everywhere += weights_of_scale.real / np.sqrt(4 * np.pi) * window**2
             continue
-        end, bands, sky = int(np.flatnonzero(window)[-1]), np.flatnonzero(own.any(axis=1)), 0.0
+        end = int(np.flatnonzero(window)[-1])
+        bands = np.flatnonzero(weights_of_scale.any(axis=1))
+        sky = 0.0
         grid = end + (limit + 1) // 2
-        for weight, alm in zip(own[bands], _filtered(alms[bands], window, end), strict=True):
+        for weight, alm in zip(weights_of_scale[bands], _filtered(alms[bands], window, end), strict=True):
             sky = sky + _synthesis(weight, grid, nthreads) * _synthesis(alm, grid, nthreads)
         combined = sht.analysis_gl(sky, grid, end, spin=0, nthreads=nthreads)[0]
         total[_inside(end, lmax)] += sht.almxfl(combined, window)
@@ -117,11 +123,13 @@ def local_covariance(alms: np.ndarray, sigma: float, *, nthreads: int = 0) -> tu
     grid : int
         Band limit of the Gauss-Legendre grid of the pixels.
     """
-    lmax, n = sht.alm_lmax(alms), len(alms)
+    lmax = sht.alm_lmax(alms)
+    n = len(alms)
     limit = min(int(np.ceil(np.sqrt(-2 * np.log(_TAIL)) / sigma)), 2 * lmax)
     ell = np.arange(max(limit, lmax) + 1)
     gauss = np.exp(-ell * (ell + 1) * sigma**2 / 2)
-    fine, coarse = lmax + (limit + 1) // 2, _FINER * limit
+    fine = lmax + (limit + 1) // 2
+    coarse = _FINER * limit
     fields = [_synthesis(alm, fine, nthreads) for alm in sht.almxfl(alms, 1 - gauss)]
     pairs = [(a, b) for a in range(n) for b in range(a + 1)]
     products = (sht.analysis_gl(fields[a] * fields[b], fine, limit, spin=0, nthreads=nthreads)[0] for a, b in pairs)

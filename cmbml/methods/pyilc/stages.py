@@ -16,20 +16,21 @@ from cmbml.core.asset import File, Files, Item
 from cmbml.core.errors import UserError
 from cmbml.maps.foreign import read_map
 from cmbml.maps.skymap import SkyMap
-from cmbml.methods.shared.foreign_ilc import PeerStage
+from cmbml.methods.shared.foreign_ilc import ForeignIlc
 
+# Beside those of ForeignIlc.
 SETTINGS = (
     "wavelet_type",
     "BinSize",
     "wavelet_beam_criterion",
     "N_deproj",
     "ILC_deproj_comps",
-)  # beside those of peers
+)
 TYPES = ("CosineNeedlets", "TopHatHarmonic")
 LINES = 3  # of its last words, in the sentence about a failure
 
 
-class Pyilc(PeerStage):
+class Pyilc(ForeignIlc):
     """A needlet or harmonic ILC of T by pyilc (arXiv:2307.01043), in a process of its own.
 
     Its contract, as its input files and its reader have it: ``python pyilc/main.py input.yml``; one map a file in
@@ -38,9 +39,10 @@ class Pyilc(PeerStage):
     for. All of it lies in a temporary folder beside the prediction. What the program says is kept when it fails.
     """
 
-    name, scratch = "pyilc", ("pyilc_log",)
-    uses = (*PeerStage.uses, "method.listing", "method.param_dict_file", *(f"method.{key}" for key in SETTINGS))
-    reads = (*PeerStage.reads, "method.checkout", "method.python")
+    name = "pyilc"
+    scratch = ("pyilc_log",)
+    uses = (*ForeignIlc.uses, "method.listing", "method.param_dict_file", *(f"method.{key}" for key in SETTINGS))
+    reads = (*ForeignIlc.reads, "method.checkout", "method.python")
 
     def __init__(self, config: DictConfig):
         """Refuse what pyilc does not know."""
@@ -83,51 +85,79 @@ class Pyilc(PeerStage):
             fwhm_arcmin = self.write(folder, obs)
             target = self.target(fwhm_arcmin.values())
             (folder / "input.yml").write_text(yaml.safe_dump(self.input(folder, list(fwhm_arcmin), target)))
-            found = self.call(folder, log)
-            keys = {"unit_key": "pyilc's file", "fields_key": "field"}
-            data, _ = read_map(found, self.cfg.sky.nside, "T", {"uK_CMB": 1.0}, unit="uK_CMB", **keys)
+            path = self.call(folder, log)
+            data, _ = read_map(
+                path,
+                self.cfg.sky.nside,
+                "T",
+                {"uK_CMB": 1.0},
+                unit="uK_CMB",
+                unit_key="pyilc's file",
+                fields_key="field",
+            )
         return self.cleaned(data[0], target, f"pyilc, {self.cfg.method.wavelet_type}")
 
     def write(self, folder: Path, obs: Files) -> dict[str, float]:
         """Write map, beam and bandpass of each band; names and beams, arcmin, from the widest to the narrowest."""
         fwhm_arcmin = {}
         (folder / "out").mkdir()
-        for i, known in enumerate(obs.items):
-            seen, name = obs[i], known["band"]
-            beam, (freqs, response) = self.beam(known), self.bandpass(known)
+        for i, band in enumerate(obs.items):
+            sky = obs[i]
+            name = band["band"]
+            beam = self.beam(band)
+            freqs, response = self.bandpass(band)
             if len(freqs) == 1:  # it wants a width
-                freqs, response = freqs * [0.999, 1.001], np.ones(2)
-            kelvin = 1e-6 * seen["T"].astype(np.float64)
+                freqs = freqs * [0.999, 1.001]
+                response = np.ones(2)
+            kelvin = 1e-6 * sky["T"].astype(np.float64)
             hp.write_map(folder / f"map_{name}.fits", kelvin, dtype=np.float64, column_units="K_CMB", coord="G")
             np.savetxt(folder / f"beam_{name}.txt", np.transpose([np.arange(len(beam)), beam]))
             np.savetxt(folder / f"bandpass_{name}.txt", np.transpose([freqs, response]))
-            fwhm_arcmin[name] = seen.fwhm_arcmin
+            fwhm_arcmin[name] = sky.fwhm_arcmin
         return dict(sorted(fwhm_arcmin.items(), key=lambda band: -band[1]))
 
     def input(self, folder: Path, bands: list[str], target: float) -> dict[str, Any]:
         """What its input file says: our settings by the same names, and where the files are."""
         given = OmegaConf.to_container(self.cfg.method)
-        files = {kind: [str(folder / f"{kind}_{name}.{end}") for name in bands]
-                 for kind, end in (("map", "fits"), ("beam", "txt"), ("bandpass", "txt"))}  # fmt: skip
+        files = {
+            kind: [str(folder / f"{kind}_{name}.{end}") for name in bands]
+            for kind, end in (("map", "fits"), ("beam", "txt"), ("bandpass", "txt"))
+        }
         default = self.program.parents[1] / "input" / "fg_SEDs_default_params.yml"
         asked = {
-            **{key: given[key] for key in (*SETTINGS, "ellmin", "ILC_bias_tol")}, "ELLMAX": self.lmax,
-            "N_scales": len(self.peaks), "ellpeaks": self.peaks[1:], "perform_ILC_at_beam": target,
-            "ILC_preserved_comp": "CMB", "N_deproj": len(given["ILC_deproj_comps"]),
-            "param_dict_file": str(given["param_dict_file"] or default), "override_ILCbiastol_threshold": "yes",
-            "taper_width": 0, "N_SED_params": 0, "N_maps_xcorr": 0,
-        }  # fmt: skip
+            **{key: given[key] for key in (*SETTINGS, "ellmin", "ILC_bias_tol")},
+            "ELLMAX": self.lmax,
+            "N_scales": len(self.peaks),
+            "ellpeaks": self.peaks[1:],
+            "perform_ILC_at_beam": target,
+            "ILC_preserved_comp": "CMB",
+            "N_deproj": len(given["ILC_deproj_comps"]),
+            "param_dict_file": str(given["param_dict_file"] or default),
+            "override_ILCbiastol_threshold": "yes",
+            "taper_width": 0,
+            "N_SED_params": 0,
+            "N_maps_xcorr": 0,
+        }
         return asked | {
-            "N_side": self.cfg.sky.nside, "N_freqs": len(bands), "freq_map_files": files["map"],
-            "beam_type": "1DBeams", "beam_files": files["beam"], "bandpass_type": "ActualBandpasses",
-            "freq_bp_files": files["bandpass"], "output_dir": f"{folder / 'out'}/", "output_prefix": "",
-            "output_suffix": "", "save_as": "fits", "save_weights": "no",
-        }  # fmt: skip
+            "N_side": self.cfg.sky.nside,
+            "N_freqs": len(bands),
+            "freq_map_files": files["map"],
+            "beam_type": "1DBeams",
+            "beam_files": files["beam"],
+            "bandpass_type": "ActualBandpasses",
+            "freq_bp_files": files["bandpass"],
+            "output_dir": f"{folder / 'out'}/",
+            "output_prefix": "",
+            "output_suffix": "",
+            "save_as": "fits",
+            "save_weights": "no",
+        }
 
     def call(self, folder: Path, log: Path) -> Path:
         """Run the program, and return the map that it makes."""
         python = self.cfg.method.python or sys.executable
-        command, silent = [python, str(self.program), "input.yml"], subprocess.DEVNULL
+        command = [python, str(self.program), "input.yml"]
+        silent = subprocess.DEVNULL
         try:
             with log.open("w") as file:
                 done = subprocess.run(command, cwd=folder, stdin=silent, stdout=file, stderr=file, check=False)

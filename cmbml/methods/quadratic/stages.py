@@ -126,7 +126,8 @@ class Weights(Stage):
     ) -> dict[str, np.ndarray]:
         """``wiener`` (lmax + 1,): the theory's times the measured correction in bins, W_measured / W_theory."""
         lmax = self.cfg.sky.lmax
-        cross, auto = np.zeros(lmax + 1), np.zeros(lmax + 1)
+        cross = np.zeros(lmax + 1)
+        auto = np.zeros(lmax + 1)
         for estimate, truth in zip(kappa_qe, unlensed_alm, strict=True):
             kappa = estimate["kappa"] if mean_field is None else without_mean_field(estimate, mean_field, averaged=True)
             cross += sht.alm2cl(kappa, truth["kappa"] if mask is None else _seen(truth["kappa"], mask, lmax))

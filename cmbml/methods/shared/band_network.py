@@ -51,7 +51,8 @@ class Target(SimStage):
 
     def run(self, item: Item, *, lensed_alm: dict[str, np.ndarray], cmb_map: SkyMap) -> SkyMap:
         """Map of `clean.field`, uK_CMB, RING; 0 arcmin is the CMB as it is."""
-        clean, sky = self.cfg.clean, self.cfg.sky
+        clean = self.cfg.clean
+        sky = self.cfg.sky
         fwhm_arcmin = clean.target_fwhm_arcmin or cmb_map.fwhm_arcmin
         if fwhm_arcmin < cmb_map.fwhm_arcmin:
             raise UserError(
@@ -83,7 +84,8 @@ class OfBands(BandStage):
 
     def sky(self, obs: Files, sim: int) -> np.ndarray:
         """Return what the network sees of a sky, (channels, npix), float32, RING; of E and B their own maps."""
-        field, places = self.cfg.clean.field, {(x["sim"], x["band"]): i for i, x in enumerate(obs.items)}
+        field = self.cfg.clean.field
+        places = {(x["sim"], x["band"]): i for i, x in enumerate(obs.items)}
         seen = (obs[places[sim, band["band"]]] for band in self.bands() if shown(self.fields(band), field))
         return np.concatenate([maps_of(m, field, self.cfg.sky.lmax) for m in seen])
 
@@ -155,7 +157,8 @@ class TrainBands(Training, OfBands):
 
     def __init__(self, config: DictConfig):
         """Refuse rotations that do not suit the fields, too."""
-        field, kind = config.clean.field, config.rotation.kind
+        field = config.clean.field
+        kind = config.rotation.kind
         if field == "TQU" and (kind == "permutation" or config.rotation.symmetries or config.rotation.average > 1):
             raise UserError(
                 "field=TQU: Q and U mix when the sky or a patch is turned, which index tables cannot do; use "
@@ -213,18 +216,19 @@ class PredictBands(OfBands):
         UserError
             When it cannot be read, or was trained on other bands or for another field.
         """
-        given = self.cfg.method.trained
+        path = self.cfg.method.trained
         model = None
         with suppress(UnpicklingError, RuntimeError, EOFError):  # what torch says of files that are not its own
-            model = File(Path(given).expanduser()).read()
+            model = File(Path(path).expanduser()).read()
         if not (isinstance(model, dict) and {"shown", "found"} <= set(model)):
-            raise UserError(f"method.trained={given} is no network of a method of cleaning; give its model.pt.")
-        known, output = model["shown"], model["found"]
-        mine = self.named()
-        if (known, output) != (mine, self.cfg.clean.field):
+            raise UserError(f"method.trained={path} is no network of a method of cleaning; give its model.pt.")
+        shown_bands = model["shown"]
+        output = model["found"]
+        wanted = self.named()
+        if (shown_bands, output) != (wanted, self.cfg.clean.field):
             raise UserError(
-                f"The network of method.trained={given} finds {output} from {', '.join(known)}, and here"
-                f" {self.cfg.clean.field} is wanted from {', '.join(mine)}; give the same field and instrument.bands."
+                f"The network of method.trained={path} finds {output} from {', '.join(shown_bands)}, and here"
+                f" {self.cfg.clean.field} is wanted from {', '.join(wanted)}; give the same field and instrument.bands."
             )
         return model
 
@@ -232,7 +236,8 @@ class PredictBands(OfBands):
         """Map of `clean.field`, uK_CMB, RING, from the network, that of `method.trained` if None."""
         model = self.trained if model is None else model
         found = prediction(self.cfg, model, self.sky(obs, item["sim"]), self.tables())
-        fields, lmax = tuple(self.cfg.clean.field), self.cfg.sky.lmax
+        fields = tuple(self.cfg.clean.field)
+        lmax = self.cfg.sky.lmax
         return SkyMap(found, fields, "uK_CMB", model["fwhm_arcmin"], lmax, "CMB found by a network")
 
     def cost(self) -> tuple[float, float]:

@@ -75,7 +75,8 @@ class Features(SimStage):
         mean_field: dict[str, np.ndarray] | None = None,
     ) -> SkyMap:
         """Three maps, RING."""
-        sky, fwhm_arcmin = self.cfg.sky, self.cfg.delens.fwhm_arcmin
+        sky = self.cfg.sky
+        fwhm_arcmin = self.cfg.delens.fwhm_arcmin
         estimate = without_mean_field(kappa_qe, mean_field, averaged=item["split"] == "train")
         alms = [
             filtered(obs_alm, "E", filters["wiener_e"], fwhm_arcmin),

@@ -18,7 +18,8 @@ class Filters(Stage):
     One set serves all skies, whatever their own cosmology: an observer does not know it.
     """
 
-    name, outputs = "filters", ("filters",)
+    name = "filters"
+    outputs = ("filters",)
     uses = ("delens.fiducial", "delens.fwhm_arcmin", "delens.lmin_b", "quadratic.estimator", "instrument", "sky.lmax")
 
     def run(self, item: Item) -> dict[str, np.ndarray]:

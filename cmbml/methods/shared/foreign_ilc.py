@@ -11,11 +11,10 @@ from cmbml.core.errors import UserError
 from cmbml.maps.skymap import SkyMap
 from cmbml.methods.shared.needlet_peaks import peaks_by_rule
 from cmbml.sims.bands import BandStage
+from cmbml.sky import sht
 
-_GOOD = 2.5  # multipoles of a HEALPix map, in units of nside, up to which the analysis errs by less than a percent
 
-
-class PeerStage(BandStage):
+class ForeignIlc(BandStage):
     """A stage that hands the bands of a test sky to another program's ILC and takes its map back.
 
     Attributes
@@ -28,27 +27,38 @@ class PeerStage(BandStage):
 
     inputs = (Every("obs"),)
     outputs = ("prediction",)
-    uses = (*BandStage.uses, "clean.field", "method.ELLMAX", "method.N_scales", "method.ellmin", "method.ellpeaks",
-            "method.perform_ILC_at_beam", "method.ILC_bias_tol")  # fmt: skip
+    uses = (
+        *BandStage.uses,
+        "clean.field",
+        "method.ELLMAX",
+        "method.N_scales",
+        "method.ellmin",
+        "method.ellpeaks",
+        "method.perform_ILC_at_beam",
+        "method.ILC_bias_tol",
+    )
 
     def __init__(self, config: DictConfig):
         """Refuse what the other program would refuse too late, or not at all."""
         super().__init__(config)
-        given, most = self.cfg.method, min(self.cfg.sky.lmax, 3 * self.cfg.sky.nside - 2)
-        peaks, n, beam = given.ellpeaks, given.N_scales, given.perform_ILC_at_beam
-        self.lmax = given.ELLMAX
+        method = self.cfg.method
+        most = min(self.cfg.sky.lmax, 3 * self.cfg.sky.nside - 2)
+        peaks = method.ellpeaks
+        n = method.N_scales
+        beam = method.perform_ILC_at_beam
+        self.lmax = method.ELLMAX
         if self.lmax is None:
-            self.lmax = peaks[-1] - 1 if peaks else min(most, int(_GOOD * self.cfg.sky.nside))
+            self.lmax = peaks[-1] - 1 if peaks else min(most, sht.accurate_lmax(self.cfg.sky.nside))
         if not isinstance(self.lmax, int) or not 11 <= self.lmax <= most:
             raise UserError(
                 f"method.ELLMAX={self.lmax} must lie between 11 and {most}, the lower of sky.lmax and 3 nside - 2."
             )
-        self.peaks = [given.ellmin, *(peaks_by_rule(given.ellmin, self.lmax, n) if peaks is None else peaks)]
+        self.peaks = [method.ellmin, *(peaks_by_rule(method.ellmin, self.lmax, n) if peaks is None else peaks)]
         rising = self.peaks == sorted(set(self.peaks)) and self.peaks[-1] == self.lmax + 1
         if not rising or n not in (None, len(self.peaks)):
             raise UserError(
                 f"method.ellpeaks={self.peaks[1:]} must be one fewer than N_scales={n}, and rise from"
-                f" method.ellmin={given.ellmin} to ELLMAX + 1 = {self.lmax + 1}."
+                f" method.ellmin={method.ellmin} to ELLMAX + 1 = {self.lmax + 1}."
             )
         if not isinstance(beam, numbers.Real | None) or (beam is not None and beam <= 0):
             raise UserError(f"method.perform_ILC_at_beam={beam} must be a positive number of arcmin.")

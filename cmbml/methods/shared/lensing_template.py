@@ -37,7 +37,8 @@ class Template(SimStage):
         filters: dict[str, np.ndarray],
     ) -> tuple[SkyMap, SkyMap]:
         """Template and prediction, uK_CMB, with the beam of the observation."""
-        field, target = self.cfg.delens.field, self.cfg.method.target
+        field = self.cfg.delens.field
+        target = self.cfg.method.target
         if target == "kappa":
             template = self._template(estimate["kappa"], obs_alm, filters, obs.nside)
         elif target == "lensing":
@@ -54,7 +55,9 @@ class Template(SimStage):
     def _template(
         self, kappa: np.ndarray, obs_alm: dict[str, np.ndarray], filters: dict[str, np.ndarray], nside: int
     ) -> np.ndarray:
-        field, lmax, fwhm_arcmin = self.cfg.delens.field, self.cfg.sky.lmax, self.cfg.delens.fwhm_arcmin
+        field = self.cfg.delens.field
+        lmax = self.cfg.sky.lmax
+        fwhm_arcmin = self.cfg.delens.fwhm_arcmin
         phi = phi_from_kappa(sht.analysis(kappa, lmax))
         phi[[0, 1, lmax + 1]] = 0
         if field == "T":

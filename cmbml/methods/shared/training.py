@@ -15,7 +15,7 @@ from cmbml.train.fit import fit
 from cmbml.train.images import check_symmetries
 from cmbml.train.network import probe
 from cmbml.train.predict import predict_sky
-from cmbml.train.settings import read_train, telling
+from cmbml.train.settings import read_train
 
 ODD = ("B", "B_hp")  # fields that change sign in a mirror
 
@@ -26,13 +26,15 @@ class Training(Stage):
     The fields of the maps that the network sees, and of those that it gives, are the two lists of ``self.channels()``.
     """
 
-    name, outputs, scratch, parallel = "train", ("model", "history"), ("last", "best"), False
+    name = "train"
+    outputs = ("model", "history")
+    scratch = ("last", "best")
+    parallel = False
     groups: ClassVar[tuple[str, ...]] = ("train", "network", "patches", "rotation")
 
     def __init__(self, config: DictConfig):
         """Check the patches, the training's settings and the network before anything runs."""
         super().__init__(config)
-        self.settings = telling(self.settings)
         settings = self.trainer_settings()
         check_patches(settings["nside"], settings["patches"]["patch"], settings["patches"]["halo"])
         read_train(settings["train"])
@@ -44,7 +46,8 @@ class Training(Stage):
 
     def trainer_settings(self) -> dict[str, Any]:
         """Plain settings of `cmbml.train.fit.fit`: those of the configuration, nside, lmax and the channels' spins."""
-        cfg, channels = OmegaConf.to_container(self.cfg), dict(zip(("in", "out"), self.channels(), strict=True))
+        cfg = OmegaConf.to_container(self.cfg)
+        channels = dict(zip(("in", "out"), self.channels(), strict=True))
         return {
             **{group: cfg[group] for group in self.groups},
             "nside": cfg["sky"]["nside"],
@@ -72,7 +75,8 @@ class Training(Stage):
 
     def cost(self) -> tuple[float, float]:
         """Weights on disk; skies, tables, weights, and one batch of layers with their gradients in memory."""
-        cfg, npix = self.cfg, 12 * self.cfg.sky.nside**2
+        cfg = self.cfg
+        npix = 12 * self.cfg.sky.nside**2
         maps = (cfg.splits.train + cfg.splits.valid) * sum(map(len, self.channels())) + len(cfg.rotation.pairs)
         layers = 2 * cfg.train.batch_size * self.values
         return 4.0 * self.weights, 4.0 * (npix * (maps + 10) + 4 * self.weights + layers)
@@ -83,13 +87,13 @@ def prediction(cfg: DictConfig, model: Mapping[str, Any], inputs: np.ndarray, ta
 
     ``tables`` are those of ``rotation.pairs`` when they are permutations, else empty.
     """
-    known = [list(pair) for pair in cfg.rotation.pairs]
+    trained_pairs = [list(pair) for pair in cfg.rotation.pairs]
     pairs = [list(pair) for pair in cfg.rotation.predict]
     return predict_sky(
         model,
         inputs,
         pairs=pairs,
-        tables=[tables[known.index(pair)] if any(pair) and len(tables) else None for pair in pairs],
+        tables=[tables[trained_pairs.index(pair)] if any(pair) and len(tables) else None for pair in pairs],
         average=cfg.rotation.average,
         batch_size=cfg.train.batch_size,
         device=cfg.system.device,

@@ -31,8 +31,10 @@ class WienerTemplate(SimStage):
 
     def run(self, item: Item, *, obs_alm: dict[str, np.ndarray], filters: dict[str, np.ndarray]) -> SkyMap:
         """Map of the filtered B, uK_CMB, with the beam of the observation."""
-        sky, fwhm_arcmin = self.cfg.sky, self.cfg.delens.fwhm_arcmin
-        lensing, noise = filters["bb_lensing"], filters["noise_p"]
+        sky = self.cfg.sky
+        fwhm_arcmin = self.cfg.delens.fwhm_arcmin
+        lensing = filters["bb_lensing"]
+        noise = filters["noise_p"]
         b = filtered(obs_alm, "B", lensing / (lensing + noise), fwhm_arcmin)
         data = sht.synthesis(sht.almxfl(b, gaussian_beam(fwhm_arcmin, sky.lmax)), sky.nside)
         return SkyMap(data[None], ("B",), "uK_CMB", fwhm_arcmin, sky.lmax, "Wiener-filtered B")
