@@ -18,8 +18,26 @@ import pytest
 from tests.conftest import REPO, run_here
 
 TINY = ("experiment=tiny", "field=B", "scale=5")
-STAGES = ["theory", "mask", "cmb", "observe", "label", "filters", "estimate", "mean_field", "features", "rotations",
-          "train", "predict", "template", "export", "curves", "measure", "pictures", "summary"]  # fmt: skip
+STAGES = [
+    "theory",
+    "mask",
+    "cmb",
+    "observe",
+    "label",
+    "filters",
+    "quadratic_estimate",
+    "mean_field",
+    "features",
+    "rotations",
+    "train",
+    "network_estimate",
+    "lensing_template",
+    "export",
+    "curves",
+    "measure",
+    "pictures",
+    "summary",
+]
 MEASURED = ["curves", "measure", "pictures", "summary"]
 
 
@@ -82,16 +100,21 @@ def test_finished_run_is_not_redone(done):
 
 def test_dry_run_names_what_an_override_makes_stale(done):
     stale = {
-        "scale=2": (["train", "predict", "template", *MEASURED], "train.scale 5.0 -> 2.0"),
-        "field=E": (["predict", "template", *MEASURED], "not made yet"),
+        "scale=2": (["train", "network_estimate", "lensing_template", *MEASURED], "train.scale 5.0 -> 2.0"),
+        "field=E": (["network_estimate", "lensing_template", *MEASURED], "not made yet"),
         "analysis.fwhm_arcmin=90": (["measure", "summary"], "analysis.fwhm_arcmin 60.0 -> 90.0"),
-        "splits.train=4": (["theory", "cmb", "observe", "label", "estimate", "features", "train", "predict", "template",
-                            *MEASURED], "obs[train]: 3 -> 4 items"),
-    }  # fmt: skip
+        "splits.train=4": (
+            [
+                *("theory", "cmb", "observe", "label", "quadratic_estimate", "features"),
+                *("train", "network_estimate", "lensing_template", *MEASURED),
+            ],
+            "obs[train]: 3 -> 4 items",
+        ),
+    }
     for override, (stages, why) in stale.items():
         rows = table(here(done, override, "run.dry=true"))
         assert [name for name, row in rows.items() if int(row[1])] == stages
-        first = next(name for name in ("train", "template", "measure") if name in stages)
+        first = next(name for name in ("train", "lensing_template", "measure") if name in stages)
         assert rows[first][-1] == why
 
 

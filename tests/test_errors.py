@@ -49,7 +49,10 @@ MISTAKES = {
     "no training skies": (["splits.train=0"], r"splits.train=0 leaves none"),
     "no skies to measure on": (["splits.train=0", "method=quadratic"], r"weights are measured on training skies"),
     "stage": (["run.only=[trian]"], r"there is no stage 'trian'; the stages are theory"),
-    "missing input": (["run.only=[predict]"], r"'predict' reads .*, which is not up to date \(not made yet\)"),
+    "missing input": (
+        ["run.only=[network_estimate]"],
+        r"'network_estimate' reads .*, which is not up to date \(not made yet\)",
+    ),
     "devices": (["system.devices=-1"], r"system.devices=-1 must be auto or a positive number"),
 }
 

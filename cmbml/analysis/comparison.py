@@ -145,7 +145,7 @@ def same_observations(
 def _observations(record: Mapping[str, Any]) -> list[str]:
     """Return the fingerprints of the observations that a sidecar says were read."""
     inputs = record["inputs"].items()
-    return [known for label, files in inputs if label.partition("[")[0] == "obs" for known in files.values()]
+    return [known for label, files in inputs if label.partition("[")[0] == "band" for known in files.values()]
 
 
 def rows_of(results: Mapping[str, Result], none: str, *, first: str) -> dict[str, list[Mapping[str, Any]]]:

@@ -40,9 +40,9 @@ class BandPictures(Stage):
     On a masked sky spectra are those of the maps times the mask over <mask^2>: mixed by it, of the right height.
     """
 
-    name = "pictures"
+    name = "band_pictures"
     inputs = (
-        Every("obs"),
+        Every("band", name="bands"),
         Optional("cmb_map", when=has_truth),
         Optional(Every("foreground"), when=has_foregrounds),
         Optional(Every("component"), when=shows_components),
@@ -62,7 +62,7 @@ class BandPictures(Stage):
         self,
         item: Item,
         *,
-        obs: Files,
+        bands: Files,
         cmb_map: SkyMap | None = None,
         mask: SkyMap | None = None,
         **parts: Files,
@@ -71,7 +71,7 @@ class BandPictures(Stage):
         cmb = cmb_map and replace(cmb_map, data=cmb_map.select("T"), fields=("T",))
         weights = np.ones(12 * self.cfg.sky.nside**2) if mask is None else mask["mask"].astype(np.float64)
         caption = self.caption(item)
-        return sky_figure(cmb, obs, caption), spectra_figure(cmb, obs, parts, weights, caption)
+        return sky_figure(cmb, bands, caption), spectra_figure(cmb, bands, parts, weights, caption)
 
     def caption(self, item: Item) -> dict:
         """What stands above the figures."""

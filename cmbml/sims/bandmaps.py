@@ -37,7 +37,7 @@ class ObserveBands(NoiseMaps):
 
     name = "observe"
     inputs = ("lensed_alm", *NoiseMaps.inputs, Optional("foreground", when=has_foregrounds))
-    outputs = ("obs",)
+    outputs = ("band",)
     uses = (*NoiseMaps.uses, "foregrounds.kind")
 
     def items(self) -> Iterable[Item]:

@@ -178,7 +178,7 @@ class Observations(ExternalMaps):
     """What a band has seen of a sky."""
 
     name = "observe"
-    outputs = ("obs",)
+    outputs = ("band",)
     uses = (
         *SKY,
         "instrument.table",

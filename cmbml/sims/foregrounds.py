@@ -33,7 +33,7 @@ class Templates(Stage):
     """Synthetic templates, one component a file, alike for all skies: a stand-in for the Galaxy, not a map of it."""
 
     name = "synthetic_templates"
-    outputs = ("template",)
+    outputs = ("foreground_template",)
     uses = ("foregrounds.seed", "foregrounds.nside_sky")
     reads = ("foregrounds.kind",)
 
@@ -64,7 +64,7 @@ class Foregrounds(BandStage):
     """
 
     name = "foregrounds"
-    inputs = (Optional(Every("template"), when=synthetic_templates),)
+    inputs = (Optional(Every("foreground_template", name="templates"), when=synthetic_templates),)
     outputs = ("foreground",)
     uses = (
         *BandStage.uses,
@@ -82,12 +82,12 @@ class Foregrounds(BandStage):
             return []
         return self.bands_of_skies() if any(self.cfg.foregrounds.vary.values()) else self.bands()
 
-    def run(self, item: Item, *, template: Files | None = None) -> SkyMap:
+    def run(self, item: Item, *, templates: Files | None = None) -> SkyMap:
         """Map of the band's fields, uK_CMB, RING, with the band's beam."""
         freqs, weights = self.bandpass(item)
         beam = self.beam(item)
         n = len(self.fields(item))
-        seen = as_user_error(foregrounds.evaluate, self.emission(item, template), freqs, weights)[:n]
+        seen = as_user_error(foregrounds.evaluate, self.emission(item, templates), freqs, weights)[:n]
         maps = foregrounds.smoothed(seen, beam, nside=self.cfg.sky.nside)
         return self.skymap(item, maps, f"{self.origin()} foregrounds: {', '.join(self.components(item))}")
 
@@ -137,7 +137,7 @@ class Components(Foregrounds):
 class SkyMask(Mask):
     """The mask of a many-band dataset, which beside those of `Mask` may follow the dust (``mask.kind=galactic``)."""
 
-    inputs = (Optional(Every("template", name="dust", component="dust"), when=follows_synthetic_dust),)
+    inputs = (Optional(Every("foreground_template", name="dust", component="dust"), when=follows_synthetic_dust),)
     uses = (*Mask.uses, "foregrounds.kind", "foregrounds.presets", "foregrounds.nside_sky")
     reads = ("foregrounds.folder",)
 

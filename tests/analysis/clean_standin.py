@@ -51,7 +51,7 @@ def make(cfg: DictConfig, name: str, *, factor: float = 1.0, field: str = "T") -
         for band, known in prints.items():
             seen = {"fingerprint": known, "settings": {"noise.factor": factor, "foregrounds.kind": "synthetic"}}
             (folder / f".obs_{band}_map.fits.json").write_text(json.dumps(record("observe", item, {}) | seen))
-        known = {"lensed_alm": {"l": "x"}} if bands is None else {"obs": {b: prints[b] for b in bands}}
+        known = {"lensed_alm": {"l": "x"}} if bands is None else {"band": {b: prints[b] for b in bands}}
         path = assets.file("prediction", item).path
         path.with_name(".prediction_map.fits.json").write_text(json.dumps(record("predict", item, known)))
     if name == "low":

@@ -134,12 +134,12 @@ def test_differences_of_one_field_form_and_area_alone():
 def test_predictions_of_observations_that_changed_are_named():
     bands = {0: ["a", "b", "c"], 1: ["d", "e", "f"]}
 
-    def seen(sim, *prints, label="obs"):
+    def seen(sim, *prints, label="band"):
         return {"item": {"sim": sim}, "inputs": {"model": {"m": "m"}, label: {f"obs_{x}": x for x in prints}}}
 
     blind = {"item": {"sim": 0}, "inputs": {"lensed_alm": {"l": "x"}}}
     good = {"all": [seen(0, "a", "b", "c"), seen(1, "d", "e", "f")], "two": [seen(0, "a", "c"), seen(1, "d", "f")]}
-    good |= {"split": [seen(0, "b", label="obs[test]")], "blind": [blind], "unknown": [seen(7, "z")]}
+    good |= {"split": [seen(0, "b", label="band[test]")], "blind": [blind], "unknown": [seen(7, "z")]}
     same_observations(good, bands, AGAIN)
     for stale in ([seen(0, "a", "old", "c")], [seen(0, "a", "c"), seen(1, "d", "old")]):
         with pytest.raises(

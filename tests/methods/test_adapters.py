@@ -218,7 +218,7 @@ def test_pyilc_gets_our_maps_and_gives_its_own(pyilc, observed):
     alms, maps = observed
     stage, log = pyilc(method__perform_ILC_at_beam=450)
     assert stage.items()[0] == ITEM
-    found = stage.run(ITEM, obs=maps, scratch={"pyilc_log": log})
+    found = stage.run(ITEM, bands=maps, scratch={"pyilc_log": log})
     assert (found.fields, found.unit, found.fwhm_arcmin, found.lmax) == (("T",), "uK_CMB", 450.0, LMAX)
     known = sht.synthesis(sht.almxfl(alms["T"], gaussian_beam(450, LMAX)), NSIDE)
     np.testing.assert_allclose(found["T"], known, atol=3e-3 * known.std())  # iterated analysis at 2.5 nside
@@ -228,7 +228,7 @@ def test_pyilc_gets_our_maps_and_gives_its_own(pyilc, observed):
 def test_pyilc_that_fails_says_why(pyilc, observed, tmp_path):
     def fails(message, program=STANDIN, **settings):
         stage, log = pyilc(program, **settings)
-        said = refused(message, lambda: stage.run(ITEM, obs=observed[1], scratch={"pyilc_log": log}))
+        said = refused(message, lambda: stage.run(ITEM, bands=observed[1], scratch={"pyilc_log": log}))
         assert [path.name for path in log.path.parent.iterdir()] == ["pyilc.log"]
         return said, log.path.read_text()
 
@@ -241,7 +241,7 @@ def test_pyilc_that_fails_says_why(pyilc, observed, tmp_path):
     stage, log = pyilc(method__python="/no/such/python")
     refused(
         "method.python=/no/such/python cannot be run",
-        lambda: stage.run(ITEM, obs=observed[1], scratch={"pyilc_log": log}),
+        lambda: stage.run(ITEM, bands=observed[1], scratch={"pyilc_log": log}),
     )
 
 
@@ -266,7 +266,7 @@ def test_broom_recovers_the_sky(changed, observed):
     seen = [dataclasses.replace(m, data=m.data + n) for m, n in zip(maps, noise, strict=True)]
     for field in "TE":
         cfg = changed("broom", field=field, method__perform_ILC_at_beam=450)
-        found = Broom(cfg).run(ITEM, obs=Held(seen, maps.items))
+        found = Broom(cfg).run(ITEM, bands=Held(seen, maps.items))
         assert (found.fields, found.fwhm_arcmin, found.lmax) == ((field,), 450.0, LMAX)
         known = sht.synthesis(sht.almxfl(alms[field], gaussian_beam(450, LMAX)), NSIDE)
         assert np.corrcoef(found[field], known)[0, 1] > 0.99
@@ -276,7 +276,7 @@ def test_broom_recovers_the_sky(changed, observed):
 def test_broom_refuses_in_a_sentence(changed, observed, monkeypatch):
     monkeypatch.setitem(sys.modules, "broom", None)  # as if it were not installed
     stage = Broom(changed("broom"))
-    refused("needs the package cmbroom, which the extra foreign", lambda: stage.run(ITEM, obs=observed[1]))
+    refused("needs the package cmbroom, which the extra foreign", lambda: stage.run(ITEM, bands=observed[1]))
     for peaks in ([13, 27, LMAX], [27, 13, LMAX + 1], [27, LMAX + 1]):
         wrong = changed("broom", method__ellpeaks=peaks, method__ELLMAX=LMAX, method__N_scales=4)
         refused("one fewer than N_scales=4, and rise from method.ellmin=0 to ELLMAX", lambda cfg=wrong: Broom(cfg))

@@ -30,14 +30,14 @@ class OneBand(SimStage):
     """A part of what one band sees, as an estimate of the CMB."""
 
     name = "one_band"
-    inputs = (Every("obs"),)
+    inputs = (Every("band", name="bands"),)
     outputs = ("prediction",)
     splits = ("test",)
     uses = ("clean.field", "method.band", "method.factor")
 
-    def run(self, item, obs: Files) -> SkyMap:
-        bands = [file["band"] for file in obs.items]
-        seen = obs[bands.index(self.cfg.method.band)]
+    def run(self, item, bands: Files) -> SkyMap:
+        names = [known["band"] for known in bands.items]
+        seen = bands[names.index(self.cfg.method.band)]
         field = self.cfg.clean.field
         return dataclasses.replace(seen, data=self.cfg.method.factor * seen.select([field]), fields=(field,))
 

@@ -77,7 +77,7 @@ def predicted(cfg, lensed, foreground: float) -> SkyMap:
     seen = [observe.run(item, lensed_alm=lensed, **parts) for item, parts in zip(items, read, strict=True)]
     cls = {f"lensed_{x}{x}": CL for x in "teb"}
     parts = {name: Held(own, bands) for name, own in maps.items()}
-    return stage.run(ITEM, cls=cls, lensed_alm=lensed, obs=Held(seen, items), **parts)
+    return stage.run(ITEM, cls=cls, lensed_alm=lensed, bands=Held(seen, items), **parts)
 
 
 @pytest.mark.parametrize(("field", "noise"), [("T", "white"), ("E", "scan"), ("B", "white"), ("TQU", "white")])

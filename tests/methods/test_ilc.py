@@ -331,7 +331,7 @@ def test_cmb_foregrounds_and_noise_are_the_prediction(configured, sky, words):
     """And each of them is what the weights make of it alone."""
     cfg = configured(*words)
     stage = STAGES[words[0]](cfg)
-    prediction, weights = stage.run(TEST, obs=as_maps(sky, sky.maps))
+    prediction, weights = stage.run(TEST, bands=as_maps(sky, sky.maps))
     assert (prediction.fields, prediction.lmax, prediction.nside) == (("T",), 80, 32)
     assert prediction.fwhm_arcmin == sky.fwhm_arcmin
     assert list(weights["bands"]) == [band.name for band in PLANCK.bands]
@@ -364,7 +364,7 @@ def test_e_and_b_come_from_the_polarised_bands_each_with_its_beam(configured):
         for at in (None, 250.0):
             asked = f"method.perform_ILC_at_beam={at or 'null'}"
             cfg = configured("cnilc", f"field={field}", asked, *known)
-            prediction, weights = NeedletClean(cfg).run(TEST, obs=Bands(maps))
+            prediction, weights = NeedletClean(cfg).run(TEST, bands=Bands(maps))
             assert (prediction.fields, prediction.fwhm_arcmin) == ((field,), at or 220.0)
             assert list(weights["bands"]) == list(fwhm)
             seen = sht.almxfl(
@@ -373,17 +373,17 @@ def test_e_and_b_come_from_the_polarised_bands_each_with_its_beam(configured):
             expected = sht.synthesis(seen, 32)
             assert np.std(prediction[field] - expected) < 5e-3 * expected.std()  # of B: what leaks from E
     with pytest.raises(UserError, match="field=B needs bands with Q and U"):
-        NeedletClean(cfg).run(TEST, obs=Bands({"857": maps["857"]}))
+        NeedletClean(cfg).run(TEST, bands=Bands({"857": maps["857"]}))
 
 
 def test_the_last_multipole_follows_pixels_peaks_and_beams(configured, sky):
     maps = as_maps(sky, sky.maps)
-    assert NeedletClean(configured("cnilc", "sky.lmax=93")).run(TEST, obs=maps)[0].lmax == 80  # of sky.lmax = 93
+    assert NeedletClean(configured("cnilc", "sky.lmax=93")).run(TEST, bands=maps)[0].lmax == 80  # of sky.lmax = 93
     stage = NeedletClean(configured("cnilc", "method.ellpeaks=[30,61]"))
-    assert stage.run(TEST, obs=maps)[0].lmax == 60
+    assert stage.run(TEST, bands=maps)[0].lmax == 60
     beams = ", ".join(f"{item['band']}: 600.0" for item in maps.items)
     stage = NeedletClean(configured("cnilc", f"instrument.fwhm_arcmin={{{beams}}}"))
-    end = stage.run(TEST, obs=maps)[0].lmax
+    end = stage.run(TEST, bands=maps)[0].lmax
     assert gaussian_beam(600.0, 80)[end] > 1e-3 > gaussian_beam(600.0, 80)[end + 1]
 
 

@@ -102,7 +102,7 @@ def training(cfg, n: int, seed: int) -> dict:
     """What `TrainBands` reads: n training skies and one for validation."""
     found = {}
     for split, of, first in (("train", n, seed), ("valid", 1, 50)):
-        found[f"{split}_obs"], found[f"{split}_target"] = dataset(cfg, split, of, first)
+        found[f"{split}_band"], found[f"{split}_target"] = dataset(cfg, split, of, first)
     return found
 
 
@@ -136,7 +136,7 @@ def trained(cfg, folder, seed: int = 0) -> tuple[SkyMap, SkyMap]:
     obs, truth = dataset(cfg, "test", 2, 90)
     one = [i for i, item in enumerate(obs.items) if item["sim"] == 1]
     seen = Held([obs[i] for i in one], [obs.items[i] for i in one])
-    return PredictBands(cfg).run({"split": "test", "sim": 1}, model=model, obs=seen), truth[1]
+    return PredictBands(cfg).run({"split": "test", "sim": 1}, model=model, bands=seen), truth[1]
 
 
 @pytest.mark.parametrize(("field", "kind"), [("B", "permutation"), ("TQU", "harmonic")])
@@ -161,24 +161,24 @@ def test_a_network_serves_other_skies_of_the_same_bands(changed, tmp_path):
     path = tmp_path / "model.pt"
     File(path).write(model)
     obs, _ = dataset(cfg, "test", 1, 90)
-    item, own = {"split": "test", "sim": 0}, PredictBands(cfg).run({"split": "test", "sim": 0}, model=model, obs=obs)
+    item, own = {"split": "test", "sim": 0}, PredictBands(cfg).run({"split": "test", "sim": 0}, model=model, bands=obs)
     given = {
         "method__trained": str(path),
         "splits": {"train": 0, "valid": 0, "test": 1},
         "sims__external": {"truth": None},
     }
-    there = PredictBands(changed(**given)).run(item, obs=obs)
+    there = PredictBands(changed(**given)).run(item, bands=obs)
     np.testing.assert_array_equal(there.data, own.data)
     assert there.fwhm_arcmin == own.fwhm_arcmin
     assert [list(kind(changed(**given)).items()) for kind in (Target, TrainBands, Curves)] == [[], [], []]
     with pytest.raises(
         UserError, match="finds T from T of 30, .* and here B is wanted from B of 30, B of 353; give the"
     ):
-        PredictBands(changed(**given, field="B")).run(item, obs=obs)
+        PredictBands(changed(**given, field="B")).run(item, bands=obs)
     (tmp_path / "text.pt").write_text("<html>")
     for path in (tmp_path / "text.pt", scratch["last"].path):
         with pytest.raises(UserError, match=f"{path} is no network of a method of cleaning"):
-            PredictBands(changed(**{**given, "method__trained": str(path)})).run(item, obs=obs)
+            PredictBands(changed(**{**given, "method__trained": str(path)})).run(item, bands=obs)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from cmbml.sky.spectra import bin_edges
 TRUTH = {"lensed_alm", "unlensed_alm", "cmb_map", "foreground", "noise"}  # what no observer has
 
 
-STEPS = tuple(Record(asset, optional=True) for asset in ("model", "prediction", "obs"))
+STEPS = tuple(Record(asset, optional=True) for asset in ("model", "prediction", "band"))
 PICTURES = ("spectra", "boxes")
 
 
@@ -88,7 +88,7 @@ class Comparing(Cleaning, compare.Comparing):
 
     def found(self, asset: str) -> Iterable[Item]:
         """Also the observations, which belong to no method, of all bands that the instrument might have."""
-        if asset == "obs":
+        if asset == "band":
             bands = [band.name for band in read_instrument(shipped(self.cfg.instrument.table)).bands]
             sims = range(self.cfg.splits.test)
             return [{"split": "test", "sim": sim, "band": band} for sim in sims for band in bands]
@@ -101,13 +101,13 @@ class Comparing(Cleaning, compare.Comparing):
         metrics_record: Files,
         model_record: Files,
         prediction_record: Files,
-        obs_record: Files,
+        band_record: Files,
         mask: SkyMap | None = None,
     ) -> clean_report.Compared:
         """All that the tables hold."""
         results = self.results(metrics, metrics_record)
         reference = self.cfg.compare.reference
-        models, predictions, obs = map(_of_methods, (model_record, prediction_record, obs_record))
+        models, predictions, obs = map(_of_methods, (model_record, prediction_record, band_record))
         self._same_dataset([record for _, record in obs])
         bands: dict[int, list[str]] = {}
         for _, record in obs:

@@ -142,7 +142,7 @@ class Pictures(Cleaning, SimStage):
     truth is known the prediction is drawn alone, and no histogram.
     """
 
-    name = "cleaning_pictures"
+    name = "pictures"
     splits = ("test",)
     inputs = (
         "prediction",

@@ -16,7 +16,7 @@ from cmbml.maps.skymap import SkyMap
 from cmbml.sky.fields import field_map
 from cmbml.sky.spectra import bin_edges
 
-STEPS = tuple(Record(asset, optional=True) for asset in ("model", "kappa_qe", "estimate", "template"))
+STEPS = tuple(Record(asset, optional=True) for asset in ("model", "kappa_qe", "estimate", "lensing_template"))
 PICTURES = ("delensing", "spectra", "sigma", "boxes")
 
 

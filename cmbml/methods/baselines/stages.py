@@ -66,7 +66,7 @@ class NoiseWiener(BandStage):
     inputs = (
         "cls",
         "lensed_alm",
-        Every("obs"),
+        Every("band", name="bands"),
         Optional(Every("foreground"), when=has_foregrounds),
         Optional(Every("variance"), when=has_uneven_noise),
     )
@@ -91,7 +91,7 @@ class NoiseWiener(BandStage):
         *,
         cls: dict[str, np.ndarray],
         lensed_alm: dict[str, np.ndarray],
-        obs: Files,
+        bands: Files,
         foreground: Files | None = None,
         variance: Files | None = None,
     ) -> SkyMap:
@@ -101,11 +101,11 @@ class NoiseWiener(BandStage):
         lensed = {x: lensed_alm[x].astype(np.complex128) for x in "TEB"}
         precision = {x: np.zeros(lmax + 1) for x in scalars(field)}
         summed = {x: np.zeros_like(lensed[x]) for x in precision}
-        for i, band in enumerate(obs.items):
+        for i, band in enumerate(bands.items):
             beam = self.beam(band)
             of_foregrounds = None if foreground is None else _of_band(foreground, band)
             of_variance = None if variance is None else _of_band(variance, band)
-            for x, alm in self.noise_alms(obs[i], lensed, beam, of_foregrounds).items():
+            for x, alm in self.noise_alms(bands[i], lensed, beam, of_foregrounds).items():
                 weight = beam / self.spectrum(band, x, of_variance)
                 precision[x] += beam * weight
                 summed[x] += sht.almxfl(alm, weight)

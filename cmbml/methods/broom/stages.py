@@ -30,7 +30,7 @@ class Broom(ForeignIlc):
         if len(self.cfg.clean.field) > 1:
             raise UserError(f"method=broom recovers T, E or B, not field={self.cfg.clean.field}.")
 
-    def run(self, item: Item, *, obs: Files) -> SkyMap:
+    def run(self, item: Item, *, bands: Files) -> SkyMap:
         """Map of `clean.field`, uK_CMB, RING, with the beam that was asked for."""
         try:
             from broom import Configs, component_separation
@@ -40,8 +40,8 @@ class Broom(ForeignIlc):
             ) from None
         alms = {}
         fwhm_arcmin = {}
-        for i, band in enumerate(obs.items):
-            sky = obs[i]
+        for i, band in enumerate(bands.items):
+            sky = bands[i]
             if ("T" if self.cfg.clean.field == "T" else "Q") in sky.fields:
                 alms[band["band"]] = self.alm(band, sky)
                 fwhm_arcmin[band["band"]] = sky.fwhm_arcmin

@@ -102,7 +102,7 @@ class Train(Training):
 class Predict(SimStage):
     """What the network finds in the test skies, over the full sky, averaged over orientations and turned back."""
 
-    name = "predict"
+    name = "network_estimate"
     outputs = ("estimate",)
     splits = ("test",)
     parallel = False

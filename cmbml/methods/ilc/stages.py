@@ -47,7 +47,7 @@ class Clean(IlcStage):
     """The combination of the bands that keeps the CMB and has the least variance, scale by scale."""
 
     name = "clean"
-    inputs = (Every("obs"),)
+    inputs = (Every("band", name="bands"),)
     outputs = ("prediction", "ilc_weights")
     uses = (
         *IlcStage.uses,
@@ -67,7 +67,7 @@ class Clean(IlcStage):
         super().__init__(config)
         check(self.cfg)
 
-    def run(self, item: Item, *, obs: Files) -> tuple[SkyMap, dict[str, np.ndarray]]:
+    def run(self, item: Item, *, bands: Files) -> tuple[SkyMap, dict[str, np.ndarray]]:
         """Map of `clean.field`, uK_CMB, RING, with a Gaussian beam, and the weights of `cmbml.methods.ilc.weights.fit`.
 
         With the weights are stored ``bands``, their names, and ``beams`` (nband, ELLMAX + 1), by which each band's alms
@@ -75,7 +75,7 @@ class Clean(IlcStage):
         """
         method = self.cfg.method
         sky = self.cfg.sky
-        names, alms = self.analysed(obs)
+        names, alms = self.analysed(bands)
         beams = np.stack([self.beam({"band": name}) for name in names])
         fwhm_arcmin = float(method.perform_ILC_at_beam or self.cfg.clean.fwhm_arcmin)
         ellmax = self.ellmax(beams)

@@ -74,7 +74,7 @@ class Pyilc(ForeignIlc):
         """The test skies, if the program is there."""
         return super().items() if self.program else []
 
-    def run(self, item: Item, *, obs: Files, scratch: dict[str, File]) -> SkyMap:
+    def run(self, item: Item, *, bands: Files, scratch: dict[str, File]) -> SkyMap:
         """Map of T, uK_CMB, RING, with the beam that was asked for."""
         log = scratch["pyilc_log"].path
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ class Pyilc(ForeignIlc):
             shutil.rmtree(left)
         with TemporaryDirectory(prefix=".pyilc-", dir=log.parent) as name:
             folder = Path(name)
-            fwhm_arcmin = self.write(folder, obs)
+            fwhm_arcmin = self.write(folder, bands)
             target = self.target(fwhm_arcmin.values())
             (folder / "input.yml").write_text(yaml.safe_dump(self.input(folder, list(fwhm_arcmin), target)))
             path = self.call(folder, log)
@@ -97,12 +97,12 @@ class Pyilc(ForeignIlc):
             )
         return self.cleaned(data[0], target, f"pyilc, {self.cfg.method.wavelet_type}")
 
-    def write(self, folder: Path, obs: Files) -> dict[str, float]:
+    def write(self, folder: Path, bands: Files) -> dict[str, float]:
         """Write map, beam and bandpass of each band; names and beams, arcmin, from the widest to the narrowest."""
         fwhm_arcmin = {}
         (folder / "out").mkdir()
-        for i, band in enumerate(obs.items):
-            sky = obs[i]
+        for i, band in enumerate(bands.items):
+            sky = bands[i]
             name = band["band"]
             beam = self.beam(band)
             freqs, response = self.bandpass(band)

@@ -28,7 +28,7 @@ class Estimate(SimStage):
     mean field (`MeanField`).
     """
 
-    name = "estimate"
+    name = "quadratic_estimate"
     inputs = ("obs_alm", "filters")
     outputs = ("kappa_qe",)
     uses = ("quadratic.estimator", "delens.fwhm_arcmin")

@@ -82,11 +82,11 @@ class OfBands(BandStage):
         field = self.cfg.clean.field
         return [f"{x} of {band['band']}" for band in self.bands() for x in shown(self.fields(band), field)]
 
-    def sky(self, obs: Files, sim: int) -> np.ndarray:
+    def sky(self, bands: Files, sim: int) -> np.ndarray:
         """Return what the network sees of a sky, (channels, npix), float32, RING; of E and B their own maps."""
         field = self.cfg.clean.field
-        places = {(x["sim"], x["band"]): i for i, x in enumerate(obs.items)}
-        seen = (obs[places[sim, band["band"]]] for band in self.bands() if shown(self.fields(band), field))
+        places = {(x["sim"], x["band"]): i for i, x in enumerate(bands.items)}
+        seen = (bands[places[sim, band["band"]]] for band in self.bands() if shown(self.fields(band), field))
         return np.concatenate([maps_of(m, field, self.cfg.sky.lmax) for m in seen])
 
     def tables(self) -> "Tables":
@@ -130,14 +130,14 @@ class BandSkies(Sequence):
     """Skies as the trainer wants them: (inputs, target), each (channels, npix) float32 RING, read when asked for."""
 
     stage: OfBands
-    obs: Files
+    bands: Files
     target: Files
 
     def __len__(self) -> int:
         return len(self.target)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        return self.stage.sky(self.obs, self.target.items[i]["sim"]), self.target[i].data
+        return self.stage.sky(self.bands, self.target.items[i]["sim"]), self.target[i].data
 
 
 # What the network is shown and how; training and prediction both depend on it.
@@ -150,7 +150,7 @@ class TrainBands(Training, OfBands):
     inputs = tuple(
         Every(asset, split=split, name=f"{split}_{asset}")
         for split in ("train", "valid")
-        for asset in ("obs", "target")
+        for asset in ("band", "target")
     )
     uses = (*GEOMETRY, "network", "train", "rotation.pairs", "rotation.symmetries")
     reads = ("system", "splits", "instrument.bands", "rotation.average", "method.trained")
@@ -174,15 +174,15 @@ class TrainBands(Training, OfBands):
         self,
         item: Item,
         *,
-        train_obs: Files,
+        train_band: Files,
         train_target: Files,
-        valid_obs: Files,
+        valid_band: Files,
         valid_target: Files,
         scratch: Mapping[str, File],
     ) -> tuple[dict[str, Any], list[dict]]:
         """The trained network as a plain dictionary, with its bands and the beam of its target; one row an epoch."""
-        train = BandSkies(self, train_obs, train_target)
-        valid = BandSkies(self, valid_obs, valid_target)
+        train = BandSkies(self, train_band, train_target)
+        valid = BandSkies(self, valid_band, valid_target)
         model, history = self.fitted(train, valid, self.tables(), scratch)
         about = {"shown": self.named(), "found": self.cfg.clean.field, "fwhm_arcmin": train_target[0].fwhm_arcmin}
         return model | about, history
@@ -197,7 +197,7 @@ class PredictBands(OfBands):
     """What the network finds in the test skies: the CMB with the beam of its target."""
 
     name = "predict"
-    inputs = (Optional("model", when=is_trained_here), Every("obs"))
+    inputs = (Optional("model", when=is_trained_here), Every("band", name="bands"))
     outputs = ("prediction",)
     parallel = False
     uses = (*GEOMETRY, "rotation.predict", "rotation.average", "method.listing")
@@ -232,10 +232,10 @@ class PredictBands(OfBands):
             )
         return model
 
-    def run(self, item: Item, *, obs: Files, model: dict[str, Any] | None = None) -> SkyMap:
+    def run(self, item: Item, *, bands: Files, model: dict[str, Any] | None = None) -> SkyMap:
         """Map of `clean.field`, uK_CMB, RING, from the network, that of `method.trained` if None."""
         model = self.trained if model is None else model
-        found = prediction(self.cfg, model, self.sky(obs, item["sim"]), self.tables())
+        found = prediction(self.cfg, model, self.sky(bands, item["sim"]), self.tables())
         fields = tuple(self.cfg.clean.field)
         lmax = self.cfg.sky.lmax
         return SkyMap(found, fields, "uK_CMB", model["fwhm_arcmin"], lmax, "CMB found by a network")

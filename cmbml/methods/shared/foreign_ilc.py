@@ -25,7 +25,7 @@ class ForeignIlc(BandStage):
         `method.ellmin` and `method.ellpeaks`; null: those of `cmbml.methods.shared.needlet_peaks`.
     """
 
-    inputs = (Every("obs"),)
+    inputs = (Every("band", name="bands"),)
     outputs = ("prediction",)
     uses = (
         *BandStage.uses,

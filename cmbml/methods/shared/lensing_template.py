@@ -20,10 +20,10 @@ class Template(SimStage):
     and one of the unlensed field is what subtracting it from the observed field leaves.
     """
 
-    name = "template"
+    name = "lensing_template"
     splits = ("test",)
     inputs = ("estimate", "obs", "obs_alm", "filters")
-    outputs = ("template", "prediction")
+    outputs = ("lensing_template", "prediction")
     uses = ("method.name", "method.target", "delens.field", "quadratic.template", "delens.fwhm_arcmin", "sky.lmax")
     reads = ("splits", "sky.nside")
 
