@@ -12,6 +12,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from cmbml.config import costs
 from cmbml.config import resolvers as config
 from cmbml.config.help import help_text
 from cmbml.config.options import check_options
@@ -36,7 +37,8 @@ def build(cfg: DictConfig, overridden: Sequence[str] = ()) -> Pipeline:
     for key in unread(overridden, stages):
         method = f", whose method is {cfg.method.name}" if "method" in cfg else ""
         raise UserError(f"{key} is read by no stage of this pipeline{method}; leave it out.")
-    assets = Assets(cfg.assets.files, cfg.assets.constants)
+    holds = OmegaConf.to_container(cfg.assets.holds, resolve=True)
+    assets = Assets(cfg.assets.files, cfg.assets.constants, holds, costs.units(cfg))
     return Pipeline(stages, assets, OmegaConf.to_container(cfg.system.cluster))
 
 

@@ -45,7 +45,9 @@ SCALAR_ROOT_KEYS = ("field", "scale", "nside", "epochs")
 
 @pytest.mark.parametrize("name", ROOTS)
 def test_root_composes_and_builds(composed, name):
-    assert build(composed(name=name)).stages
+    cfg = composed(name=name)
+    assert build(cfg).stages
+    assert set(cfg.assets.holds) <= set(cfg.assets.files)
 
 
 @pytest.mark.parametrize("option", options("delens"))

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import REPO, run_here
+from tests.test_costs import compare
 
 TINY = ("experiment=tiny", "field=B", "scale=5")
 STAGES = [
@@ -38,6 +39,7 @@ STAGES = [
     "pictures",
     "summary",
 ]
+CAMB = "run.only=[theory,filters]"  # which leaves a process large: the peak of what follows would be that of CAMB
 MEASURED = ["curves", "measure", "pictures", "summary"]
 
 
@@ -87,6 +89,7 @@ def here(root: Path, *overrides: str) -> str:
 def done(tmp_path_factory):
     """Root of a finished run, of a process of its own, in which nothing has changed the number of torch's threads."""
     root = tmp_path_factory.mktemp("tiny")
+    run(root, CAMB, "run.workers=1")
     assert list(table(run(root, "delens.export_npy=true", "run.workers=1"))) == STAGES
     return root
 
@@ -116,6 +119,11 @@ def test_dry_run_names_what_an_override_makes_stale(done):
         assert [name for name, row in rows.items() if int(row[1])] == stages
         first = next(name for name in ("train", "lensing_template", "measure") if name in stages)
         assert rows[first][-1] == why
+
+
+def test_dry_run_tells_what_the_run_took(done):
+    said = run(done, "delens.export_npy=true", "run.workers=1", "run.dry=true", f"run.force=[{','.join(STAGES)}]")
+    assert set(compare(said, done)) == {*STAGES} - {"mask", "mean_field", "rotations"}
 
 
 def test_prediction_is_a_whole_sky_that_other_tools_read(done):

@@ -53,6 +53,7 @@ class BandPictures(Stage):
     uses = ("sky.nside", "sky.lmax", "sky.fields", "dataset", "instrument.name", "foregrounds.kind",
             "foregrounds.presets", "sims.external")  # fmt: skip
     reads = ("splits", "foregrounds.components", "noise.kind", "mask.kind")
+    memory = "1 item + 40 MB"
 
     def items(self) -> Iterable[Item]:
         """The first test sky."""

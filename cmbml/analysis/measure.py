@@ -60,6 +60,7 @@ class Summary(Judged):
     """The table over all test skies, and the figures of it."""
 
     name = "summary"
+    memory = "20 MB"
 
     def run(
         self, item: Item, *, metrics: Files, spectra: Files, mask: SkyMap | None = None, **inputs: Any
@@ -98,6 +99,7 @@ class Curves(Captioned):
     name = "curves"
     inputs = ("history",)
     outputs = ("curves",)
+    memory = "20 MB"
 
     def run(self, item: Item, *, history: list[dict[str, float]]) -> Figure:
         """One figure."""

@@ -206,10 +206,11 @@ class CleaningAnalysis:
 
 @dataclass
 class Assets:
-    """The table of paths."""
+    """The table of paths, and what the larger files hold."""
 
     constants: dict[str, Any] = MISSING
     files: dict[str, str] = MISSING
+    holds: dict[str, str] = MISSING
 
 
 @dataclass

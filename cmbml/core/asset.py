@@ -4,6 +4,7 @@ import string
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from cmbml.core import handlers
@@ -152,6 +153,11 @@ class Assets:
         Path template of each asset, e.g. ``"{root}/{dataset}/Simulations/{split}/{sim}/obs_map.fits"``.
     constants : mapping
         Values of the fields that are the same for all items: ``root``, ``dataset``, ``method`` ...
+    holds : mapping of str to str, optional
+        What a file of an asset holds, for the dry run, in units: ``5 alm + 1 map``. One that is not listed holds one of
+        the name of its suffix, if there is such a unit.
+    units : mapping, optional
+        Bytes of each unit.
 
     Notes
     -----
@@ -159,9 +165,15 @@ class Assets:
     written with a capital (``Train``) and ``sim`` as ``sim0003``, as users of CMB-ML know them.
     """
 
-    def __init__(self, templates: Mapping[str, str], constants: Mapping[str, Any]):
-        self.templates = dict(templates)
-        self.constants = dict(constants)
+    def __init__(
+        self,
+        templates: Mapping[str, str],
+        constants: Mapping[str, Any],
+        holds: Mapping[str, str] = MappingProxyType({}),
+        units: Mapping[str, float] = MappingProxyType({}),
+    ):
+        self.templates, self.constants = dict(templates), dict(constants)
+        self.holds, self.units = dict(holds), dict(units)
 
     def check(self, name: str, item_fields: Iterable[str], stage: str) -> None:
         """Refuse an asset that is not in the table or whose template has a field that nobody fills."""
@@ -183,6 +195,18 @@ class Assets:
         if "sim" in fields:
             fields["sim"] = f"sim{fields['sim']:04d}"
         return File(Path(self.templates[name].format(**{**self.constants, **fields})))
+
+    def taken(self, counts: str) -> float:
+        """Bytes of numbers of units, ``5 alm + 1 map``; none where no units are known."""
+        pairs = [part.split() for part in counts.split("+")] if self.units else []
+        return sum(float(n) * self.units[unit] for n, unit in pairs)
+
+    def size(self, name: str) -> float:
+        """Estimate of the bytes of a file of an asset."""
+        suffix = Path(self.templates[name]).suffix
+        if name not in self.holds and suffix not in self.units:
+            return 0.0
+        return self.taken(self.holds.get(name, f"1 {suffix}"))
 
     def shown(self, file: File) -> str:
         """Path of a file below the root, as records have it; the whole path of one that lies elsewhere."""

@@ -15,9 +15,18 @@ def forget_peak() -> None:
 
 def peak_gb() -> float | None:
     """Return the most resident memory since `forget_peak`, in 10^9 bytes; None where the system does not tell."""
+    peak = _told("VmHWM:")
+    return None if peak is None else round(peak / 1e9, 3)
+
+
+def held() -> int:
+    """Return the resident memory of now, in bytes; 0 where the system does not tell."""
+    return _told("VmRSS:") or 0
+
+
+def _told(key: str) -> int | None:
     try:
         lines = (_SELF / "status").read_text().splitlines()
     except OSError:
         return None
-    kib = next((line.split()[1] for line in lines if line.startswith("VmHWM:")), None)
-    return None if kib is None else round(int(kib) * 1024 / 1e9, 3)
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(key)), None)

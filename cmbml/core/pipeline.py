@@ -11,7 +11,7 @@ from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm import tqdm
 
-from cmbml.core import cluster, log
+from cmbml.core import cluster, log, memory
 from cmbml.core.asset import Assets, Every, File, Files, Item, Record, Source
 from cmbml.core.errors import UserError
 from cmbml.core.provenance import FORM, Sidecar, changes, damage, digest, environment
@@ -272,16 +272,18 @@ class Pipeline:
                 ) from None
 
     def _report_dry(self, stages: Sequence[Stage], plan: dict[str, list[Work]], workers: int) -> None:
-        rows, disk, memory = [], 0.0, 0.0
+        rows, disk, most = [], 0.0, 0.0
+        program = memory.held()  # which has imported what the stages need
         for stage in stages:
             todo = [work for work in plan[stage.name] if work.why]
-            on_disk, in_memory = stage.cost()
+            on_disk, in_memory = stage.cost(self.assets)
             side = min(workers, len(todo)) if stage.parallel else min(1, len(todo))
-            disk, memory = disk + len(todo) * on_disk, max(memory, side * in_memory)
+            taken = side * (program + in_memory)
+            disk, most = disk + len(todo) * on_disk, max(most, taken)
             rows.append([stage.name, len(plan[stage.name]), len(todo), log.size(len(todo) * on_disk),
-                         log.size(side * in_memory), todo[0].why if todo else ""])  # fmt: skip
+                         log.size(taken), todo[0].why if todo else ""])  # fmt: skip
         log.table(
-            f"Dry run: nothing is written. About {log.size(disk)} of disk and {log.size(memory)} of memory at most.",
+            f"Dry run: nothing is written. About {log.size(disk)} of disk and {log.size(most)} of memory at most.",
             ["stage", "items", "to do", "disk", "memory", "why"], rows,
         )  # fmt: skip
 

@@ -11,7 +11,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from cmbml.core import handlers, memory, provenance
-from cmbml.core.asset import File, Files, Input, Item, sources
+from cmbml.core.asset import Assets, File, Files, Input, Item, sources
 from cmbml.core.errors import UserError
 from cmbml.core.provenance import Sidecar, flatten
 from cmbml.core.seeds import rng_for
@@ -41,6 +41,9 @@ class Stage:
         the item is done.
     version : int
         Raised when the algorithm changes the numbers.
+    memory : str
+        What `run` holds beside the program itself, for the dry run, in units like ``20 map + 5 alm``
+        (`cmbml.core.asset.Assets`); ``item`` is what most stages hold.
     parallel : bool
         Whether items may run side by side in worker processes; otherwise each has all cores.
     """
@@ -52,6 +55,7 @@ class Stage:
     reads: ClassVar[tuple[str, ...]] = ()
     scratch: ClassVar[tuple[str, ...]] = ()
     version: ClassVar[int] = 1
+    memory: ClassVar[str] = "1 item"
     parallel: ClassVar[bool] = True
 
     def __init__(self, config: DictConfig):
@@ -89,9 +93,9 @@ class Stage:
         """Compute the outputs of one item from the values of its inputs, which are named as their assets are."""
         raise NotImplementedError
 
-    def cost(self) -> tuple[float, float]:
-        """Estimate of (bytes on disk, bytes of memory) of one item, for the dry run."""
-        return 0.0, 0.0
+    def cost(self, assets: Assets) -> tuple[float, float]:
+        """Estimate of (bytes on disk, bytes of memory beside the program) of one item, for the dry run."""
+        return sum(map(assets.size, self.outputs)), assets.taken(self.memory)
 
     def rng(self, purpose: str, *key: object) -> np.random.Generator:
         """Generator of the named stream (see `cmbml.core.seeds`); its name is kept for the sidecar."""

@@ -26,11 +26,6 @@ class CmbMap(SimStage):
         maps = cmb_maps(lensed_alm, tuple(sky.fields), np.ones(sky.lmax + 1), sky.nside)
         return SkyMap(maps, tuple(sky.fields), "uK_CMB", 0.0, sky.lmax, "lensed CMB")
 
-    def cost(self) -> tuple[float, float]:
-        """One map."""
-        npix = 12 * self.cfg.sky.nside**2 * len(self.cfg.sky.fields)
-        return 4 * npix, 8 * npix * 3
-
 
 class ObserveBands(NoiseMaps):
     """What a band sees of a sky: CMB and foregrounds with its beam, and noise."""
@@ -39,6 +34,7 @@ class ObserveBands(NoiseMaps):
     inputs = ("lensed_alm", *NoiseMaps.inputs, Optional("foreground", when=has_foregrounds))
     outputs = ("band",)
     uses = (*NoiseMaps.uses, "foregrounds.kind")
+    memory = "1 item"
 
     def items(self) -> Iterable[Item]:
         """One item a sky and band."""

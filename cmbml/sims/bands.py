@@ -209,8 +209,3 @@ class BandStage(Stage):
         """Map of a band, uK_CMB."""
         fwhm_arcmin = self.instrument.band(item["band"]).fwhm_arcmin
         return SkyMap(data, self.fields(item), "uK_CMB", fwhm_arcmin, self.cfg.sky.lmax, note)
-
-    def cost(self) -> tuple[float, float]:
-        """A map in single precision on disk, some in double precision in memory."""
-        npix = 12 * self.cfg.sky.nside**2 * len(self.cfg.sky.fields)
-        return 4 * npix, 8 * npix * 4

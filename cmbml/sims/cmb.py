@@ -19,6 +19,7 @@ class Cmb(SimStage):
     inputs = ("cls",)
     outputs = ("unlensed_alm", "lensed_alm")
     uses = ("sky.seed", "sky.lmax", "sky.margin")
+    memory = "44 drawn_alm"  # the grid on which the sky is lensed
 
     def run(self, item: Item, *, cls: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Dictionaries of alms: T, E, B (uK_CMB), phi and kappa of the unlensed sky; T, E, B of the lensed one."""
@@ -31,8 +32,3 @@ class Cmb(SimStage):
             {x: sht.truncate(alm, sky.lmax).astype(np.complex64) for x, alm in unlensed.items()},
             {x: alm.astype(np.complex64) for x, alm in lensed.items()},
         )
-
-    def cost(self) -> tuple[float, float]:
-        """Eight alms in single precision; the lensing grid in memory."""
-        sky = self.cfg.sky
-        return 8 * 8 * sht.alm_size(sky.lmax), 400 * sht.alm_size(sky.lmax + sky.margin)

@@ -16,7 +16,6 @@ from cmbml.sims.mask import Mask
 from cmbml.sky import foregrounds, masks, synthetic
 
 _DUST_GHZ = 353.0
-_COUNT = 5  # maps of the component that has most, dust
 
 
 def synthetic_templates(cfg: DictConfig) -> bool:
@@ -36,6 +35,7 @@ class Templates(Stage):
     outputs = ("foreground_template",)
     uses = ("foregrounds.seed", "foregrounds.nside_sky")
     reads = ("foregrounds.kind",)
+    memory = "19 template"
 
     def items(self) -> Iterable[Item]:
         """One item a component, if the foregrounds are synthetic."""
@@ -49,11 +49,6 @@ class Templates(Stage):
         name = item["component"]
         rngs = {component: self.rng(f"foregrounds/{component}", cfg.seed) for component in synthetic.COMPONENTS}
         return synthetic.templates(cfg.nside_sky, rngs, [name])[name]
-
-    def cost(self) -> tuple[float, float]:
-        """Up to five maps on disk; in double precision in memory."""
-        npix = 12 * self.cfg.foregrounds.nside_sky**2
-        return 4 * _COUNT * npix, 8 * (_COUNT + 4) * npix
 
 
 class Foregrounds(BandStage):
@@ -75,6 +70,7 @@ class Foregrounds(BandStage):
         "sky.seed",
     )
     reads = (*BandStage.reads, "foregrounds.folder", "foregrounds.components")
+    memory = "31 template + 70 MB"  # of PySM3
 
     def items(self) -> Iterable[Item]:
         """One item a band, or a sky and band; none without foregrounds."""
@@ -114,12 +110,6 @@ class Foregrounds(BandStage):
                 maps = synthetic.varied(name, maps, rng, amplitude=cfg.vary.amplitude, index=cfg.vary.index)
             yield foregrounds.synthetic_sky(name, maps)
 
-    def cost(self) -> tuple[float, float]:
-        """A map on disk; templates, PySM3's maps and the band's in memory."""
-        npix = 12 * self.cfg.sky.nside**2
-        npix_sky = 12 * self.cfg.foregrounds.nside_sky**2
-        return 4 * len(self.cfg.sky.fields) * npix, 8 * npix_sky * (2 * _COUNT + 6)
-
 
 class Components(Foregrounds):
     """Each foreground alone, as a band sees it; on request (`foregrounds.components`)."""
@@ -140,6 +130,7 @@ class SkyMask(Mask):
     inputs = (Optional(Every("foreground_template", name="dust", component="dust"), when=follows_synthetic_dust),)
     uses = (*Mask.uses, "foregrounds.kind", "foregrounds.presets", "foregrounds.nside_sky")
     reads = ("foregrounds.folder",)
+    memory = "9 template"
 
     def run(self, item: Item, *, dust: Files | None = None) -> SkyMap:
         """Map ``mask``, RING, without unit and beam."""

@@ -21,6 +21,7 @@ class Label(SimStage):
     outputs = ("label",)
     uses = ("delens.label", "delens.fwhm_arcmin", "sky.nside", "sky.lmax")
     reads = ("splits", "delens.field", "delens.target")  # which make the label
+    memory = "14 map"
 
     def run(self, item: Item, *, unlensed_alm: dict[str, np.ndarray], lensed_alm: dict[str, np.ndarray]) -> SkyMap:
         """Map of one field, uK_CMB or without unit, RING."""
@@ -34,8 +35,3 @@ class Label(SimStage):
         fwhm_arcmin = self.cfg.delens.fwhm_arcmin
         data = field_map(alms, field, nside=sky.nside, fwhm_arcmin=fwhm_arcmin)
         return SkyMap(data[None], (field,), "uK_CMB", fwhm_arcmin, sky.lmax, f"{target} CMB without noise")
-
-    def cost(self) -> tuple[float, float]:
-        """One map on disk, two maps and two alms in memory."""
-        npix = 12 * self.cfg.sky.nside**2
-        return 4 * npix, 8 * npix * 4

@@ -22,6 +22,7 @@ class Mask(Stage):
     name = "mask"
     outputs = ("mask",)
     uses = ("mask", "sky.nside", "sky.lmax")
+    memory = "21 map"
 
     def items(self) -> list[Item]:
         """One item, or none for the full sky."""
@@ -49,8 +50,3 @@ class Mask(Stage):
             raise UserError(f"mask.kind={mask.kind} leaves nothing of the sky; choose another mask.")
         note = f"{note}, taper {mask.apodise_deg:g} deg"
         return SkyMap(weights[None], ("mask",), "1", 0.0, sky.lmax, note)
-
-    def cost(self) -> tuple[float, float]:
-        """One map on disk; search trees in memory."""
-        npix = 12 * self.cfg.sky.nside**2
-        return 4 * npix, 100 * npix

@@ -26,6 +26,7 @@ class Variance(BandStage):
     outputs = ("variance",)
     uses = (*INSTRUMENT, *NOISE, "sky.nside", "sky.fields", "noise.kind", "noise.files")
     reads = (*BandStage.reads, "noise.folder")
+    memory = "20 map"
 
     def items(self) -> Iterable[Item]:
         """One item a band, where the noise is uneven."""
@@ -68,6 +69,7 @@ class NoiseMaps(BandStage):
     outputs = ("noise",)
     uses = (*BandStage.uses, *NOISE, "noise.kind", "noise.factor", "noise.knee", "sky.seed")
     reads = (*BandStage.reads, "foregrounds.components")
+    memory = "12 map"
 
     def items(self) -> Iterable[Item]:
         """One item a sky and band, if components are asked for and there is noise."""

@@ -8,7 +8,6 @@ from cmbml.core.asset import Item, Optional
 from cmbml.core.stage import SimStage
 from cmbml.maps.skymap import SkyMap
 from cmbml.sims.bands import one_band
-from cmbml.sky import sht
 from cmbml.sky.observe import observe
 
 
@@ -53,9 +52,3 @@ class Observe(SimStage):
         data = np.stack([maps[x] for x in sky.fields])
         obs = SkyMap(data, tuple(sky.fields), "uK_CMB", fwhm_arcmin, sky.lmax, note)
         return obs, {x: alm.astype(np.complex64) for x, alm in alms.items()}
-
-    def cost(self) -> tuple[float, float]:
-        """One column a field and three alms on disk; maps and alms in double precision in memory."""
-        npix = 12 * self.cfg.sky.nside**2
-        n = len(self.cfg.sky.fields)
-        return 4 * n * npix + 24 * sht.alm_size(self.cfg.sky.lmax), 8 * npix * (2 * n + 6)

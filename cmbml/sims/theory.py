@@ -23,6 +23,7 @@ class Theory(SimStage):
     parallel = False
     reads = ("splits", "system.root")
     uses = ("cosmology", "sky.seed", "sky.lmax", "sky.margin")
+    memory = "380 MB"  # of CAMB
 
     def run(self, item: Item) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Parameters, and spectra of `cmbml.sky.cosmology.spectra`."""
@@ -31,7 +32,3 @@ class Theory(SimStage):
         spec = with_chain(OmegaConf.to_container(self.cfg.cosmology), Path(self.cfg.system.root))
         parameters = as_user_error(cosmology.draw_parameters, spec, rng)
         return parameters, cosmology.spectra(parameters, sky.lmax + sky.margin)
-
-    def cost(self) -> tuple[float, float]:
-        """Eleven spectra on disk; CAMB in memory."""
-        return 11 * 8 * (self.cfg.sky.lmax + self.cfg.sky.margin), 0.5e9

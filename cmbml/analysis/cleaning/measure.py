@@ -89,6 +89,7 @@ class Measure(Cleaning, OfTruth, measure.Measure):
     inputs = ("prediction", "cmb_map", "lensed_alm", measure.MASK)
     uses = ("method.name", "analysis.fwhm_arcmin", "analysis.lmax", "analysis.band", "analysis.bands")
     reads = ("splits", "sky.nside", "mask.kind", "sims.external")
+    memory = "72 map"
 
     def measured(
         self,
@@ -130,10 +131,6 @@ class Measure(Cleaning, OfTruth, measure.Measure):
                             ),
                         )
 
-    def cost(self) -> tuple[float, float]:
-        """Spectra on disk, a dozen maps in memory."""
-        return 24 * 8 * self.cfg.analysis.lmax, 24 * 8 * 12 * self.cfg.sky.nside**2
-
 
 class Pictures(Cleaning, SimStage):
     """Truth, prediction and difference: the whole sky, one zoomed patch, and the histogram of the difference.
@@ -152,6 +149,7 @@ class Pictures(Cleaning, SimStage):
     outputs = ("skies_png", "zoom_png", "residual_png")
     uses = (*Cleaning.caption_keys, "analysis.zoom")
     reads = ("splits", "analysis.pictures", "mask.kind")
+    memory = "1 item + 40 MB"
 
     def items(self) -> list[Item]:
         """The first test skies."""
@@ -190,10 +188,6 @@ class Pictures(Cleaning, SimStage):
         drawn = (cleaning_figures.sky_figure(skies, **keys), cleaning_figures.sky_figure(skies, zoom=zoom, **keys))
         return (*drawn, cleaning_figures.residual_figure(errors, **keys)) if cmb_map is not None else drawn
 
-    def cost(self) -> tuple[float, float]:
-        """Three pictures on disk, a dozen maps in memory."""
-        return 1e6, 12 * 8 * 12 * self.cfg.sky.nside**2
-
 
 class ResidualPictures(Cleaning, SimStage):
     """What a linear method leaves of the foregrounds and of the noise, on the whole sky; what is masked is grey.
@@ -207,6 +201,7 @@ class ResidualPictures(Cleaning, SimStage):
     outputs = ("residuals_png",)
     uses = Cleaning.caption_keys
     reads = ("splits", "analysis.pictures", "mask.kind")
+    memory = "1 item + 40 MB"
 
     def items(self) -> list[Item]:
         """The first test skies, if foregrounds and noise are known apart."""

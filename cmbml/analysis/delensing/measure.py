@@ -93,7 +93,7 @@ class Measure(Delensing, measure.Measure):
         "method.name", "method.target", "delens.field", "analysis.fwhm_arcmin", "analysis.lmax", "analysis.band",
         "analysis.delta_l", "analysis.band_r", "analysis.f_sky",
     )  # fmt: skip
-    reads = ("splits", "sky.nside", "mask.kind")
+    reads = ("splits", "mask.kind")
     version = 2
 
     def measured(
@@ -166,10 +166,6 @@ class Measure(Delensing, measure.Measure):
         part = f_sky(mask["mask"], 4)
         return {method: {key: cl / part for key, cl in own.items()} for method, own in cls.items()}
 
-    def cost(self) -> tuple[float, float]:
-        """Twenty spectra on disk, a dozen maps in memory."""
-        return 20 * 8 * self.cfg.analysis.lmax, 12 * 8 * 12 * self.cfg.sky.nside**2
-
 
 class Pictures(Delensing, SimStage):
     """Truth, observed, predicted, difference: the whole sky, one zoomed patch, and the histogram of the residual.
@@ -183,6 +179,7 @@ class Pictures(Delensing, SimStage):
     outputs = ("skies_png", "zoom_png", "residual_png")
     uses = (*Delensing.caption_keys, "analysis.zoom")
     reads = ("splits", "mask.kind")
+    memory = "1 item + 40 MB"
 
     def run(
         self,
@@ -206,10 +203,6 @@ class Pictures(Delensing, SimStage):
             projections.zoom_panels(*skies, lon_deg=lon, lat_deg=lat, size_deg=size, **keys),
             residual_histogram(residuals, **keys),
         )
-
-    def cost(self) -> tuple[float, float]:
-        """Three pictures on disk, a dozen maps in memory."""
-        return 1e6, 12 * 8 * 12 * self.cfg.sky.nside**2
 
 
 class Summary(Delensing, measure.Summary):

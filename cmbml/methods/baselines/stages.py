@@ -24,6 +24,7 @@ class PerfectIlc(SimStage):
     inputs = ("lensed_alm", "cmb_map")
     outputs = ("prediction",)
     uses = ("clean.field", "clean.fwhm_arcmin", "method.perform_ILC_at_beam", "sky.nside", "sky.lmax")
+    memory = "14 map"
 
     def __init__(self, config: DictConfig):
         """Refuse skies whose truth is not known, and beams that are none."""
@@ -42,11 +43,6 @@ class PerfectIlc(SimStage):
         missing = gaussian_beam((fwhm_arcmin**2 - cmb_map.fwhm_arcmin**2) ** 0.5, sky.lmax)
         seen = {x: sht.almxfl(lensed_alm[x].astype(np.complex128), missing) for x in scalars(self.cfg.clean.field)}
         return skymap(seen, self.cfg.clean.field, sky, fwhm_arcmin, "the truth at the beam of an ILC")
-
-    def cost(self) -> tuple[float, float]:
-        """A map on disk, some in memory."""
-        npix = 12 * self.cfg.sky.nside**2 * len(self.cfg.clean.field)
-        return 4 * npix, 8 * npix * 4
 
 
 class NoiseWiener(BandStage):

@@ -62,11 +62,6 @@ class Rotations(Stage):
         forward, _ = rotation.permutation(self.cfg.sky.nside, item["theta"], item["phi"])
         return forward
 
-    def cost(self) -> tuple[float, float]:
-        """One table on disk; search trees in memory."""
-        npix = 12 * self.cfg.sky.nside**2
-        return 4 * npix, 40 * npix
-
 
 class Train(Training):
     """Train the network on all patches of the training skies; keep the weights with the best validation loss."""
@@ -117,11 +112,6 @@ class Predict(SimStage):
         is_kappa = label == "kappa"
         unit, fwhm_arcmin = ("1", 0.0) if is_kappa else ("uK_CMB", self.cfg.delens.fwhm_arcmin)
         return SkyMap(estimate, (shown(label),), unit, fwhm_arcmin, self.cfg.sky.lmax, f"{label} by a network")
-
-    def cost(self) -> tuple[float, float]:
-        """One map on disk; maps and network in memory."""
-        npix = 12 * self.cfg.sky.nside**2
-        return 4 * npix, 60 * npix
 
 
 def shown(label: str) -> str:

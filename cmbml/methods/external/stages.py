@@ -82,8 +82,3 @@ class ReadPredictions(SimStage):
             fields_key=f"field={self.cfg.clean.field}",
         )
         return SkyMap(data, fields, "uK_CMB", float(method.fwhm_arcmin), method.lmax, note)
-
-    def cost(self) -> tuple[float, float]:
-        """A map on disk, some in memory."""
-        npix = 12 * self.cfg.sky.nside**2 * len(self.cfg.clean.field)
-        return 4 * npix, 8 * npix * 4

@@ -61,6 +61,7 @@ class Clean(IlcStage):
         "method.ILC_deproj_comps",
         "method.seds",
     )
+    memory = "7.5 bands"
 
     def __init__(self, config: DictConfig):
         """Refuse settings that cannot be."""
@@ -119,18 +120,13 @@ class Clean(IlcStage):
         """Windows of the scales, (nscale, ellmax + 1)."""
         raise NotImplementedError
 
-    def cost(self) -> tuple[float, float]:
-        """A map and small weights on disk; alms, and maps on the grid of the finest scale in memory."""
-        n = len(self.instrument.bands)
-        lmax = self.cfg.sky.lmax
-        return 4 * 12 * self.cfg.sky.nside**2, n * (3 * 16 * sht.alm_size(lmax) + 8 * 2 * lmax**2)
-
 
 class HarmonicClean(Clean):
     """One weight a band in each bin of multipoles, the same over the sky (Tegmark et al. 2003, PRD 68 123523)."""
 
     kind = "harmonic"
     uses = (*Clean.uses, "method.BinSize")
+    memory = "4.5 bands"
 
     def windows(self, ellmax: int) -> np.ndarray:
         """Bins of `method.BinSize` multipoles; by default those that did best on synthetic skies of Planck."""
@@ -161,6 +157,7 @@ class Residuals(IlcStage):
     outputs = ("residuals",)
 
     reads = (*IlcStage.reads, "foregrounds.kind", "sims.external")
+    memory = "5 bands"
 
     def items(self) -> list[Item]:
         """The test skies, if they are simulated."""

@@ -32,7 +32,7 @@ class Estimate(SimStage):
     inputs = ("obs_alm", "filters")
     outputs = ("kappa_qe",)
     uses = ("quadratic.estimator", "delens.fwhm_arcmin")
-    reads = ("splits", "sky.lmax", "method.target", "delens.inputs", "quadratic")
+    reads = ("splits", "method.target", "delens.inputs", "quadratic")
 
     def items(self) -> list[Item]:
         """Every sky, if the method or its network needs it."""
@@ -50,11 +50,6 @@ class Estimate(SimStage):
         phi = sht.almxfl(phi_gradient(e_inverse, b_inverse, e_wiener), _finite(filters["n0"]))
         return {"kappa": kappa_from_phi(phi).astype(np.complex64)}
 
-    def cost(self) -> tuple[float, float]:
-        """One alm on disk; three fields on the Gauss-Legendre grid in memory."""
-        lmax = self.cfg.sky.lmax
-        return 8 * sht.alm_size(lmax), 8 * 3 * 9 * lmax**2
-
 
 class MeanField(Stage):
     """What the mask makes of a sky without lensing: the mean of the estimate over the N training skies.
@@ -67,7 +62,8 @@ class MeanField(Stage):
     name = "mean_field"
     inputs = (Every("kappa_qe", split="train"),)
     outputs = ("mean_field",)
-    reads = ("mask.kind", "splits.train", "sky.lmax", "method.target", "delens.inputs")
+    reads = ("mask.kind", "splits.train", "method.target", "delens.inputs")
+    memory = "6 alm"
 
     def items(self) -> list[Item]:
         """One item if the sky is masked and its convergence estimated."""
@@ -81,10 +77,6 @@ class MeanField(Stage):
         """Alms ``kappa`` (nalm,), and ``n``, the number of skies."""
         total = sum(estimate["kappa"].astype(np.complex128) for estimate in kappa_qe)
         return {"kappa": total / len(kappa_qe), "n": np.array(len(kappa_qe))}
-
-    def cost(self) -> tuple[float, float]:
-        """One alm on disk, three in memory."""
-        return 16 * sht.alm_size(self.cfg.sky.lmax), 48 * sht.alm_size(self.cfg.sky.lmax)
 
 
 class Weights(Stage):
@@ -107,6 +99,7 @@ class Weights(Stage):
     outputs = ("weights",)
     uses = ("sky.lmax",)
     reads = ("splits.train", "mask.kind")
+    memory = "20 map"
 
     def __init__(self, config: DictConfig):
         """Refuse to measure on no sky."""
@@ -156,6 +149,7 @@ class Kappa(SimStage):
     outputs = ("estimate",)
     uses = ("quadratic.wiener", "sky.nside", "sky.lmax")
     reads = ("splits", "mask.kind")
+    memory = "10 map"
 
     def run(
         self,
@@ -171,11 +165,6 @@ class Kappa(SimStage):
         wiener = weights["wiener"] if self.cfg.quadratic.wiener == "measured" else filters["wiener_phi"]
         data = sht.synthesis(sht.almxfl(without_mean_field(kappa_qe, mean_field, averaged=False), wiener), sky.nside)
         return SkyMap(data[None], ("kappa",), "1", 0.0, sky.lmax, "quadratic estimate, Wiener-filtered")
-
-    def cost(self) -> tuple[float, float]:
-        """One map."""
-        npix = 12 * self.cfg.sky.nside**2
-        return 4 * npix, 8 * npix * 4
 
 
 def _seen(kappa: np.ndarray, mask: SkyMap, lmax: int) -> np.ndarray:

@@ -35,6 +35,7 @@ class Target(SimStage):
     outputs = ("target",)
     uses = ("clean.field", "clean.target_fwhm_arcmin", "sky.nside", "sky.lmax")
     reads = (*SimStage.reads, "method.trained")
+    memory = "14 map"
 
     def __init__(self, config: DictConfig):
         """Refuse skies that nobody knows the truth of."""
@@ -62,11 +63,6 @@ class Target(SimStage):
         missing = (fwhm_arcmin**2 - cmb_map.fwhm_arcmin**2) ** 0.5
         maps = [field_map(lensed_alm, x, nside=sky.nside, fwhm_arcmin=missing) for x in clean.field]
         return SkyMap(np.stack(maps), tuple(clean.field), "uK_CMB", fwhm_arcmin, sky.lmax, "CMB without noise")
-
-    def cost(self) -> tuple[float, float]:
-        """One map on disk, some and the alms in memory."""
-        npix = 12 * self.cfg.sky.nside**2 * len(self.cfg.clean.field)
-        return 4 * npix, 8 * npix * 6
 
 
 class OfBands(BandStage):
@@ -239,9 +235,3 @@ class PredictBands(OfBands):
         fields = tuple(self.cfg.clean.field)
         lmax = self.cfg.sky.lmax
         return SkyMap(found, fields, "uK_CMB", model["fwhm_arcmin"], lmax, "CMB found by a network")
-
-    def cost(self) -> tuple[float, float]:
-        """The maps of the prediction on disk; those of all bands and some more in memory."""
-        npix = 12 * self.cfg.sky.nside**2
-        inputs, outputs = map(len, self.channels())
-        return 4 * npix * outputs, 8 * npix * (2 * inputs + 6 * outputs)

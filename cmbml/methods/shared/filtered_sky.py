@@ -85,8 +85,3 @@ class Features(SimStage):
         ]
         data = sht.synthesis(np.stack(alms), sky.nside)
         return SkyMap(data, FEATURES, "1", 0.0, sky.lmax, "E_wf in uK_CMB, B_hp in 1/uK_CMB, kappa_qe without unit")
-
-    def cost(self) -> tuple[float, float]:
-        """Three maps."""
-        npix = 12 * self.cfg.sky.nside**2
-        return 12 * npix, 8 * npix * 10

@@ -21,6 +21,7 @@ class Filters(Stage):
     name = "filters"
     outputs = ("filters",)
     uses = ("delens.fiducial", "delens.fwhm_arcmin", "delens.lmin_b", "quadratic.estimator", "instrument", "sky.lmax")
+    memory = "12 alm + 380 MB"  # of Wigner functions and of CAMB
 
     def run(self, item: Item) -> dict[str, np.ndarray]:
         """Arrays over l = 0 .. `sky.lmax`.
@@ -50,8 +51,3 @@ class Filters(Stage):
             "residual_quadratic": quadratic["residual"],
             "residual_iterative": iterative["residual"],
         }
-
-    def cost(self) -> tuple[float, float]:
-        """Twenty spectra on disk; three tables of Wigner functions in memory."""
-        lmax = self.cfg.sky.lmax
-        return 20 * 8 * lmax, 3 * 8 * 1.5 * lmax**2 + 0.5e9

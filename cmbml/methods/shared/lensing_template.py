@@ -25,7 +25,6 @@ class Template(SimStage):
     inputs = ("estimate", "obs", "obs_alm", "filters")
     outputs = ("lensing_template", "prediction")
     uses = ("method.name", "method.target", "delens.field", "quadratic.template", "delens.fwhm_arcmin", "sky.lmax")
-    reads = ("splits", "sky.nside")
 
     def run(
         self,
@@ -66,11 +65,6 @@ class Template(SimStage):
             lensed = {"E": filtered(obs_alm, "E", filters["wiener_e"], fwhm_arcmin)}
         alms = lensing_template(lensed, phi, order=self.cfg.quadratic.template)
         return field_map(alms, field, nside=nside, fwhm_arcmin=fwhm_arcmin)
-
-    def cost(self) -> tuple[float, float]:
-        """Two maps on disk; four fields on the Gauss-Legendre grid in memory."""
-        npix = 12 * self.cfg.sky.nside**2
-        return 8 * npix, 8 * npix * 8 + 8 * 4 * 9 * self.cfg.sky.lmax**2
 
 
 def _wiener(signal: np.ndarray, noise: np.ndarray) -> np.ndarray:

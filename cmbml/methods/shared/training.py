@@ -7,7 +7,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from cmbml.config.checks import check_patches
-from cmbml.core.asset import File
+from cmbml.core.asset import Assets, File
 from cmbml.core.errors import UserError
 from cmbml.core.stage import Stage
 from cmbml.train.data import Skies
@@ -73,7 +73,7 @@ class Training(Stage):
             log_dir=str(scratch["last"].path.parents[1] / "tensorboard") if system.tensorboard else None,
         )
 
-    def cost(self) -> tuple[float, float]:
+    def cost(self, assets: Assets) -> tuple[float, float]:
         """Weights on disk; skies, tables, weights, and one batch of layers with their gradients in memory."""
         cfg = self.cfg
         npix = 12 * self.cfg.sky.nside**2

@@ -22,6 +22,7 @@ class WienerTemplate(SimStage):
     inputs = ("obs_alm", "filters")
     outputs = ("estimate",)
     uses = ("delens.field", "delens.fwhm_arcmin", "sky.nside", "sky.lmax")
+    memory = "12 map"
 
     def items(self) -> list[Item]:
         """The test skies; only B has a lensing that is (nearly) all of its power."""
