@@ -220,6 +220,9 @@ class Pipeline:
         plan = self.plan(force)
         self._refuse_stale_inputs(stages, plan)
         self._refuse_old(plan)
+        for stage in stages:
+            if any(work.why for work in plan[stage.name]):
+                stage.check()
         if dry:
             self._report_dry(stages, plan, workers)
             return
@@ -276,7 +279,7 @@ class Pipeline:
         program = memory.held()  # which has imported what the stages need
         for stage in stages:
             todo = [work for work in plan[stage.name] if work.why]
-            on_disk, in_memory = stage.cost(self.assets)
+            on_disk, in_memory = stage.cost(self.assets) if todo else (0.0, 0.0)
             side = min(workers, len(todo)) if stage.parallel else min(1, len(todo))
             taken = side * (program + in_memory)
             disk, most = disk + len(todo) * on_disk, max(most, taken)
