@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -37,9 +38,10 @@ def build(cfg: DictConfig, overridden: Sequence[str] = ()) -> Pipeline:
     for key in unread(overridden, stages):
         method = f", whose method is {cfg.method.name}" if "method" in cfg else ""
         raise UserError(f"{key} is read by no stage of this pipeline{method}; leave it out.")
-    holds = OmegaConf.to_container(cfg.assets.holds, resolve=True)
+    holds: Any = OmegaConf.to_container(cfg.assets.holds, resolve=True)
+    place: Any = OmegaConf.to_container(cfg.system.cluster)
     assets = Assets(cfg.assets.files, cfg.assets.constants, holds, costs.units(cfg))
-    return Pipeline(stages, assets, OmegaConf.to_container(cfg.system.cluster))
+    return Pipeline(stages, assets, place)
 
 
 def unread(keys: Sequence[str], stages: Sequence[Stage]) -> list[str]:
@@ -62,8 +64,15 @@ def _stage_class(path: str) -> type[Stage]:
 def run(cfg: DictConfig) -> None:
     """Check the configuration, build the pipeline and do what is not done."""
     config.prepare(cfg)
-    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    build(cfg, [word.split("=")[0].lstrip("+~") for word in words]).run(**OmegaConf.to_container(cfg.run))
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    pipeline = build(cfg, [override.split("=")[0].lstrip("+~") for override in overrides])
+    pipeline.run(
+        only=cfg.run.only,
+        start=cfg.run.start,
+        force=cfg.run.force,
+        dry=cfg.run.dry,
+        workers=cfg.run.workers,
+    )
 
 
 def start(config_path: Path, config_name: str) -> None:
@@ -75,9 +84,9 @@ def start(config_path: Path, config_name: str) -> None:
     if launch.group().rank:
         launch.follow()
         return
-    words = sys.argv[1:]
-    if {"--help", "-h"} & set(words):  # Hydra's own lists the options of every job, and needs seconds for it
-        sys.stdout.write(help_text(config_path, config_name, words))
+    arguments = sys.argv[1:]
+    if {"--help", "-h"} & set(arguments):  # Hydra's own lists the options of every job, and needs seconds for it
+        sys.stdout.write(help_text(config_path, config_name, arguments))
         return
     config.register()
     wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -88,7 +97,7 @@ def start(config_path: Path, config_name: str) -> None:
             run(cfg)
 
     with _sentences(wanted):
-        sys.argv[1:] = check_options(config_path, config_name, words)
+        sys.argv[1:] = check_options(config_path, config_name, arguments)
         hydra.main(version_base="1.3", config_path=str(config_path), config_name=config_name)(job)()
     launch.dismiss()
 
@@ -116,5 +125,5 @@ def _sentence(error: BaseException) -> str:
         return f"{error.filename} cannot be used: {error.strerror}. Choose another system.root."
     noise = ("full_key", "object_type", "reference_type", "To append")
     lines = [line.strip().rstrip(".") for e in (error, error.__cause__) if e for line in str(e).splitlines()]
-    told = [line for line in lines if line and not line.startswith(noise)]
-    return ". ".join(dict.fromkeys(told[:2])) + ". (--cfg job prints all keys and their values.)"
+    sentences = [line for line in lines if line and not line.startswith(noise)]
+    return ". ".join(dict.fromkeys(sentences[:2])) + ". (--cfg job prints all keys and their values.)"

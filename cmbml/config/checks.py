@@ -31,8 +31,8 @@ def check(cfg: DictConfig) -> None:
             checked(cfg)
 
 
-def _one_of(key: str, value: str, known: Sequence[str]) -> None:
-    demand(value in known, f"{key}={value} is not known; choose one of {', '.join(known)}.")
+def _one_of(key: str, value: str, options: Sequence[str]) -> None:
+    demand(value in options, f"{key}={value} is not known; choose one of {', '.join(options)}.")
 
 
 def _power_of_two(n: int) -> bool:
@@ -104,9 +104,8 @@ def _check_mask(cfg: DictConfig) -> None:
     demand(0 <= mask.apodise_deg < 90, f"mask.apodise_deg={mask.apodise_deg} must lie between 0 and 90 degrees.")
     if mask.kind == "file":
         demand(mask.file is not None, "mask=file needs a file; give mask.file=/path/to/mask.fits.")
-        found = Path(mask.file).expanduser().is_file()
         demand(
-            found,
+            Path(mask.file).expanduser().is_file(),
             f"mask.file={mask.file} is missing; give a HEALPix FITS file (mask=planck wants what"
             " `python get_data/fetch.py assets --only planck_nilc` brings).",
         )
@@ -132,8 +131,8 @@ def _check_delens(cfg: DictConfig) -> None:
     _one_of("quadratic.wiener", cfg.quadratic.wiener, ("measured", "theory"))
     demand(len(d.inputs) > 0, "delens.inputs is empty; name at least one field.")
     for name in d.inputs:
-        known = (*FIELDS, *FEATURES)
-        demand(name in known, f"delens.inputs: {name} is not known; choose among {', '.join(known)}.")
+        options = (*FIELDS, *FEATURES)
+        demand(name in options, f"delens.inputs: {name} is not known; choose among {', '.join(options)}.")
     for name in (*(x for x in d.inputs if x in FIELDS), d.field, *"EB"):
         demand(
             name in cfg.sky.fields,
@@ -150,9 +149,9 @@ def _check_rotation(cfg: DictConfig) -> None:
             good = OmegaConf.is_list(pair) and len(pair) == 2 and all(isinstance(x, numbers.Real) for x in pair)
             demand(good, f"rotation.{key}: {pair} is not a pair of angles (theta, phi) in degrees.")
     demand(len(cfg.rotation.predict) > 0, "rotation.predict is empty; [[0,0]] predicts on the sky as it is.")
-    known = [[0, 0], *cfg.rotation.pairs]
+    trained = [[0, 0], *cfg.rotation.pairs]
     for pair in cfg.rotation.predict:
-        demand(pair in known, f"rotation.predict: {pair} is neither [0,0] nor one of rotation.pairs.")
+        demand(pair in trained, f"rotation.predict: {pair} is neither [0,0] nor one of rotation.pairs.")
     average = cfg.rotation.average
     demand(1 <= average <= 8, f"rotation.average={average} must lie between 1 and 8, the symmetries of a square.")
     if "delens" not in cfg:
@@ -231,8 +230,8 @@ def _check_foregrounds(cfg: DictConfig) -> None:
         "foregrounds.vary gives the synthetic templates a scatter; PySM3's own are one sky. Set both scatters to 0.",
     )
     fields = ["T"], ["T", "Q", "U"], *([["Q", "U"]] if cfg.sims.external else [])
-    told = f"sky.fields={list(cfg.sky.fields)}: bands are observed in T, Q and U; choose [T] or [T,Q,U]."
-    demand(list(cfg.sky.fields) in fields, told)
+    message = f"sky.fields={list(cfg.sky.fields)}: bands are observed in T, Q and U; choose [T] or [T,Q,U]."
+    demand(list(cfg.sky.fields) in fields, message)
 
 
 def _check_compare(cfg: DictConfig) -> None:

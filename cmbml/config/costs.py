@@ -16,7 +16,8 @@ def units(cfg: DictConfig) -> dict[str, float]:
     takes without any data, and a suffix is a file that is not listed.
     """
     sky = cfg.sky
-    one_map, drawn = _map(sky.nside), sky.lmax + sky.margin
+    one_map = _map(sky.nside)
+    drawn = sky.lmax + sky.margin
     return {
         "map": one_map,
         "template": _map(cfg.foregrounds.nside_sky) if "foregrounds" in cfg else one_map,

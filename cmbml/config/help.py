@@ -15,7 +15,7 @@ WIDTH = 118
 HIDDEN = ("assets", "run")  # groups in which there is nothing to choose
 
 
-def help_text(config_path: Path, job: str, words: Sequence[str] = ()) -> str:
+def help_text(config_path: Path, job: str, arguments: Sequence[str] = ()) -> str:
     """The whole answer.
 
     Parameters
@@ -24,10 +24,10 @@ def help_text(config_path: Path, job: str, words: Sequence[str] = ()) -> str:
         Folder of the configuration of the main.
     job : str
         One of `cmbml.config.options.MAINS`.
-    words : sequence of str
+    arguments : sequence of str
         What else stands on the command line: ``job=clean``, ``hydra.searchpath=[...]``.
     """
-    jobs = jobs_served(job, words)
+    jobs = jobs_served(job, arguments)
     chosen: dict[str, str] = {}
     files = [config_path / f"{job}.yaml"]
     if job == "compare":
@@ -37,7 +37,7 @@ def help_text(config_path: Path, job: str, words: Sequence[str] = ()) -> str:
     texts = [path.read_text() for path in files]
     for text in texts:
         chosen = dict(re.findall(r"^  - (\w+): (\w+)", text, re.MULTILINE)) | chosen
-    places = places_of(config_path, words)
+    places = places_of(config_path, arguments)
     groups = [_group(name, jobs, places, chosen.get(name)) for name in groups_of(jobs, places) if name not in HIDDEN]
     keys = [line for text in texts for line in _keys(text)]
     parts = [

@@ -56,24 +56,24 @@ def groups_of(jobs: Iterable[str], places: Sequence[Path]) -> list[str]:
     return sorted(name for name in names if options_of(name, jobs, places))
 
 
-def jobs_served(job: str, words: Sequence[str]) -> tuple[str, ...]:
+def jobs_served(job: str, arguments: Sequence[str]) -> tuple[str, ...]:
     """The job itself; with the comparison, the job of the methods that are compared: ``job=clean``."""
     if job != "compare":
         return (job,)
-    compared = [word.removeprefix("job=") for word in words if word.startswith("job=")]
+    compared = [argument.removeprefix("job=") for argument in arguments if argument.startswith("job=")]
     return "compare", *(compared[-1].split(",") if compared else ["delens"])
 
 
-def places_of(config_path: Path, words: Sequence[str]) -> list[Path]:
+def places_of(config_path: Path, arguments: Sequence[str]) -> list[Path]:
     """Folders that hold groups: the one of the main, and those of ``--config-dir`` and ``hydra.searchpath``."""
     flags = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     flags.add_argument("--config-dir", "-cd")
-    given, _ = flags.parse_known_args(words)
+    flagged, _ = flags.parse_known_args(arguments)
     places = [config_path]
-    if given.config_dir:
-        places.append(Path(given.config_dir))
-    for word in words:
-        key, _, value = word.partition("=")
+    if flagged.config_dir:
+        places.append(Path(flagged.config_dir))
+    for argument in arguments:
+        key, _, value = argument.partition("=")
         if key.lstrip("+") == "hydra.searchpath":
             places.extend(_folder(entry.strip("'\" ")) for entry in value.strip("[]").split(","))
     return [place for place in places if place.is_dir()]
@@ -85,12 +85,12 @@ def _folder(entry: str) -> Path:
     if scheme != "pkg":
         return Path(name)
     package, _, rest = name.partition(".")
-    found = importlib.util.find_spec(package)
-    roots = found.submodule_search_locations if found else None
+    spec = importlib.util.find_spec(package)
+    roots = spec.submodule_search_locations if spec else None
     return Path(roots[0], *rest.split(".")) if roots else Path(name)
 
 
-def check_options(config_path: Path, job: str, words: Sequence[str]) -> list[str]:
+def check_options(config_path: Path, job: str, arguments: Sequence[str]) -> list[str]:
     """Refuse an option that a user has chosen and that does not belong to the job.
 
     Parameters
@@ -99,30 +99,30 @@ def check_options(config_path: Path, job: str, words: Sequence[str]) -> list[str
         Folder of the configuration of the main.
     job : str
         One of `MAINS`.
-    words : sequence of str
+    arguments : sequence of str
         What stands on the command line, e.g. ``network=unet5`` or ``experiment=tiny,none``.
 
     Returns
     -------
     list of str
-        The same words, with the options by the names of their files.
+        The same arguments, with the options by the names of their files.
 
     Raises
     ------
     UserError
         One sentence that lists the options of this job.
     """
-    places = places_of(config_path, words)
-    jobs = jobs_served(job, words)
-    known = []
-    for word in words:
-        choice = _CHOICE.fullmatch(word)
+    places = places_of(config_path, arguments)
+    jobs = jobs_served(job, arguments)
+    result = []
+    for argument in arguments:
+        choice = _CHOICE.fullmatch(argument)
         if choice is None or not any((place / choice["group"]).is_dir() for place in places):
-            known.append(word)
+            result.append(argument)
             continue
         files = [_file_of(choice["group"], option, jobs, places) for option in choice["options"].split(",")]
-        known.append(word.partition("=")[0] + "=" + ",".join(files))
-    return known
+        result.append(argument.partition("=")[0] + "=" + ",".join(files))
+    return result
 
 
 def _file_of(group: str, option: str, jobs: Sequence[str], places: Sequence[Path]) -> str:

@@ -63,8 +63,8 @@ def matching(pattern: str, **fields: str) -> list[Path]:
     """Files of a glob pattern in the order of their paths, after its ``{fields}`` are filled in."""
     for name, value in fields.items():
         pattern = pattern.replace(f"{{{name}}}", value)
-    found = glob.glob(str(Path(pattern).expanduser().absolute()), recursive=True)
-    return sorted(path for path in map(Path, found) if path.is_file())
+    paths = glob.glob(str(Path(pattern).expanduser().absolute()), recursive=True)
+    return sorted(path for path in map(Path, paths) if path.is_file())
 
 
 def listing(pattern: str | None) -> str:
@@ -74,8 +74,8 @@ def listing(pattern: str | None) -> str:
     """
     if not pattern:
         return ""
-    known = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in matching(pattern, band="*", split="*")]
-    return hashlib.sha256(repr(known).encode()).hexdigest()[:12]
+    states = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in matching(pattern, band="*", split="*")]
+    return hashlib.sha256(repr(states).encode()).hexdigest()[:12]
 
 
 def prepare(cfg: DictConfig) -> None:

@@ -5,7 +5,7 @@ from omegaconf import DictConfig
 
 def masked(config: DictConfig) -> bool:
     """Whether a mask hides a part of the sky."""
-    return config.mask.kind != "none"
+    return bool(config.mask.kind != "none")
 
 
 def has_truth(config: DictConfig) -> bool:
@@ -20,7 +20,7 @@ def has_parts(config: DictConfig) -> bool:
 
 def has_foregrounds(config: DictConfig) -> bool:
     """Whether there are simulated foregrounds in the bands."""
-    return config.foregrounds.kind != "none"
+    return bool(config.foregrounds.kind != "none")
 
 
 def has_uneven_noise(config: DictConfig) -> bool:

@@ -91,13 +91,13 @@ Input = str | Source | Optional
 
 def sources(inputs: Iterable[Input], cfg: Any) -> tuple[Source, ...]:
     """Return what is read under some settings, of declared inputs."""
-    found: list[Source] = []
-    for given in inputs:
-        if isinstance(given, Optional):
-            found += sources(given.sources, cfg) if given.when(cfg) else ()
+    result: list[Source] = []
+    for declared in inputs:
+        if isinstance(declared, Optional):
+            result += sources(declared.sources, cfg) if declared.when(cfg) else ()
         else:
-            found.append(Source(given) if isinstance(given, str) else given)
-    return tuple(found)
+            result.append(Source(declared) if isinstance(declared, str) else declared)
+    return tuple(result)
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class File:
 
 
 @dataclass(frozen=True)
-class Files(Sequence):
+class Files(Sequence[Any]):
     """The values of an asset over many items, each read when it is asked for and then forgotten."""
 
     files: tuple[File, ...]
@@ -137,7 +137,7 @@ class Files(Sequence):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, i: int) -> Any:
+    def __getitem__(self, i: int) -> Any:  # type: ignore[override]  # one at a time, without slices
         return self.files[i].read()
 
     def __iter__(self) -> Iterator[Any]:
@@ -172,8 +172,10 @@ class Assets:
         holds: Mapping[str, str] = MappingProxyType({}),
         units: Mapping[str, float] = MappingProxyType({}),
     ):
-        self.templates, self.constants = dict(templates), dict(constants)
-        self.holds, self.units = dict(holds), dict(units)
+        self.templates = dict(templates)
+        self.constants = dict(constants)
+        self.holds = dict(holds)
+        self.units = dict(units)
 
     def check(self, name: str, item_fields: Iterable[str], stage: str) -> None:
         """Refuse an asset that is not in the table or whose template has a field that nobody fills."""

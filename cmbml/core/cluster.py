@@ -12,7 +12,6 @@ from cmbml.core.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-
 NONE: Mapping[str, Any] = {"kind": "none"}
 
 
@@ -50,13 +49,13 @@ def backend(cluster: Mapping[str, Any], workers: int) -> Iterator[None]:
             yield
 
 
-def killed() -> type[BaseException]:
-    """What Dask raises when a worker has died again and again; nothing that is ever raised without Dask."""
+def killed() -> tuple[type[BaseException], ...]:
+    """What is raised when a worker process has died: by joblib, and by Dask, if it is there, after some attempts."""
     try:
         from distributed.scheduler import KilledWorker
     except ImportError:
-        return TerminatedWorkerError
-    return KilledWorker
+        return (TerminatedWorkerError,)
+    return TerminatedWorkerError, KilledWorker
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         return dict(f)
 
 
-def _write_npz(path: Path, value: dict[str, np.ndarray]) -> None:
+def _write_npz(path: Path, value: dict[str, Any]) -> None:
     with path.open("wb") as f:
         np.savez(f, **value)
 

@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 
 from cmbml.core.errors import UserError
 
+Call = tuple[Callable[..., Any], Sequence[Any]]
+
 PATIENCE = datetime.timedelta(days=2)  # how long a rank waits for the others, e.g. while rank 0 simulates skies
 
 
@@ -117,14 +119,14 @@ def dismiss() -> None:
         _leave()
 
 
-def _tell(call: tuple | None) -> tuple | None:
+def _tell(call: Call | None) -> Call | None:
     """Hand what rank 0 says to every rank of the group that the environment describes, which is joined first."""
     import torch.distributed as dist
 
     _join()
-    said = [call]
-    dist.broadcast_object_list(said, src=0)
-    return said[0]
+    message = [call]
+    dist.broadcast_object_list(message, src=0)
+    return message[0]
 
 
 def _join() -> None:
@@ -134,13 +136,14 @@ def _join() -> None:
 
     if dist.is_initialized():
         return
-    me, gpus = group(), torch.cuda.device_count()
-    if me.local_rank < gpus:
-        torch.cuda.set_device(me.local_rank)
+    place = group()
+    gpus = torch.cuda.device_count()
+    if place.local_rank < gpus:
+        torch.cuda.set_device(place.local_rank)
     for name, value in slurm_master(os.environ).items():
         os.environ.setdefault(name, value)
     backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
-    dist.init_process_group(backend, rank=me.rank, world_size=me.size, timeout=PATIENCE)
+    dist.init_process_group(backend, rank=place.rank, world_size=place.size, timeout=PATIENCE)
 
 
 def _leave() -> None:
@@ -167,7 +170,7 @@ def _elastic(fn: Callable[..., Any], args: Sequence[Any], devices: int, run_id: 
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     threads = max(1, torch.get_num_threads() // devices)
-    with tempfile.TemporaryDirectory() as folder, _log_queue() as queue, _own_signals():
+    with tempfile.TemporaryDirectory() as folder, _log_queue() as queue, _signals_restored():
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -190,7 +193,7 @@ def _elastic(fn: Callable[..., Any], args: Sequence[Any], devices: int, run_id: 
             raise SystemExit(128 + stopped.sigval) from None
 
 
-def _worker(fn: Callable[..., Any], args: tuple, folder: str, threads: int, queue: Any, level: int) -> Any:
+def _worker(fn: Callable[..., Any], args: tuple[Any, ...], folder: str, threads: int, queue: Any, level: int) -> Any:
     """Run as one of the started processes: logs go to the parent, so does the story of a failure."""
     import torch
 
@@ -239,7 +242,7 @@ def _log_queue() -> Iterator[Any]:
 
 
 @contextmanager
-def _own_signals() -> Iterator[None]:
+def _signals_restored() -> Iterator[None]:
     """Put back the signal handlers that the launcher replaces, and quieten it: its failures are told in our words."""
     names = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT]
     before = {name: signal.getsignal(name) for name in names}

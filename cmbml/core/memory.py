@@ -15,16 +15,16 @@ def forget_peak() -> None:
 
 def peak_gb() -> float | None:
     """Return the most resident memory since `forget_peak`, in 10^9 bytes; None where the system does not tell."""
-    peak = _told("VmHWM:")
+    peak = _status("VmHWM:")
     return None if peak is None else round(peak / 1e9, 3)
 
 
 def held() -> int:
     """Return the resident memory of now, in bytes; 0 where the system does not tell."""
-    return _told("VmRSS:") or 0
+    return _status("VmRSS:") or 0
 
 
-def _told(key: str) -> int | None:
+def _status(key: str) -> int | None:
     try:
         lines = (_SELF / "status").read_text().splitlines()
     except OSError:

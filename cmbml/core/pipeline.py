@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from joblib import Parallel, delayed
-from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm import tqdm
 
 from cmbml.core import cluster, log, memory
@@ -31,12 +30,14 @@ class Pipeline:
     """
 
     def __init__(self, stages: Sequence[Stage], assets: Assets, place: Mapping[str, Any] = cluster.NONE):
-        self.stages, self.assets, self.cluster = list(stages), assets, place
+        self.stages = list(stages)
+        self.assets = assets
+        self.cluster = place
         self._on_cluster = place["kind"] != "none"
         self.producer: dict[str, Stage] = {}
         self._items = {stage.name: list(stage.items()) for stage in self.stages}
-        self._fingerprints: dict[tuple, str] = {}
-        self._groups: dict[tuple, tuple] = {}
+        self._fingerprints: dict[tuple[Any, ...], str] = {}
+        self._groups: dict[tuple[Any, ...], tuple[Files, dict[str, str]]] = {}
         self._check()
 
     def _check(self) -> None:
@@ -47,9 +48,9 @@ class Pipeline:
             fields = [field for item in self._items[stage.name][:1] for field in item]
             for name in (*stage.outputs, *stage.scratch) if self._items[stage.name] else ():
                 self.assets.check(name, fields, stage.name)
-            named = [source.name for source in stage.sources]
-            if len(set(named)) < len(named):
-                raise UserError(f"Stage {stage.name!r} reads two inputs under one name: {', '.join(named)}.")
+            keywords = [source.name for source in stage.sources]
+            if len(set(keywords)) < len(keywords):
+                raise UserError(f"Stage {stage.name!r} reads two inputs under one name: {', '.join(keywords)}.")
             for source in stage.sources:
                 name = source.asset
                 made_later = [s.name for s in self.stages if name in s.outputs and name not in self.producer]
@@ -79,13 +80,13 @@ class Pipeline:
         if isinstance(source, Every):
             return self._every(maker, source, item)
         fields = self._items[maker.name][0] if self._items[maker.name] else {}
-        own = {key: item[key] for key in fields if key in item}
-        if len(own) < len(fields):
+        made_item = {key: item[key] for key in fields if key in item}
+        if len(made_item) < len(fields):
             raise UserError(
                 f"Stage {stage.name!r} reads one {source.asset!r} for an item that does not say which; use Every."
             )
-        file = self.assets.file(source.asset, own)
-        return file, {self.assets.shown(file): self.fingerprint(maker, own)}
+        file = self.assets.file(source.asset, made_item)
+        return file, {self.assets.shown(file): self.fingerprint(maker, made_item)}
 
     def _outside(self, stage: Stage, item: Item, source: Source) -> tuple[File | Files, dict[str, str]]:
         """Files that no stage makes, known by size and time: the item's own, or those that the stage has found."""
@@ -98,8 +99,8 @@ class Pipeline:
         pairs = [(file, i) for file, i in pairs if file.exists() or not source.optional]
         if not pairs and not source.optional:
             raise UserError(f"Stage {stage.name!r} reads every {source.asset!r}, and there is none: no stage makes it.")
-        known = {self.assets.shown(file): _state(stage, file, i) for file, i in pairs}
-        return Files(tuple(file for file, _ in pairs), tuple(i for _, i in pairs)), known
+        states = {self.assets.shown(file): _state(stage, file, i) for file, i in pairs}
+        return Files(tuple(file for file, _ in pairs), tuple(i for _, i in pairs)), states
 
     def _every(self, maker: Stage, source: Every, item: Item) -> tuple[Files, dict[str, str]]:
         fields = self._items[maker.name][0] if self._items[maker.name] else {}
@@ -108,16 +109,17 @@ class Pipeline:
         if key not in self._groups:
             chosen = [i for i in self._items[maker.name] if all(i[k] == v for k, v in where.items())]
             files = [self.assets.file(source.asset, i) for i in chosen]
-            known = {self.assets.shown(file): self.fingerprint(maker, i) for file, i in zip(files, chosen, strict=True)}
-            self._groups[key] = Files(tuple(files), tuple(chosen)), known
+            prints = [self.fingerprint(maker, i) for i in chosen]
+            by_path = dict(zip(map(self.assets.shown, files), prints, strict=True))
+            self._groups[key] = Files(tuple(files), tuple(chosen)), by_path
         return self._groups[key]
 
     def fingerprint(self, stage: Stage, item: Item) -> str:
         """Hash of all that decides the outputs of an item."""
         key = (stage.name, *item.values())
         if key not in self._fingerprints:
-            known = {s.label: list(self._source(stage, item, s)[1].values()) for s in stage.sources}
-            self._fingerprints[key] = digest(stage.name, stage.version, stage.settings, item, known)
+            inputs = {s.label: list(self._source(stage, item, s)[1].values()) for s in stage.sources}
+            self._fingerprints[key] = digest(stage.name, stage.version, stage.settings, item, inputs)
         return self._fingerprints[key]
 
     # ---- what has to be done
@@ -130,8 +132,8 @@ class Pipeline:
         }
 
     def _work(self, stage: Stage, item: Item, forced: bool, causes: dict[str, str]) -> Work:
-        found = {source: self._source(stage, item, source) for source in stage.sources}
-        known = {source.label: files for source, (_, files) in found.items()}
+        inputs = {source: self._source(stage, item, source) for source in stage.sources}
+        fingerprints = {source.label: by_path for source, (_, by_path) in inputs.items()}
         outputs = tuple(self.assets.file(name, item) for name in stage.outputs)
         fingerprint = self.fingerprint(stage, item)
         record = Sidecar.read(Sidecar.path(outputs))
@@ -140,29 +142,29 @@ class Pipeline:
         elif record.form != FORM:
             why = OLD
         elif record.fingerprint != fingerprint:
-            why = self._cause(stage, record, known, causes)
+            why = self._cause(stage, record, fingerprints, causes)
             causes.setdefault(stage.name, why)
         else:
             why = "forced" if forced else damage(outputs, record.outputs)
         return Work(
             item=item,
             fingerprint=fingerprint,
-            inputs={source.name: files for source, (files, _) in found.items()},
-            inputs_known=known,
+            inputs={source.name: files for source, (files, _) in inputs.items()},
+            input_fingerprints=fingerprints,
             outputs=outputs,
             scratch={name: self.assets.file(name, item) for name in stage.scratch},
             why=why,
         )
 
-    def _cause(self, stage: Stage, record: Sidecar, known: dict[str, dict[str, str]], causes: dict[str, str]) -> str:
+    def _cause(self, stage: Stage, record: Sidecar, inputs: dict[str, dict[str, str]], causes: dict[str, str]) -> str:
         """Why a finished item has another fingerprint now: its settings, its version, or what it reads."""
-        own = changes(record.settings, stage.settings)
+        differences = changes(record.settings, stage.settings)
         if record.version != stage.version:
-            own.append(f"version {record.version} -> {stage.version}")
-        if own:
-            return ", ".join(own)
+            differences.append(f"version {record.version} -> {stage.version}")
+        if differences:
+            return ", ".join(differences)
         makers = {source.label: self.producer.get(source.asset) for source in stage.sources}
-        for label, files in known.items():
+        for label, files in inputs.items():
             old = record.inputs.get(label, {})
             if len(old) != len(files):
                 return f"{label}: {len(old)} -> {len(files)} items"
@@ -174,8 +176,8 @@ class Pipeline:
     def selected(self, *, only: Sequence[str] = (), start: str | None = None, force: Sequence[str] = ()) -> list[Stage]:
         """Stages that ``run.only`` and ``run.start`` leave; unknown names are refused."""
         names = [stage.name for stage in self.stages]
-        for key, given in (("only", only), ("start", [start] if start else []), ("force", force)):
-            for name in given:
+        for key, wanted in (("only", only), ("start", [start] if start else []), ("force", force)):
+            for name in wanted:
                 if name not in names:
                     raise UserError(f"run.{key}: there is no stage {name!r}; the stages are {', '.join(names)}.")
         first = names.index(start) if start else 0
@@ -187,7 +189,9 @@ class Pipeline:
             for source in stage.sources if any(w.why for w in plan[stage.name]) else ():
                 name = source.asset
                 maker = self.producer.get(name)
-                stale = [w for w in plan[maker.name] if w.why] if maker and maker.name not in chosen else []
+                if maker is None or maker.name in chosen:
+                    continue
+                stale = [w for w in plan[maker.name] if w.why]
                 if stale:
                     path = stale[0].outputs[maker.outputs.index(name)].path
                     raise UserError(
@@ -232,7 +236,7 @@ class Pipeline:
             rows = [self._do(stage, plan[stage.name], workers, stage.name in force) for stage in stages]
         log.table("Done", ["stage", "done / total", "made now", "seconds", "first output"], rows)
 
-    def _do(self, stage: Stage, works: Sequence[Work], workers: int, fresh: bool) -> list:
+    def _do(self, stage: Stage, works: Sequence[Work], workers: int, fresh: bool) -> list[object]:
         """Do what is to do of a stage; its row of the table.
 
         Raises
@@ -241,13 +245,15 @@ class Pipeline:
             When an item has failed, after all others.
         """
         begin = time.perf_counter()
-        todo, total = [work for work in works if work.why], len(works)
+        todo = [work for work in works if work.why]
+        total = len(works)
         outcomes = list(self._outcomes(stage, todo, workers, fresh))
         seconds = time.perf_counter() - begin
         order = {str(dict(work.item)): i for i, work in enumerate(todo)}
         failed = sorted((o for o in outcomes if o.error), key=lambda o: order[str(dict(o.item))])
-        log.log.info("%s: %d of %d made in %.1f s (%s)", stage.name, len(todo) - len(failed), total, seconds,
-                     todo[0].why if todo else "nothing to do")  # fmt: skip
+        made = len(todo) - len(failed)
+        why = todo[0].why if todo else "nothing to do"
+        log.log.info("%s: %d of %d made in %.1f s (%s)", stage.name, made, total, seconds, why)
         if failed:
             _report_failure(stage, failed, total)
         where = log.shown(works[0].outputs[0].path, self.assets.constants.get("root")) if works else "-"
@@ -268,27 +274,30 @@ class Pipeline:
             jobs = (delayed(execute)(stage, work, fresh=fresh, threads=threads) for work in todo)
             try:
                 yield from tqdm(Parallel(n_jobs=workers, return_as="generator_unordered")(jobs), **bar)
-            except (TerminatedWorkerError, cluster.killed()):
+            except cluster.killed():
                 raise UserError(
                     f"A worker process of stage {stage.name!r} was killed, perhaps for want of memory; finished items"
                     " are kept. Repeat the command, with a smaller run.workers if it happens again."
                 ) from None
 
     def _report_dry(self, stages: Sequence[Stage], plan: dict[str, list[Work]], workers: int) -> None:
-        rows, disk, most = [], 0.0, 0.0
+        rows: list[list[object]] = []
+        disk = 0.0
+        most = 0.0
         program = memory.held()  # which has imported what the stages need
         for stage in stages:
             todo = [work for work in plan[stage.name] if work.why]
-            on_disk, in_memory = stage.cost(self.assets) if todo else (0.0, 0.0)
-            side = min(workers, len(todo)) if stage.parallel else min(1, len(todo))
-            taken = side * (program + in_memory)
-            disk, most = disk + len(todo) * on_disk, max(most, taken)
-            rows.append([stage.name, len(plan[stage.name]), len(todo), log.size(len(todo) * on_disk),
-                         log.size(taken), todo[0].why if todo else ""])  # fmt: skip
-        log.table(
-            f"Dry run: nothing is written. About {log.size(disk)} of disk and {log.size(most)} of memory at most.",
-            ["stage", "items", "to do", "disk", "memory", "why"], rows,
-        )  # fmt: skip
+            item_disk, item_memory = stage.cost(self.assets) if todo else (0.0, 0.0)
+            stage_disk = len(todo) * item_disk
+            at_once = min(workers if stage.parallel else 1, len(todo))
+            stage_memory = at_once * (program + item_memory)
+            disk += stage_disk
+            most = max(most, stage_memory)
+            why = todo[0].why if todo else ""
+            items = len(plan[stage.name])
+            rows.append([stage.name, items, len(todo), log.size(stage_disk), log.size(stage_memory), why])
+        title = f"Dry run: nothing is written. About {log.size(disk)} of disk and {log.size(most)} of memory at most."
+        log.table(title, ["stage", "items", "to do", "disk", "memory", "why"], rows)
 
 
 def _state(stage: Stage, file: File, item: Item) -> str:

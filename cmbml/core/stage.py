@@ -92,8 +92,8 @@ class Stage:
         """What a user is told of a file that this stage reads, that no stage makes and that is not there."""
         return f"Stage {self.name!r} reads {file.path}, which is missing and which no stage makes."
 
-    def run(self, item: Item, **inputs: Any) -> Any:
-        """Compute the outputs of one item from the values of its inputs, which are named as their assets are."""
+    def run(self, *args: Any, **inputs: Any) -> Any:
+        """Compute the outputs of one item, the only argument without a keyword, from the values of its inputs."""
         raise NotImplementedError
 
     def cost(self, assets: Assets) -> tuple[float, float]:
@@ -109,7 +109,7 @@ class Stage:
 class SimStage(Stage):
     """A stage whose items are simulated skies: ``(split, sim)``."""
 
-    reads = ("splits",)
+    reads: ClassVar[tuple[str, ...]] = ("splits",)
     splits: ClassVar[tuple[str, ...]] = ("train", "valid", "test")
 
     def items(self) -> Iterable[Item]:
@@ -124,7 +124,7 @@ class Work:
     item: Item
     fingerprint: str
     inputs: Mapping[str, File | Files]
-    inputs_known: dict[str, dict[str, str]]
+    input_fingerprints: dict[str, dict[str, str]]
     outputs: tuple[File, ...]
     scratch: Mapping[str, File]
     why: str
@@ -182,7 +182,7 @@ def _execute(stage: Stage, work: Work, fresh: bool, start: float) -> None:
         item=dict(work.item),
         fingerprint=work.fingerprint,
         settings=stage.settings,
-        inputs=work.inputs_known,
+        inputs=work.input_fingerprints,
         outputs={file.path.name: file.path.stat().st_size for file in work.outputs},
         seeds=stage.seeds,
         seconds=round(time.perf_counter() - start, 3),

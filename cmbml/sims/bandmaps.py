@@ -8,7 +8,7 @@ from cmbml.config.truth import has_foregrounds
 from cmbml.core.asset import Item, Optional
 from cmbml.core.stage import SimStage
 from cmbml.maps.skymap import SkyMap
-from cmbml.sims.noise import NoiseMaps
+from cmbml.sims.noise import NoisyStage
 from cmbml.sky import sht
 
 
@@ -27,13 +27,13 @@ class CmbMap(SimStage):
         return SkyMap(maps, tuple(sky.fields), "uK_CMB", 0.0, sky.lmax, "lensed CMB")
 
 
-class ObserveBands(NoiseMaps):
+class ObserveBands(NoisyStage):
     """What a band sees of a sky: CMB and foregrounds with its beam, and noise."""
 
     name = "observe"
-    inputs = ("lensed_alm", *NoiseMaps.inputs, Optional("foreground", when=has_foregrounds))
+    inputs = ("lensed_alm", *NoisyStage.inputs, Optional("foreground", when=has_foregrounds))
     outputs = ("band",)
-    uses = (*NoiseMaps.uses, "foregrounds.kind")
+    uses = (*NoisyStage.uses, "foregrounds.kind")
     memory = "1 item"
 
     def items(self) -> Iterable[Item]:

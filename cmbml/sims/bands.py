@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import healpy as hp
 import numpy as np
@@ -166,8 +166,8 @@ class BandStage(Stage):
     A file that the instrument's table names lies in the folder of the table's own name beside it.
     """
 
-    uses = (*INSTRUMENT, *SKY)
-    reads = ("splits", "instrument.bands")
+    uses: ClassVar[tuple[str, ...]] = (*INSTRUMENT, *SKY)
+    reads: ClassVar[tuple[str, ...]] = ("splits", "instrument.bands")
 
     @cached_property
     def instrument(self) -> instrument.Instrument:

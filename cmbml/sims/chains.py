@@ -106,8 +106,9 @@ def _unpack(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         with tarfile.open(path, "r|*") as archive:
             for member in archive:
                 name = Path(member.name).name
-                if name in names and member.isfile():
-                    tables[name] = _table(archive.extractfile(member), path / name)
+                file = archive.extractfile(member) if name in names and member.isfile() else None
+                if file is not None:
+                    tables[name] = _table(file, path / name)
                 if len(tables) == len(set(names)):
                     break
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:

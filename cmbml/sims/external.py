@@ -4,6 +4,7 @@ import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from omegaconf import DictConfig
@@ -25,8 +26,8 @@ UNITS = (*OF_CMB, "K_RJ", "mK_RJ", "uK_RJ", "MJy/sr", "kJy/sr", "Jy/sr")
 class ExternalMaps(BandStage):
     """A stage that brings files of others into the dataset; the mask says which of their pixels may be empty."""
 
-    uses = SKY
-    reads = (
+    uses: ClassVar[tuple[str, ...]] = SKY
+    reads: ClassVar[tuple[str, ...]] = (
         *BandStage.reads,
         "instrument.table",
         "instrument.min_fwhm_pixels",

@@ -1,6 +1,7 @@
 """The mask of a dataset."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -21,7 +22,7 @@ class Mask(Stage):
 
     name = "mask"
     outputs = ("mask",)
-    uses = ("mask", "sky.nside", "sky.lmax")
+    uses: ClassVar[tuple[str, ...]] = ("mask", "sky.nside", "sky.lmax")
     memory = "21 map"
 
     def items(self) -> list[Item]:

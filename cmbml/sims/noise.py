@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from cmbml.config.truth import has_uneven_noise
-from cmbml.core.asset import Item, Optional
+from cmbml.core.asset import Input, Item, Optional
 from cmbml.core.errors import UserError
 from cmbml.maps.skymap import SkyMap
 from cmbml.maps.variance import read_variance
@@ -61,24 +62,11 @@ class Variance(BandStage):
         return path
 
 
-class NoiseMaps(BandStage):
-    """The noise of each sky and band alone, as it is in the observation; on request (`foregrounds.components`)."""
+class NoisyStage(BandStage):
+    """A stage that draws the noise of a band of a sky."""
 
-    name = "noise"
-    inputs = (Optional("variance", when=has_uneven_noise),)
-    outputs = ("noise",)
-    uses = (*BandStage.uses, *NOISE, "noise.kind", "noise.factor", "noise.knee", "sky.seed")
-    reads = (*BandStage.reads, "foregrounds.components")
-    memory = "12 map"
-
-    def items(self) -> Iterable[Item]:
-        """One item a sky and band, if components are asked for and there is noise."""
-        wanted = self.cfg.foregrounds.components and self.cfg.noise.kind != "none"
-        return self.bands_of_skies() if wanted else []
-
-    def run(self, item: Item, *, variance: SkyMap | None = None) -> SkyMap:
-        """Map of the band's fields, uK_CMB, RING."""
-        return self.skymap(item, self.noise(item, variance), f"{self.cfg.noise.kind} noise")
+    inputs: ClassVar[tuple[Input, ...]] = (Optional("variance", when=has_uneven_noise),)
+    uses: ClassVar[tuple[str, ...]] = (*BandStage.uses, *NOISE, "noise.kind", "noise.factor", "noise.knee", "sky.seed")
 
     def noise(self, item: Item, variance: SkyMap | None) -> np.ndarray:
         """Noise of a band of a sky, (fields, npix): the same whoever asks."""
@@ -110,6 +98,24 @@ class NoiseMaps(BandStage):
         nside = self.cfg.sky.nside
         w = cfg.factor * level_uk_arcmin if variance is None else noise.white_level(variance).mean()
         return noise.knee_noise(rng, nside, w, *(knee if cfg.knee else (0.0, 0.0)), spin=spin, variance=variance)
+
+
+class NoiseMaps(NoisyStage):
+    """The noise of each sky and band alone, as it is in the observation; on request (`foregrounds.components`)."""
+
+    name = "noise"
+    outputs = ("noise",)
+    reads = (*BandStage.reads, "foregrounds.components")
+    memory = "12 map"
+
+    def items(self) -> Iterable[Item]:
+        """One item a sky and band, if components are asked for and there is noise."""
+        wanted = self.cfg.foregrounds.components and self.cfg.noise.kind != "none"
+        return self.bands_of_skies() if wanted else []
+
+    def run(self, item: Item, *, variance: SkyMap | None = None) -> SkyMap:
+        """Map of the band's fields, uK_CMB, RING."""
+        return self.skymap(item, self.noise(item, variance), f"{self.cfg.noise.kind} noise")
 
 
 def level(band: Band, field: str) -> float:

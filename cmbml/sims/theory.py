@@ -1,6 +1,7 @@
 """Cosmological parameters of each sky, and their spectra."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
@@ -29,6 +30,7 @@ class Theory(SimStage):
         """Parameters, and spectra of `cmbml.sky.cosmology.spectra`."""
         sky = self.cfg.sky
         rng = self.rng("cosmology", sky.seed, item["split"], item["sim"])
-        spec = with_chain(OmegaConf.to_container(self.cfg.cosmology), Path(self.cfg.system.root))
+        description: Any = OmegaConf.to_container(self.cfg.cosmology)
+        spec = with_chain(description, Path(self.cfg.system.root))
         parameters = as_user_error(cosmology.draw_parameters, spec, rng)
         return parameters, cosmology.spectra(parameters, sky.lmax + sky.margin)
