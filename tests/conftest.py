@@ -11,6 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from matplotlib.figure import Figure
 
 from cmbml.config import resolvers as config
+from cmbml.config.options import check_options
 
 REPO = Path(__file__).parents[1]
 # Numba does not ask OMP_NUM_THREADS, and torch would go on with as many threads as it has started.
@@ -33,7 +34,9 @@ def composed(tmp_path):
         config.register()
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(REPO / "cfg"), version_base="1.3"):
-            cfg = compose(name, overrides=[f"system.root={tmp_path}/data", *overrides])
+            cfg = compose(
+                name, overrides=[f"system.root={tmp_path}/data", *check_options(REPO / "cfg", name, overrides)]
+            )
         config.prepare(cfg)
         return cfg
 

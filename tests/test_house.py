@@ -1,6 +1,7 @@
 """Who may know whom: the rooms of the package import only what the design allows."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,37 @@ def test_headers_of_a_class_stand_on_a_line_each(folder):
 def test_files_stay_small():
     for path in modules():
         assert path.read_text().count("\n") <= 400, path
+
+
+def words(path: Path) -> set[str]:
+    """Names and texts of a module, in parts; not its docstrings and comments."""
+    tree = ast.parse(path.read_text())
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    docstrings = {ast.get_docstring(node, clean=False) for node in ast.walk(tree) if isinstance(node, documented)}
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.arg):
+            found.add(node.arg)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value not in docstrings:
+            found.add(node.value)
+    return {part for text in found for part in re.split(r"[^A-Za-z0-9]+", text)}
+
+
+# What only the rooms that do physics may name: keys of the sky, fields, and the methods.
+PHYSICS = {
+    *("nside", "lmax", "alm", "fwhm", "arcmin", "beam", "noise", "mask", "sky", "cmb", "lensed", "kappa", "phi"),
+    *("obs", "band", "instrument", "foregrounds", "delens", "clean", "E", "Q", "U", "TQU", "uK"),
+    *(path.stem for path in (PACKAGE.parent / "cfg" / "method").glob("*.yaml") if path.stem != "external"),
+}
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "core").glob("*.py")), ids=lambda p: p.name)
+def test_the_engine_names_no_field_no_method_and_no_physical_key(path):
+    assert not words(path) & PHYSICS
 
 
 def test_mains_are_short():

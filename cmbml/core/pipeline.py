@@ -224,6 +224,9 @@ class Pipeline:
         plan = self.plan(force)
         self._refuse_stale_inputs(stages, plan)
         self._refuse_old(plan)
+        for stage in stages:
+            if any(work.why for work in plan[stage.name]):
+                stage.check()
         if dry:
             self._report_dry(stages, plan, workers)
             return
@@ -284,7 +287,7 @@ class Pipeline:
         program = memory.held()  # which has imported what the stages need
         for stage in stages:
             todo = [work for work in plan[stage.name] if work.why]
-            item_disk, item_memory = stage.cost(self.assets)
+            item_disk, item_memory = stage.cost(self.assets) if todo else (0.0, 0.0)
             stage_disk = len(todo) * item_disk
             at_once = min(workers if stage.parallel else 1, len(todo))
             stage_memory = at_once * (program + item_memory)

@@ -77,6 +77,9 @@ class Stage:
         OmegaConf.set_struct(part, True)
         return part
 
+    def check(self) -> None:
+        """Refuse what would fail later; asked of every stage that has something to do, before any of them begins."""
+
     def items(self) -> Iterable[Item]:
         """Units of work; a stage that runs once has one empty item."""
         return [{}]

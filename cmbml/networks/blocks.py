@@ -3,6 +3,7 @@
 import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,8 @@ ACTIVATIONS: Mapping[str, type[nn.Module]] = {
     "identity": nn.Identity,
 }
 NORMS = ("batch", "group", "none")
-PADDINGS = ("zeros", "reflect")
+Padding = Literal["zeros", "reflect"]
+PADDINGS = get_args(Padding)
 UPSAMPLINGS = ("transposed", "bilinear")
 GROUPS = 8  # of filters that are normalised together, at most
 
@@ -89,7 +91,7 @@ class Recipe:
     dropout: float
     norm: str
     activation: str
-    padding: str
+    padding: Padding
     upsample: str
     residual: bool = False
 
@@ -110,8 +112,7 @@ class Recipe:
 
     def filter(self, n_in: int, n_out: int, width: int, *, stride: int = 1, bias: bool) -> nn.Conv2d:
         """Convolution of odd width, padded to keep the size of the image."""
-        style = {"padding": width // 2, "padding_mode": self.padding, "bias": bias}
-        return nn.Conv2d(n_in, n_out, width, stride=stride, **style)
+        return nn.Conv2d(n_in, n_out, width, stride=stride, padding=width // 2, padding_mode=self.padding, bias=bias)
 
     def block(self, n_in: int, n_out: int) -> nn.Sequential:
         """``conv_width`` convolutions, around which a residual block carries its input, and dropout."""
@@ -127,18 +128,23 @@ class Recipe:
         """
         if self.upsample == "bilinear":
             return nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), self.convolution(n_in, n_out))
-        size = {"kernel_size": 3, "padding": 1, "output_padding": 1} if self.padding == "zeros" else {"kernel_size": 2}
-        return self._finished(nn.ConvTranspose2d(n_in, n_out, **size, stride=2, bias=self.norm == "none"))
+        width, border = (3, 1) if self.padding == "zeros" else (2, 0)
+        return self._finished(
+            nn.ConvTranspose2d(
+                n_in, n_out, width, stride=2, padding=border, output_padding=border, bias=self.norm == "none"
+            )
+        )
 
-    def _finished(self, layer: nn.Module) -> nn.Sequential:
+    def _finished(self, layer: nn.Conv2d | nn.ConvTranspose2d) -> nn.Sequential:
         """Let a normalisation (whose offset makes a bias idle) and the activation follow."""
         n = layer.out_channels
-        norms = {
-            "batch": lambda: [nn.BatchNorm2d(n, eps=1e-3, momentum=0.1)],
-            "group": lambda: [nn.GroupNorm(max(g for g in range(1, GROUPS + 1) if n % g == 0), n)],
-            "none": list,
-        }
-        return nn.Sequential(layer, *norms[self.norm](), ACTIVATIONS[self.activation]())
+        activation = ACTIVATIONS[self.activation]()
+        if self.norm == "batch":
+            return nn.Sequential(layer, nn.BatchNorm2d(n, eps=1e-3, momentum=0.1), activation)
+        if self.norm == "group":
+            groups = max(g for g in range(1, GROUPS + 1) if n % g == 0)
+            return nn.Sequential(layer, nn.GroupNorm(groups, n), activation)
+        return nn.Sequential(layer, activation)
 
 
 class MultiScale(nn.Module):
@@ -195,7 +201,7 @@ class MultiScale(nn.Module):
         dropout: float = 0.0,
         norm: str = "batch",
         activation: str = "relu",
-        padding: str = "zeros",
+        padding: Padding = "zeros",
         upsample: str = "transposed",
         shortcut: int = 0,
         zero_head: bool = False,
@@ -256,13 +262,13 @@ def demand(good: bool, key: str, value: object, wish: str) -> None:
 
 def demand_count(key: str, value: object) -> None:
     """Refuse what is no whole number of at least 1."""
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    demand(whole and value >= 1, key, value, "a whole number of at least 1")
+    good = isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= 1
+    demand(good, key, value, "a whole number of at least 1")
 
 
 def demand_number(key: str, value: object, wish: str, good: Callable[[float], bool]) -> None:
     """Refuse what is no number, or not a good one."""
-    demand(isinstance(value, numbers.Real) and good(value), key, value, f"a number {wish}")
+    demand(isinstance(value, numbers.Real) and good(float(value)), key, value, f"a number {wish}")
 
 
 def demand_bool(key: str, value: object) -> None:

@@ -46,13 +46,18 @@ class StridedUNet(nn.Module):
             for (a, b), k in zip(pairs, self.kernels_down, strict=True)
         )
         wide = [self.channels[-1], *(2 * n for n in self.channels[-2::-1])]  # with the skip
-        self.up = nn.ModuleList()
-        for a, b, k in zip(wide, (*self.channels[-2::-1], out_channels), self.kernels_up, strict=True):
-            size = {"padding": (k - 1) // 2, "output_padding": k % 2}
-            self.up.append(nn.Sequential(nn.ConvTranspose2d(a, b, k, stride=2, **size), nn.BatchNorm2d(b), nn.PReLU()))
-        self.up[-1].pop(1)  # the normalisation
+        ways_up = [
+            nn.Sequential(
+                nn.ConvTranspose2d(a, b, k, stride=2, padding=(k - 1) // 2, output_padding=k % 2),
+                nn.BatchNorm2d(b),
+                nn.PReLU(),
+            )
+            for a, b, k in zip(wide, (*self.channels[-2::-1], out_channels), self.kernels_up, strict=True)
+        ]
+        ways_up[-1].pop(1)  # the normalisation
         if linear_output:
-            self.up[-1].pop(1)
+            ways_up[-1].pop(1)
+        self.up = nn.ModuleList(ways_up)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, in_channels, height, width) to (batch, out_channels, height, width).

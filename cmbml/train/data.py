@@ -81,8 +81,9 @@ class Patches:
         self.kind = settings["rotation"]["kind"]
         self.tables = self._read_tables(tables, device) if self.kind == "permutation" and turning else None
         self.symmetry = torch.zeros(len(skies) * len(index), dtype=torch.int64, device=device)
-        self.symmetries = turning and settings["rotation"]["symmetries"]
-        self.squares = squares(index.shape[-1]).to(device) if self.symmetries else None
+        self.squares: Tensor | None = None
+        if turning and settings["rotation"]["symmetries"]:
+            self.squares = squares(index.shape[-1]).to(device)
         self.signs = [signs(settings[key], device) for key in ("parity_in", "parity_out")]
         first = skies[0]
         self.x, self.y = (torch.empty((len(skies), m.shape[-1], len(m)), device=device) for m in first)
@@ -151,7 +152,7 @@ class Patches:
         In as many epochs as there are orientations a sky is seen in each of them once, in an order of its own. The
         symmetries are drawn anew each time.
         """
-        if self.symmetries:
+        if self.squares is not None:
             drawn = rng_for("train/symmetry", seed, epoch).integers(8, size=len(self))
             self.symmetry = torch.from_numpy(drawn).to(self.symmetry.device)
         cycle, place = divmod(epoch, len(self.pairs))
@@ -178,34 +179,41 @@ class Patches:
         numbers = numbers.to(self.x.device)
         sky = (numbers // len(self.index))[:, None, None]
         pixel = self.index[numbers % len(self.index)].long()
-        if self.symmetries:
+        if self.squares is not None:
             pixel = transformed(pixel, self.squares[self.symmetry[numbers]])
         if self.tables is not None:
             pixel = self.tables[torch.tensor(self.orientation, device=sky.device)[sky], pixel].long()
         x = self.x[sky, pixel]
         y = self.y[sky, crop(pixel, self.halo)]
-        if self.symmetries:
+        if self.squares is not None:
             x, y = (m * sign[self.symmetry[numbers], None, None] for m, sign in zip((x, y), self.signs, strict=True))
         return x.permute(0, 3, 1, 2), y.permute(0, 3, 1, 2)
 
     def _load(self, sky: int) -> None:
         """Put the standardised maps of one sky in place, turned when the rotation is harmonic."""
-        maps = self.skies[sky]
+        maps: Sequence[np.ndarray] = self.skies[sky]
         pair = self.pairs[self.orientation[sky]]
         if self.kind == "harmonic" and any(pair):
-            maps = tuple(turn_maps(m, pair, self.settings, key) for m, key in zip(maps, SPINS, strict=True))
+            maps = [turn_maps(m, pair, self.settings, key) for m, key in zip(maps, SPINS, strict=True)]
         for store, values, units in zip((self.x, self.y), maps, self.units, strict=True):
             store[sky] = seen(torch.as_tensor(np.ascontiguousarray(values.T, dtype=np.float32)), *units)
 
-    def _read_tables(self, tables: Sequence[np.ndarray], device: torch.device) -> Tensor:
+    def _read_tables(self, tables: Sequence[np.ndarray] | None, device: torch.device) -> Tensor:
         """Stack the identity and the tables of the pairs that turn: (orientations, npix), int32."""
         npix = 12 * self.settings["nside"] ** 2
         turning = [k for k, pair in enumerate(self.settings["rotation"]["pairs"]) if any(pair)]
         stack = torch.empty((len(self.pairs), npix), dtype=torch.int32, device=device)
         stack[0] = torch.arange(npix)
         for row, k in enumerate(turning, start=1):
-            stack[row] = torch.as_tensor(np.array(tables[k], dtype=np.int32))
+            stack[row] = torch.as_tensor(np.array(table_of(tables, k), dtype=np.int32))
         return stack
+
+
+def table_of(tables: Sequence[np.ndarray] | None, k: int) -> np.ndarray:
+    """Return the pixel numbers (npix,) of an orientation; a rotation by permutation has them."""
+    if tables is None:
+        raise ValueError("A rotation by permutation needs its tables.")
+    return tables[k]
 
 
 def turn_maps(

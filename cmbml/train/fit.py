@@ -77,7 +77,8 @@ def fit(
     """
     read_train(settings["train"])
     check_symmetries(settings, settings["rotation"]["average"])
-    probe(settings, tuple(len(maps) for maps in valid_skies[0]))
+    inputs, target = valid_skies[0]
+    probe(settings, (len(inputs), len(target)))
     if log_dir is not None:
         summary_writer()
     count = launch.count_devices(devices, device)

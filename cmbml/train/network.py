@@ -72,4 +72,9 @@ def load(model: Mapping[str, Any], device: torch.device) -> nn.Module:
     net = build(model["settings"]["network"])
     net.load_state_dict(model["state_dict"])
     layout = torch.channels_last if model["settings"]["train"]["channels_last"] else torch.contiguous_format
-    return net.to(device, memory_format=layout).eval()
+    return laid_out(net.to(device), layout).eval()
+
+
+def laid_out(net: nn.Module, layout: torch.memory_format) -> nn.Module:
+    """Return the network with its weights of convolutions in this order in memory."""
+    return net.to(memory_format=layout)  # type: ignore[call-overload]  # torch's stubs leave this keyword out

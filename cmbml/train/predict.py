@@ -9,7 +9,7 @@ from torch import nn
 
 from cmbml.core.errors import UserError
 from cmbml.train import network
-from cmbml.train.data import Pair, seen, turn_maps
+from cmbml.train.data import Pair, seen, table_of, turn_maps
 from cmbml.train.images import check_symmetries, crop, layout_index, signs, squares, transformed
 
 
@@ -70,7 +70,7 @@ def predict_sky(
     mean = np.zeros((len(unit), inputs.shape[-1]))
     for k, pair in enumerate(pairs):
         turned = any(pair) and kind != "none"
-        table = tables[k] if turned and kind == "permutation" else slice(None)
+        table = table_of(tables, k) if turned and kind == "permutation" else slice(None)
         maps = inputs[:, table]
         if turned and kind == "harmonic":
             maps = turn_maps(maps, pair, settings, "spins_in")

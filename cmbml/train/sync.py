@@ -28,7 +28,15 @@ class _Total(torch.autograd.Function):
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
-    """Batch normalisation with the moments of the whole batch; runs on CPUs too, unlike torch's own."""
+    """Batch normalisation with the moments of the whole batch; runs on CPUs too, unlike torch's own.
+
+    As the networks make it: with an exponential momentum, and with running moments.
+    """
+
+    momentum: float
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x`` (batch, channels, height, width); a rank's share of the batch may be empty."""

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from cmbml.train import checkpoint, sync
 from cmbml.train.data import Patches, Skies, place_of_maps
 from cmbml.train.images import crop
 from cmbml.train.losses import LOSSES
-from cmbml.train.network import build
+from cmbml.train.network import build, laid_out
 from cmbml.train.schedules import learning_rate_factor
 from cmbml.train.settings import read_train
 
@@ -94,7 +94,7 @@ class Trainer:
         torch.manual_seed(self.cfg.seed)
         self.model = build(self.settings["network"]).to(self.device)
         if self.cfg.channels_last:
-            self.model = self.model.to(memory_format=torch.channels_last)
+            self.model = laid_out(self.model, torch.channels_last)
         if self.size > 1:
             self.model = sync.synchronise(self.model, self.device)
         self.net = self.model
@@ -105,7 +105,7 @@ class Trainer:
             for module in self.model.modules():
                 if getattr(module, "not_compiled", False):
                     module.forward = torch.compiler.disable(module.forward)
-            self.net = torch.compile(self.net)
+            self.net = cast(nn.Module, torch.compile(self.net))  # what it makes of a network is one
 
     def run(self) -> list[dict[str, float]]:
         """Train to the last epoch, from wherever an earlier run was interrupted, and return the history."""
@@ -128,7 +128,8 @@ class Trainer:
         self.net.train()
         self.train.turn(self.cfg.seed, self.epoch)
         order = rng_for("train/order", self.cfg.seed, self.epoch).permutation(len(self.train))
-        total = pixels = 0
+        total = 0.0
+        pixels = 0
         for batch in torch.from_numpy(order).split(self.cfg.batch_size):
             loss, n = self.train_step(batch)
             total = total + loss * n
@@ -144,7 +145,7 @@ class Trainer:
         loss, n = self.update(batch)
         for _ in range(self.cfg.repeats - 1):
             self.update(batch)
-        self.lr = self.scheduler.get_last_lr()[0]
+        self.lr = float(self.scheduler.get_last_lr()[0])
         self.scheduler.step()
         self.step += 1
         return loss, n

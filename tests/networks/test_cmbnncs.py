@@ -2,22 +2,28 @@
 
 import pytest
 import torch
-import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from torch import nn
 from torch.nn import functional
 
+from cmbml.config import resolvers
 from cmbml.networks.cmbnncs import StridedUNet, UNet5, UNet8
 from tests.conftest import REPO
 
 
 @pytest.mark.parametrize(("name", "weights"), [("unet5", 6_265_419), ("unet8", 100_689_681)])
 def test_number_of_weights_is_the_published_one(name, weights):
-    cfg = yaml.safe_load((REPO / "cfg" / "network" / f"{name}.yaml").read_text())
     kind = {"unet5": UNet5, "unet8": UNet8}[name]
+    resolvers.register()
+    with initialize_config_dir(str(REPO / "cfg"), version_base="1.3"):
+        cfg = OmegaConf.to_container(compose("clean", overrides=[f"network={name}"]).network)
     assert cfg == {
-        "_target_": f"cmbml.networks.cmbnncs.{kind.__name__}", "in_channels": "${clean.channels}",
-        "out_channels": "${clean.outputs}", "linear_output": True,
-    }  # fmt: skip
+        "_target_": f"cmbml.networks.cmbnncs.{kind.__name__}",
+        "in_channels": "${clean.channels}",
+        "out_channels": "${clean.outputs}",
+        "linear_output": True,
+    }
     with torch.device("meta"):
         nets = [kind(in_channels=4, linear_output=linear) for linear in (False, True)]
     assert [sum(p.numel() for p in net.parameters()) for net in nets] == [weights, weights - 1]  # one slope

@@ -4,9 +4,10 @@ import itertools
 
 import pytest
 import torch
-import yaml
+from hydra import compose, initialize_config_dir
 from torch import nn
 
+from cmbml.config import resolvers
 from cmbml.networks.blocks import ChannelDropout
 from cmbml.networks.unet import UNet
 from tests.conftest import REPO
@@ -93,9 +94,16 @@ def test_skip_joins_encoder_and_decoder_of_the_same_level(level):
     assert receptive_field(net, 144) == expected_field(w, level, skip=True)
 
 
+def settings(name: str) -> dict:
+    """What the option network=name says, as composed."""
+    resolvers.register()
+    with initialize_config_dir(str(REPO / "cfg"), version_base="1.3"):
+        return dict(compose("delens", overrides=[f"network={name}"]).network)
+
+
 def test_published_network():
     # 212 million weights, 201 x 2^20, and 161 pixels are those of the published code.
-    cfg = yaml.safe_load((REPO / "cfg" / "network" / "unet_256.yaml").read_text())
+    cfg = settings("unet_256")
     assert cfg.pop("_target_") == "cmbml.networks.unet.UNet"
     with torch.device("meta"):
         net = UNet(**{**cfg, "in_channels": 1, "out_channels": 1})
@@ -108,7 +116,7 @@ def test_published_network():
 
 @pytest.mark.parametrize(("name", "least", "most"), [("unet", 0.1e6, 0.3e6), ("unet_gpu", 4e6, 20e6)])
 def test_configured_network_starts_as_a_linear_filter(name, least, most):
-    cfg = yaml.safe_load((REPO / "cfg" / "network" / f"{name}.yaml").read_text())
+    cfg = settings(name)
     assert cfg.pop("_target_") == "cmbml.networks.unet.UNet"
     torch.manual_seed(0)
     net = UNet(**{**cfg, "in_channels": 3, "out_channels": 1})

@@ -1,6 +1,7 @@
 """What learned methods of both jobs share: the stage that trains a network, and its prediction of a sky."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -42,12 +43,20 @@ class Training(Stage):
         lacking = [split for split in ("train", "valid") if not self.cfg.splits[split]] if list(self.items()) else []
         if lacking:
             raise UserError(f"A network needs skies to learn from; splits.{lacking[0]}=0 leaves none.")
-        inputs, outputs = self.channels()
-        self.weights, self.values = probe(settings, (len(inputs), len(outputs)))
 
     def channels(self) -> tuple[Sequence[str], Sequence[str]]:
         """Fields of the maps that the network sees, and of those that it gives."""
         raise NotImplementedError
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """Number of the network's weights, and of the values that its layers give for one patch."""
+        inputs, outputs = self.channels()
+        return probe(self.trainer_settings(), (len(inputs), len(outputs)))
+
+    def check(self) -> None:
+        """Refuse a network that cannot map the patches' inputs to their targets."""
+        _ = self.size
 
     def trainer_settings(self) -> dict[str, Any]:
         """Plain settings of `cmbml.train.fit.fit`: those of the configuration, nside, lmax and the channels' spins."""
@@ -83,8 +92,9 @@ class Training(Stage):
         cfg = self.cfg
         npix = 12 * self.cfg.sky.nside**2
         maps = (cfg.splits.train + cfg.splits.valid) * sum(map(len, self.channels())) + len(cfg.rotation.pairs)
-        layers = 2 * cfg.train.batch_size * self.values
-        return 4.0 * self.weights, 4.0 * (npix * (maps + 10) + 4 * self.weights + layers)
+        weights, values = self.size
+        layers = 2 * cfg.train.batch_size * values
+        return 4.0 * weights, 4.0 * (npix * (maps + 10) + 4 * weights + layers)
 
 
 def prediction(
