@@ -1,6 +1,5 @@
 """The stages of the baselines of a comparison."""
 
-import numbers
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -32,7 +31,7 @@ class PerfectIlc(SimStage):
         if not has_truth(config):
             raise UserError("method=perfect_ilc is the truth at a beam; give sims.external.truth.")
         beam = self.cfg.method.perform_ILC_at_beam
-        if beam is not None and not (isinstance(beam, numbers.Real) and beam >= 0):
+        if beam is not None and not (isinstance(beam, int | float) and beam >= 0):
             raise UserError(f"method.perform_ILC_at_beam={beam} must be a number of arcmin that is not negative.")
 
     def run(self, item: Item, *, lensed_alm: dict[str, np.ndarray], cmb_map: SkyMap) -> SkyMap:
@@ -118,7 +117,7 @@ class NoiseWiener(BandStage):
 
         They come by plain quadrature: of noise it has the right spectrum up to 3 nside, and iterations have not.
         """
-        alms = {}
+        alms: dict[str, np.ndarray] = {}
         wanted = scalars(self.cfg.clean.field)
         for spin, fields, pixels in ((0, "T", "T"), (2, "EB", "QU")):
             if set(fields) & set(wanted) and set(pixels) <= set(seen.fields):

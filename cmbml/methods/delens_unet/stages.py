@@ -19,7 +19,7 @@ GEOMETRY = ("delens.label", "delens.inputs", "patches", "rotation.kind", "sky.ns
 
 
 @dataclass(frozen=True)
-class Pairs(Sequence):
+class Pairs(Sequence[tuple[np.ndarray, np.ndarray]]):
     """Skies as the trainer wants them: (inputs, target), each (channels, npix) float32 RING, read when asked for."""
 
     obs: Files
@@ -30,7 +30,7 @@ class Pairs(Sequence):
     def __len__(self) -> int:
         return len(self.obs)
 
-    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[override]  # one at a time, without slices
         return channels(self.fields, self.obs, self.features, i), self.label[i].data
 
 

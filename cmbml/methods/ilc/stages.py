@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 from omegaconf import DictConfig
@@ -22,7 +23,7 @@ from cmbml.sky.beams import gaussian_beam
 class IlcStage(BandStage):
     """A stage that works on one field of all bands of a test sky, in harmonic space."""
 
-    uses = (*BandStage.uses, "clean.field")
+    uses: ClassVar[tuple[str, ...]] = (*BandStage.uses, "clean.field")
 
     def items(self) -> list[Item]:
         """The test skies."""
@@ -44,12 +45,19 @@ class IlcStage(BandStage):
 
 
 class Clean(IlcStage):
-    """The combination of the bands that keeps the CMB and has the least variance, scale by scale."""
+    """The combination of the bands that keeps the CMB and has the least variance, scale by scale.
+
+    Attributes
+    ----------
+    kind : str
+        How the note of the map calls the windows of the scales.
+    """
 
     name = "clean"
+    kind: ClassVar[str]
     inputs = (Every("band", name="bands"),)
     outputs = ("prediction", "ilc_weights")
-    uses = (
+    uses: ClassVar[tuple[str, ...]] = (
         *IlcStage.uses,
         "clean.fwhm_arcmin",
         "method.ELLMAX",

@@ -6,6 +6,7 @@ depend on a quadrature of HEALPix pixels. Weights are band-limited fields themse
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import healpy as hp
 import numpy as np
@@ -59,7 +60,7 @@ def fit(
     for scale in scales:
         window = scale.window * tilt
         bands = scale.bands
-        if np.isinf(scale.sigma):
+        if modes is not None and np.isinf(scale.sigma):
             cov = (modes[np.ix_(bands, bands)][..., 1:] @ window[1:] ** 2)[None] / (4 * np.pi)
             grid = 0
         else:
@@ -92,7 +93,7 @@ def apply(weights: Mapping[str, np.ndarray], alms: np.ndarray, *, nthreads: int 
             continue
         end = int(np.flatnonzero(window)[-1])
         bands = np.flatnonzero(weights_of_scale.any(axis=1))
-        sky = 0.0
+        sky: Any = 0.0
         grid = end + (limit + 1) // 2
         for weight, alm in zip(weights_of_scale[bands], _filtered(alms[bands], window, end), strict=True):
             sky = sky + _synthesis(weight, grid, nthreads) * _synthesis(alm, grid, nthreads)

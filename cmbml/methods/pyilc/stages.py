@@ -118,7 +118,7 @@ class Pyilc(ForeignIlc):
 
     def input(self, folder: Path, bands: list[str], target: float) -> dict[str, Any]:
         """What its input file says: our settings by the same names, and where the files are."""
-        given = OmegaConf.to_container(self.cfg.method)
+        given: Any = OmegaConf.to_container(self.cfg.method)
         files = {
             kind: [str(folder / f"{kind}_{name}.{end}") for name in bands]
             for kind, end in (("map", "fits"), ("beam", "txt"), ("bandpass", "txt"))

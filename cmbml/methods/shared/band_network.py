@@ -108,7 +108,7 @@ def maps_of(seen: SkyMap, wanted: str, lmax: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Tables(Sequence):
+class Tables(Sequence[np.ndarray]):
     """Tables of rotation by permutation, each made when it is asked for."""
 
     nside: int
@@ -117,12 +117,12 @@ class Tables(Sequence):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, k: int) -> np.ndarray:
+    def __getitem__(self, k: int) -> np.ndarray:  # type: ignore[override]  # one at a time, without slices
         return rotation.permutation(self.nside, *self.pairs[k])[0]
 
 
 @dataclass(frozen=True)
-class BandSkies(Sequence):
+class BandSkies(Sequence[tuple[np.ndarray, np.ndarray]]):
     """Skies as the trainer wants them: (inputs, target), each (channels, npix) float32 RING, read when asked for."""
 
     stage: OfBands
@@ -132,7 +132,7 @@ class BandSkies(Sequence):
     def __len__(self) -> int:
         return len(self.target)
 
-    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[override]  # one at a time, without slices
         return self.stage.sky(self.bands, self.target.items[i]["sim"]), self.target[i].data
 
 
@@ -140,7 +140,7 @@ class BandSkies(Sequence):
 GEOMETRY = (*BandStage.uses, "clean.field", "patches", "rotation.kind")
 
 
-class TrainBands(Training, OfBands):
+class TrainBands(OfBands, Training):
     """Train a network from the bands of the training skies to their targets."""
 
     inputs = tuple(

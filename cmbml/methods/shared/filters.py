@@ -1,5 +1,7 @@
 """What lensing reconstruction needs to know of a dataset: fiducial spectra, filters, normalisation, limits."""
 
+from typing import Any
+
 import numpy as np
 from omegaconf import OmegaConf
 
@@ -32,7 +34,7 @@ class Filters(Stage):
         """
         lmax = self.cfg.sky.lmax
         band = one_band(self.cfg.instrument)
-        parameters = OmegaConf.to_container(self.cfg.delens.fiducial)
+        parameters: Any = OmegaConf.to_container(self.cfg.delens.fiducial)
         cls = cosmology.spectra(parameters, lmax)
         beam = gaussian_beam(self.cfg.delens.fwhm_arcmin, lmax)
         noise_t = noise_cl(band.noise_t_uk_arcmin, lmax, l_knee=band.l_knee_t, alpha=band.alpha_t) / beam**2

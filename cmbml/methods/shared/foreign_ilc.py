@@ -2,6 +2,7 @@
 
 import numbers
 from collections.abc import Iterable
+from typing import ClassVar
 
 import numpy as np
 from omegaconf import DictConfig
@@ -27,7 +28,7 @@ class ForeignIlc(BandStage):
 
     inputs = (Every("band", name="bands"),)
     outputs = ("prediction",)
-    uses = (
+    uses: ClassVar[tuple[str, ...]] = (
         *BandStage.uses,
         "clean.field",
         "method.ELLMAX",

@@ -24,7 +24,7 @@ ODD = ("B", "B_hp")  # fields that change sign in a mirror
 class Training(Stage):
     """A stage that trains a network on patches of skies and keeps one set of its weights.
 
-    The fields of the maps that the network sees, and of those that it gives, are the two lists of ``self.channels()``.
+    Of several bases of a stage it is the last, so that another may say the channels.
     """
 
     name = "train"
@@ -44,10 +44,15 @@ class Training(Stage):
         if lacking:
             raise UserError(f"A network needs skies to learn from; splits.{lacking[0]}=0 leaves none.")
 
+    def channels(self) -> tuple[Sequence[str], Sequence[str]]:
+        """Fields of the maps that the network sees, and of those that it gives."""
+        raise NotImplementedError
+
     @cached_property
     def size(self) -> tuple[int, int]:
         """Number of the network's weights, and of the values that its layers give for one patch."""
-        return probe(self.trainer_settings(), tuple(map(len, self.channels())))
+        inputs, outputs = self.channels()
+        return probe(self.trainer_settings(), (len(inputs), len(outputs)))
 
     def check(self) -> None:
         """Refuse a network that cannot map the patches' inputs to their targets."""
@@ -55,7 +60,7 @@ class Training(Stage):
 
     def trainer_settings(self) -> dict[str, Any]:
         """Plain settings of `cmbml.train.fit.fit`: those of the configuration, nside, lmax and the channels' spins."""
-        cfg = OmegaConf.to_container(self.cfg)
+        cfg: Any = OmegaConf.to_container(self.cfg)
         channels = dict(zip(("in", "out"), self.channels(), strict=True))
         return {
             **{group: cfg[group] for group in self.groups},
@@ -92,18 +97,21 @@ class Training(Stage):
         return 4.0 * weights, 4.0 * (npix * (maps + 10) + 4 * weights + layers)
 
 
-def prediction(cfg: DictConfig, model: Mapping[str, Any], inputs: np.ndarray, tables: Sequence) -> np.ndarray:
+def prediction(
+    cfg: DictConfig, model: Mapping[str, Any], inputs: np.ndarray, tables: Sequence[np.ndarray]
+) -> np.ndarray:
     """What a network finds in a sky, (cout, npix), averaged as the group `rotation` says.
 
     ``tables`` are those of ``rotation.pairs`` when they are permutations, else empty.
     """
     trained_pairs = [list(pair) for pair in cfg.rotation.pairs]
     pairs = [list(pair) for pair in cfg.rotation.predict]
+    by_pair: list[Any] = [tables[trained_pairs.index(pair)] if any(pair) and len(tables) else None for pair in pairs]
     return predict_sky(
         model,
         inputs,
         pairs=pairs,
-        tables=[tables[trained_pairs.index(pair)] if any(pair) and len(tables) else None for pair in pairs],
+        tables=by_pair,
         average=cfg.rotation.average,
         batch_size=cfg.train.batch_size,
         device=cfg.system.device,
