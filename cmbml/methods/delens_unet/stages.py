@@ -103,7 +103,7 @@ class Predict(SimStage):
     parallel = False
     inputs = ("model", Every("obs"), Every("features"), Every("rotation"))
     uses = (*GEOMETRY, "rotation.predict", "rotation.average", "delens.fwhm_arcmin")
-    reads = ("splits", "rotation.pairs", "train.batch_size", "system.device")
+    reads = ("splits", "rotation.pairs", "train.batch_size", "system.device", "network")
 
     def run(self, item: Item, *, model: dict[str, Any], obs: Files, features: Files, rotation: Files) -> SkyMap:
         """Map of `delens.label`: kappa without unit, or a field in uK_CMB with the beam of the observation."""

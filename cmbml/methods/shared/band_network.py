@@ -24,6 +24,7 @@ from cmbml.methods.shared.training import Training, prediction
 from cmbml.sims.bands import BandStage
 from cmbml.sky import rotation, sht
 from cmbml.sky.fields import field_map
+from cmbml.train.network import check_model
 
 
 class Target(SimStage):
@@ -197,7 +198,7 @@ class PredictBands(OfBands):
     outputs = ("prediction",)
     parallel = False
     uses = (*GEOMETRY, "rotation.predict", "rotation.average", "method.listing")
-    reads = (*BandStage.reads, "rotation.pairs", "train.batch_size", "system.device", "method.trained")
+    reads = (*BandStage.reads, "rotation.pairs", "train.batch_size", "system.device", "method.trained", "network")
 
     def items(self) -> Iterable[Item]:
         """The test skies."""
@@ -213,10 +214,11 @@ class PredictBands(OfBands):
             When it cannot be read, or was trained on other bands or for another field.
         """
         path = self.cfg.method.trained
-        model = None
+        held = None
         with suppress(UnpicklingError, RuntimeError, EOFError):  # what torch says of files that are not its own
-            model = File(Path(path).expanduser()).read()
-        if not (isinstance(model, dict) and {"shown", "found"} <= set(model)):
+            held = File(Path(path).expanduser()).read()
+        model = check_model(held, f"method.trained={path}", self.cfg.network["_target_"])
+        if not {"shown", "found", "fwhm_arcmin"} <= set(model):
             raise UserError(f"method.trained={path} is no network of a method of cleaning; give its model.pt.")
         shown_bands = model["shown"]
         output = model["found"]
@@ -227,6 +229,11 @@ class PredictBands(OfBands):
                 f" {self.cfg.clean.field} is wanted from {', '.join(wanted)}; give the same field and instrument.bands."
             )
         return model
+
+    def check(self) -> None:
+        """Refuse a network that was not trained for this."""
+        if self.cfg.method.trained:
+            _ = self.trained
 
     def run(self, item: Item, *, bands: Files, model: dict[str, Any] | None = None) -> SkyMap:
         """Map of `clean.field`, uK_CMB, RING, from the network, that of `method.trained` if None."""

@@ -14,7 +14,7 @@ from cmbml.core.stage import Stage
 from cmbml.train.data import Skies
 from cmbml.train.fit import fit
 from cmbml.train.images import check_symmetries
-from cmbml.train.network import probe
+from cmbml.train.network import check_model, probe
 from cmbml.train.predict import predict_sky
 from cmbml.train.settings import read_train
 
@@ -102,8 +102,10 @@ def prediction(
 ) -> np.ndarray:
     """What a network finds in a sky, (cout, npix), averaged as the group `rotation` says.
 
-    ``tables`` are those of ``rotation.pairs`` when they are permutations, else empty.
+    ``tables`` are those of ``rotation.pairs`` when they are permutations, else empty. The file of the model may name a
+    network of `cmbml.networks`, or the one of this run's configuration.
     """
+    check_model(model, "The model of this method", cfg.network["_target_"])
     trained_pairs = [list(pair) for pair in cfg.rotation.pairs]
     pairs = [list(pair) for pair in cfg.rotation.predict]
     by_pair: list[Any] = [tables[trained_pairs.index(pair)] if any(pair) and len(tables) else None for pair in pairs]
