@@ -89,8 +89,8 @@ class Stage:
         """What a user is told of a file that this stage reads, that no stage makes and that is not there."""
         return f"Stage {self.name!r} reads {file.path}, which is missing and which no stage makes."
 
-    def run(self, item: Item, **inputs: Any) -> Any:
-        """Compute the outputs of one item from the values of its inputs, which are named as their assets are."""
+    def run(self, *args: Any, **inputs: Any) -> Any:
+        """Compute the outputs of one item, the only argument without a keyword, from the values of its inputs."""
         raise NotImplementedError
 
     def cost(self, assets: Assets) -> tuple[float, float]:
@@ -106,7 +106,7 @@ class Stage:
 class SimStage(Stage):
     """A stage whose items are simulated skies: ``(split, sim)``."""
 
-    reads = ("splits",)
+    reads: ClassVar[tuple[str, ...]] = ("splits",)
     splits: ClassVar[tuple[str, ...]] = ("train", "valid", "test")
 
     def items(self) -> Iterable[Item]:
