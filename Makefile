@@ -1,5 +1,5 @@
 # make demo   simulate, train, delens, compare with classical delensing: figures, tables and a report under data/
-# make test   the test suite        make test-slow   the full-size science checks       make lint   ruff
+# make test   the test suite        make test-slow   the full-size science checks       make lint   ruff and mypy
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,6 +21,7 @@ test-slow: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m mypy
 
 install: $(INSTALLED)
 

@@ -34,8 +34,11 @@ def describe(caption: Mapping) -> str:
         ``fwhm_arcmin``, ``noise_uk_arcmin``: those that are known, a number or a string each. Any other key is added at
         the end under its own name.
     """
-    given = {name: value for name, value in caption.items() if value is not None and value != ""}
-    number = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in given.items()}
+    texts = {
+        name: f"{value:g}" if isinstance(value, float) else str(value)
+        for name, value in caption.items()
+        if value is not None and value != ""
+    }
     unit = unit_text(caption)
     templates = {
         "field": "field {}" + (f" [{unit}]" if unit else ""),
@@ -50,9 +53,9 @@ def describe(caption: Mapping) -> str:
         "fwhm_arcmin": "beam {} arcmin FWHM",
         "noise_uk_arcmin": "noise {} µK arcmin",
     }
-    words = [text.format(number[name]) for name, text in templates.items() if name in given]
-    words += [f"{name} {text}" for name, text in number.items() if name not in templates and name != "unit"]
-    return " · ".join(words)
+    parts = [template.format(texts[name]) for name, template in templates.items() if name in texts]
+    parts += [f"{name} {text}" for name, text in texts.items() if name not in templates and name != "unit"]
+    return " · ".join(parts)
 
 
 INSIDE = 0.5  # of a masked sky, pixels of more than this weight are compared and drawn
@@ -61,6 +64,11 @@ INSIDE = 0.5  # of a masked sky, pixels of more than this weight are compared an
 def inside(mask: SkyMap | None) -> np.ndarray | None:
     """Pixels of a masked sky that are compared and drawn, bool (npix,); None for the full sky."""
     return None if mask is None else mask["mask"] > INSIDE
+
+
+def good_pixels(mask: SkyMap | None, npix: int) -> np.ndarray:
+    """The same where all pixels of the full sky are wanted, bool (npix,)."""
+    return np.ones(npix, dtype=bool) if mask is None else mask["mask"] > INSIDE
 
 
 class Captioned(Stage):

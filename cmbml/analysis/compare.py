@@ -1,12 +1,13 @@
-"""What the stages of a comparison have in common; a job gives its metrics, verdict, tables and figures."""
+"""What the stages of a comparison have in common; a job gives its captions, metrics, tables, figures and verdicts."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from cmbml.analysis import compare_figures, tables
+from cmbml.analysis import compare_figures, comparison, tables
 from cmbml.analysis.comparison import Compared, Result, as_json, gather, paired_rows, same_settings, same_skies
 from cmbml.analysis.measure import Judged
 from cmbml.core.asset import Every, File, Files, Item, Record
@@ -32,7 +33,7 @@ class Comparing(Judged):
     skies: ClassVar[tuple[str, ...]]
     compare_keys = ("compare.methods", "compare.reference")
 
-    def compared(self, **inputs: Any) -> Compared:
+    def compared(self, *args: Any, **inputs: Any) -> Compared:
         """All that the tables hold.
 
         Raises
@@ -89,6 +90,23 @@ class Comparing(Judged):
         same_skies(results, self.cfg.compare.reference, self.skies, self.again)
         return results
 
+    def differences(
+        self,
+        rows: Mapping[str, Sequence[Mapping[str, Any]]],
+        where: Mapping[str, str],
+        notes: Mapping[str, str],
+        *stream: str,
+    ) -> list[dict[str, Any]]:
+        """Paired differences from the reference, of the rows that have these values; drawn from the stream's name."""
+        return comparison.paired(
+            rows,
+            self.cfg.compare.reference,
+            metrics=[metric.name for metric in self.metrics if metric.pairs and metric.shown_in(where["form"])],
+            where=where,
+            rng=self.rng("compare", self.cfg.dataset, *stream),
+            notes=notes,
+        )
+
 
 def outputs(pictures: Sequence[str]) -> tuple[str, ...]:
     """Return the assets of a comparison with these pictures, each as PNG and PDF."""
@@ -101,7 +119,7 @@ class Compare(Comparing):
 
     name = "compare"
 
-    def figures(self, compared: Any, metrics: Files, spectra: Files, **inputs: Any) -> Iterable[Figure]:
+    def figures(self, compared: Any, metrics: Files, spectra: Files, *args: Any, **inputs: Any) -> Iterable[Figure]:
         """Figures of the job."""
         raise NotImplementedError
 
@@ -110,16 +128,37 @@ class Compare(Comparing):
         compared = self.compared(metrics=metrics, **inputs)
         pairs = paired_rows(compared.paired, compared.reference)
         data = as_json(compared.caption, compared.marked, pairs, compared.costs, compared.origins)
-        written = [
+        texts = [
             "\n".join(
-                write(lines, caption={**compared.caption, **words}, metrics=compared.metrics)
-                for words, lines in compared.blocks()
+                write(lines, caption={**compared.caption, **entries}, metrics=compared.metrics)
+                for entries, lines in compared.blocks()
             )
             for write in (tables.to_markdown, tables.to_latex)
         ]
         drawn = self.figures(compared, metrics, spectra, **inputs)
         files = [figure for figure in drawn for _ in ("png", "pdf")]
-        return tables.to_rows(compared.marked), data, *written, pairs, *files
+        return tables.to_rows(compared.marked), data, *texts, pairs, *files
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The maps of one sky.
+
+    Attributes
+    ----------
+    truth : array (npix,)
+    maps : mapping
+        Name of a method, or "observed" -> its map (npix,).
+    caption : mapping
+        See ``captions.describe``.
+    mask : bool array (npix,), or None
+        True where a pixel is good.
+    """
+
+    truth: np.ndarray
+    maps: Mapping[str, np.ndarray]
+    caption: Mapping[str, Any]
+    mask: np.ndarray | None = None
 
 
 class Panels(Comparing):
@@ -136,15 +175,18 @@ class Panels(Comparing):
         """Results of every method for that sky."""
         return [{"method": name, "split": "test", "sim": self.cfg.compare.sim} for name in self.methods]
 
-    def shown(self, item: Item, **inputs: Any) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, Any]]:
-        """Truth, maps by name, and the keywords caption and mask of the figures."""
+    def shown(self, item: Item, *args: Any, **inputs: Any) -> Shown:
+        """What the figures show."""
         raise NotImplementedError
 
     def run(self, item: Item, **inputs: Any) -> tuple[Figure, Figure, Figure, Figure]:
         """Two figures, each as PNG and PDF."""
-        truth, maps, keys = self.shown(item, **inputs)
-        skies = compare_figures.compared_skies(truth, maps, **keys)
-        patches = compare_figures.compared_patches(truth, maps, zoom=tuple(self.cfg.analysis.zoom), **keys)
+        shown = self.shown(item, **inputs)
+        skies = compare_figures.compared_skies(shown.truth, shown.maps, caption=shown.caption, mask=shown.mask)
+        lon, lat, size = self.cfg.analysis.zoom
+        patches = compare_figures.compared_patches(
+            shown.truth, shown.maps, caption=shown.caption, zoom=(lon, lat, size), mask=shown.mask
+        )
         return skies, skies, patches, patches
 
 

@@ -39,24 +39,37 @@ def box_figure(
     metrics : sequence of Metric, optional
         What is known of them, for the titles.
     """
-    known = {x: own for x, own in values.items() if any(np.isfinite(v).any() for v in own.values())}
+    shown = {
+        metric: by_name
+        for metric, by_name in values.items()
+        if any(np.isfinite(each_sky).any() for each_sky in by_name.values())
+    }
     names = list(next(iter(values.values())))
-    rows = -(-len(known) // _COLUMNS)
+    rows = -(-len(shown) // _COLUMNS)
     with matplotlib.rc_context(STYLE):
         figure = new_figure(7.1, 0.5 + rows * (0.6 + 0.24 * len(names)), caption)
         axes = list(figure.subplots(rows, _COLUMNS, sharey=True, squeeze=False).flat)
-        for axis in axes[len(known) :]:
+        for axis in axes[len(shown) :]:
             axis.remove()
-        for axis, (metric, own) in zip(axes, known.items(), strict=False):
+        for axis, (metric, by_name) in zip(axes, shown.items(), strict=False):
             for i, name in enumerate(names):
-                v, colour = own[name][np.isfinite(own[name])], COLOURS[(order or names).index(name) % len(COLOURS)]
+                each_sky = by_name[name][np.isfinite(by_name[name])]
+                colour = COLOURS[(order or names).index(name) % len(COLOURS)]
                 face = "white" if (notes or {}).get(name) else to_rgba(colour, 0.35)
                 axis.boxplot(
-                    v, positions=[i], orientation="horizontal", widths=0.6, patch_artist=True, showfliers=False,
-                    boxprops={"facecolor": face, "edgecolor": colour}, medianprops={"color": "black"},
-                    whiskerprops={"color": colour}, capprops={"color": colour}, label=name,
-                )  # fmt: skip
-                axis.plot(v, np.full(len(v), i), ls="", marker=".", ms=3, color="0.3", zorder=3)
+                    each_sky,
+                    positions=[i],
+                    orientation="horizontal",
+                    widths=0.6,
+                    patch_artist=True,
+                    showfliers=False,
+                    boxprops={"facecolor": face, "edgecolor": colour},
+                    medianprops={"color": "black"},
+                    whiskerprops={"color": colour},
+                    capprops={"color": colour},
+                    label=name,
+                )
+                axis.plot(each_sky, np.full(len(each_sky), i), ls="", marker=".", ms=3, color="0.3", zorder=3)
             axis.set_title(heading(metric, caption, metrics))
             axis.set_yticks(range(len(names)), labels=names)
             axis.set_ylim(len(names) - 0.5, -0.5)

@@ -58,13 +58,12 @@ def gather(
 
     The files of a method hold rows of its own and of "no delensing".
     """
-    found = list(zip(items, rows, records, strict=True))
-    return {
-        m: Result(
-            m, [r for i, own, _ in found if i["method"] == m for r in own], [c for i, _, c in found if i["method"] == m]
-        )
-        for m in methods
-    }
+    results = {name: Result(name, [], []) for name in methods}
+    for item, rows_of_sky, record in zip(items, rows, records, strict=True):
+        result = results[item["method"]]
+        result.rows.extend(rows_of_sky)
+        result.records.append(record)
+    return results
 
 
 def same_skies(results: Mapping[str, Result], reference: str, names: Sequence[str], again: str) -> None:
@@ -101,13 +100,13 @@ def same_skies(results: Mapping[str, Result], reference: str, names: Sequence[st
 
 def same_settings(results: Mapping[str, Result], settings: Mapping[str, Any], version: int, again: str) -> None:
     """Refuse results whose measurement had other settings (or another version) than this comparison."""
-    mine = {key: value for key, value in settings.items() if key.startswith("analysis.")} | {"version": version}
-    different = {}
+    here = {key: value for key, value in settings.items() if key.startswith("analysis.")} | {"version": version}
+    different: dict[str, str] = {}
     for name, result in results.items():
         for record in result.records:
-            theirs = {key: record["settings"].get(key) for key in mine} | {"version": record["version"]}
-            if theirs != mine:
-                different.setdefault(name, ", ".join(changes(theirs, mine)))
+            there = {key: record["settings"].get(key) for key in here} | {"version": record["version"]}
+            if there != here:
+                different.setdefault(name, ", ".join(changes(there, here)))
     if different:
         first = next(iter(different))
         raise UserError(
@@ -132,8 +131,8 @@ def same_observations(
     again : str
         The command that makes and measures a method's predictions again, with ``{method}`` in it.
     """
-    for name, own in records.items():
-        for record in own:
+    for name, predictions in records.items():
+        for record in predictions:
             prints = bands.get(record["item"]["sim"])
             if prints and not set(_observations(record)) <= set(prints):
                 raise UserError(
@@ -145,7 +144,9 @@ def same_observations(
 def _observations(record: Mapping[str, Any]) -> list[str]:
     """Return the fingerprints of the observations that a sidecar says were read."""
     inputs = record["inputs"].items()
-    return [known for label, files in inputs if label.partition("[")[0] == "band" for known in files.values()]
+    return [
+        fingerprint for label, files in inputs if label.partition("[")[0] == "band" for fingerprint in files.values()
+    ]
 
 
 def rows_of(results: Mapping[str, Result], none: str, *, first: str) -> dict[str, list[Mapping[str, Any]]]:
@@ -199,8 +200,8 @@ def paired(
     """
 
     def values(name: str, metric: str) -> np.ndarray:
-        own = sorted((row for row in rows[name] if where.items() <= row.items()), key=lambda row: row["sim"])
-        return np.array([row[metric] for row in own], dtype=np.float64)
+        by_sky = sorted((row for row in rows[name] if where.items() <= row.items()), key=lambda row: row["sim"])
+        return np.array([row[metric] for row in by_sky], dtype=np.float64)
 
     lines = []
     for name in rows:
@@ -221,7 +222,7 @@ def paired_rows(lines: Sequence[Mapping[str, Any]], reference: str) -> list[dict
     """Return the paired differences as flat rows for a CSV file."""
     rows = []
     for line in lines:
-        row = {}
+        row: dict[str, Any] = {}
         for name, value in line.items():
             if isinstance(value, tuple) and not name.endswith("_interval"):
                 names = (f"{name}_mean", f"{name}_error", f"{name}_low", f"{name}_high")
@@ -252,10 +253,10 @@ def costs(records: Iterable[tuple[str, Mapping[str, Any]]]) -> list[dict[str, An
     lines = []
     for (name, step), members in groups.items():
         seconds = np.array([record["seconds"] for record in members], dtype=np.float64)
-        known = [record["peak_gb"] for record in members if record.get("peak_gb") is not None]
+        peaks = [record["peak_gb"] for record in members if record.get("peak_gb") is not None]
         std = float(seconds.std(ddof=1)) if len(seconds) > 1 else math.nan
         line = {"method": name, "step": step, "n": len(members), "seconds": (float(seconds.mean()), std)}
-        lines.append(line | {"peak_gb": max(known, default=math.nan)})
+        lines.append(line | {"peak_gb": max(peaks, default=math.nan)})
     return lines
 
 
@@ -316,7 +317,7 @@ class Compared:
         """The summary as files have it."""
         return self.summary
 
-    def blocks(self) -> list[tuple[dict[str, str], Sequence[Mapping[str, Any]]]]:
+    def blocks(self) -> Sequence[tuple[dict[str, str], Sequence[Mapping[str, Any]]]]:
         """Tables of the text files: (entries of the caption, lines), the headline and its differences first."""
         raise NotImplementedError
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -50,8 +51,16 @@ class BandPictures(Stage):
         Optional("mask", when=masked),
     )
     outputs = ("bands_png", "components_png")
-    uses = ("sky.nside", "sky.lmax", "sky.fields", "dataset", "instrument.name", "foregrounds.kind",
-            "foregrounds.presets", "sims.external")  # fmt: skip
+    uses = (
+        "sky.nside",
+        "sky.lmax",
+        "sky.fields",
+        "dataset",
+        "instrument.name",
+        "foregrounds.kind",
+        "foregrounds.presets",
+        "sims.external",
+    )
     reads = ("splits", "foregrounds.components", "noise.kind", "mask.kind")
     memory = "1 item + 40 MB"
 
@@ -69,18 +78,24 @@ class BandPictures(Stage):
         **parts: Files,
     ) -> tuple[Figure, Figure]:
         """Two figures; ``parts`` are those of foreground, component and noise that are there."""
-        cmb = cmb_map and replace(cmb_map, data=cmb_map.select("T"), fields=("T",))
+        cmb = None if cmb_map is None else replace(cmb_map, data=cmb_map.select("T"), fields=("T",))
         weights = np.ones(12 * self.cfg.sky.nside**2) if mask is None else mask["mask"].astype(np.float64)
         caption = self.caption(item)
         return sky_figure(cmb, bands, caption), spectra_figure(cmb, bands, parts, weights, caption)
 
-    def caption(self, item: Item) -> dict:
+    def caption(self, item: Item) -> dict[str, Any]:
         """What stands above the figures."""
         cfg = self.cfg
         return {
-            "field": "T", "unit": "uK_CMB", "dataset": cfg.dataset, **item, "nside": cfg.sky.nside,
-            "lmax": cfg.sky.lmax, "instrument": cfg.instrument.name, "foregrounds": foregrounds_text(cfg),
-        }  # fmt: skip
+            "field": "T",
+            "unit": "uK_CMB",
+            "dataset": cfg.dataset,
+            **item,
+            "nside": cfg.sky.nside,
+            "lmax": cfg.sky.lmax,
+            "instrument": cfg.instrument.name,
+            "foregrounds": foregrounds_text(cfg),
+        }
 
 
 def sky_figure(cmb: SkyMap | None, bands: Files, caption: Mapping) -> Figure:
@@ -95,7 +110,7 @@ def sky_figure(cmb: SkyMap | None, bands: Files, caption: Mapping) -> Figure:
     caption : mapping
         See ``captions.describe``.
     """
-    titles = [*(f"{known['band']} GHz" for known in bands.items), *(["CMB"] if cmb else [])]
+    titles = [f"{item['band']} GHz" for item in bands.items] + ([] if cmb is None else ["CMB"])
     rows = -(-len(titles) // _COLUMNS)
     with matplotlib.rc_context(STYLE):
         figure = new_figure(7.1, 0.3 + 1.85 * rows, caption)
@@ -103,40 +118,46 @@ def sky_figure(cmb: SkyMap | None, bands: Files, caption: Mapping) -> Figure:
         for axis in axes[len(titles) :]:
             axis.remove()
         pixels = mollweide_pixels(caption["nside"], 600)
-        for axis, title, seen in zip(axes, titles, chain(bands, [cmb]), strict=False):
-            draw_images([axis], {title: seen["T"]}, {}, pixels, caption=caption, asinh=True)
+        for axis, title, sky in zip(axes, titles, chain(bands, [cmb]), strict=False):
+            draw_images([axis], {title: sky["T"]}, {}, pixels, caption=caption, asinh=True)
     return figure
 
 
-def spectra_figure(cmb: SkyMap | None, bands: Files, given: Mapping, mask: np.ndarray, caption: Mapping) -> Figure:
+def spectra_figure(
+    cmb: SkyMap | None, bands: Files, parts: Mapping[str, Files], mask: np.ndarray, caption: Mapping
+) -> Figure:
     """Draw D_l of the observed T, CMB, foregrounds and noise of every band, and of each foreground where it is there.
 
     Parameters
     ----------
     cmb, bands, caption
         As in ``sky_figure``.
-    given : mapping
+    parts : mapping
         Those that are there of ``foreground`` and ``noise``: Files of one map a band; ``component``: Files of one map a
         band and component.
     mask : array (npix,)
         Weight of each pixel.
     """
-    rows, lmax = -(-len(bands) // _COLUMNS), caption["lmax"]
-    alm = sht.analysis(cmb["T"].astype(np.float64), lmax) if cmb else None
+    rows = -(-len(bands) // _COLUMNS)
+    lmax = caption["lmax"]
+    alm = None if cmb is None else sht.analysis(cmb["T"].astype(np.float64), lmax)
     colours: dict[str, str] = {}
     with matplotlib.rc_context(STYLE):
         figure = new_figure(7.1, 0.5 + 2.0 * rows, {**caption, "f_sky": f"{f_sky(mask):.2f}"})
         axes = list(figure.subplots(rows, _COLUMNS, squeeze=False).flat)
         for axis in axes[len(bands) :]:
             axis.remove()
-        for i, (axis, known, seen) in enumerate(zip(axes, bands.items, bands, strict=False)):
-            for part, sky in _parts(known["band"], seen, cmb, alm, given):
-                ell, dl = _binned(sky * mask, min(lmax, sht.accurate_lmax(seen.nside)), f_sky(mask))
-                black = {"observed": {"color": "0.75", "lw": 3.0}, "CMB": {"color": "black"}}
+        for i, (axis, item, observed) in enumerate(zip(axes, bands.items, bands, strict=False)):
+            for part, sky in _each_part(item["band"], observed, cmb, alm, parts):
+                ell, dl = _binned(sky * mask, min(lmax, sht.accurate_lmax(observed.nside)), f_sky(mask))
+                black: dict[str, dict[str, Any]] = {
+                    "observed": {"color": "0.75", "lw": 3.0},
+                    "CMB": {"color": "black"},
+                }
                 look = black.get(part) or {"color": colours.setdefault(part, COLOURS[len(colours) % len(COLOURS)])}
                 axis.plot(ell, dl, label=part, **look)
             multipole_axis(axis, subs=(1,))  # the panels are small
-            axis.set(yscale="log", title=f"{known['band']} GHz", ylabel="" if i % _COLUMNS else dl_label(caption))
+            axis.set(yscale="log", title=f"{item['band']} GHz", ylabel="" if i % _COLUMNS else dl_label(caption))
             if i + _COLUMNS < len(bands):
                 axis.set_xlabel("")
             limit_floor(axis)
@@ -145,22 +166,22 @@ def spectra_figure(cmb: SkyMap | None, bands: Files, given: Mapping, mask: np.nd
     return figure
 
 
-def _parts(
-    name: str, seen: SkyMap, cmb: SkyMap | None, alm: np.ndarray | None, given: Mapping
+def _each_part(
+    band: str, observed: SkyMap, cmb: SkyMap | None, alm: np.ndarray | None, parts: Mapping[str, Files]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """T of what a band sees, and of each part of it after its name, one after another."""
-    yield "observed", seen["T"].astype(np.float64)
-    if cmb:
-        fwhm_arcmin = max(seen.fwhm_arcmin**2 - cmb.fwhm_arcmin**2, 0.0) ** 0.5  # beside the beam that it has
-        yield "CMB", sht.synthesis(sht.almxfl(alm, gaussian_beam(fwhm_arcmin, sht.alm_lmax(alm))), seen.nside)
+    yield "observed", observed["T"].astype(np.float64)
+    if cmb is not None and alm is not None:
+        fwhm_arcmin = max(observed.fwhm_arcmin**2 - cmb.fwhm_arcmin**2, 0.0) ** 0.5  # beside the beam that it has
+        yield "CMB", sht.synthesis(sht.almxfl(alm, gaussian_beam(fwhm_arcmin, sht.alm_lmax(alm))), observed.nside)
     for key, label in (("foreground", "foregrounds"), ("noise", "noise"), ("component", "")):
-        for i, known in enumerate(given[key].items if key in given else ()):
-            if known["band"] == name:  # of the others no file is read
-                yield label or known["component"], given[key][i]["T"].astype(np.float64)
+        for i, item in enumerate(parts[key].items if key in parts else ()):
+            if item["band"] == band:  # of the others no file is read
+                yield label or item["component"], parts[key][i]["T"].astype(np.float64)
 
 
-def _binned(sky: np.ndarray, lmax: int, seen_part: float) -> tuple[np.ndarray, np.ndarray]:
+def _binned(sky: np.ndarray, lmax: int, part: float) -> tuple[np.ndarray, np.ndarray]:
     """Multipoles and D_l of a map in logarithmic bins from l = 2."""
     edges = np.unique(np.geomspace(2, lmax + 1, 25).astype(int))
-    dl = cl_to_dl(sht.alm2cl(sht.analysis(sky, lmax))) / seen_part
+    dl = cl_to_dl(sht.alm2cl(sht.analysis(sky, lmax))) / part
     return bin_spectrum(np.arange(lmax + 1.0), edges), bin_spectrum(dl, edges)

@@ -5,6 +5,7 @@ give the same bytes.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -19,7 +20,7 @@ from cmbml.analysis.spectra import ratio, scatter
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "osD^v<>"
 SPECTRA = {"unlensed": "truth", "observed": "observed", "predicted": "predicted", "residual": "residual"}
-LOOK = {
+LOOK: dict[str, dict[str, Any]] = {
     "unlensed": {"color": "black", "ls": "-", "marker": "", "lw": 2.5},
     "observed": {"color": "#E69F00", "ls": "-", "marker": "s", "ms": 4.5},
     "predicted": {"color": "#0072B2", "ls": "-", "marker": "o"},
@@ -47,8 +48,8 @@ def spectra_figure(
     """
     with matplotlib.rc_context(STYLE):
         figure = new_figure(5.2, 4.8, caption)
-        axes = figure.subplots(2, 1, sharex=True, height_ratios=(2.4, 1))
-        draw_spectra(*axes, stacked, caption=caption, names=names, truth=truth)
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(2.4, 1))
+        draw_spectra(top, bottom, stacked, caption=caption, names=names, truth=truth)
     return figure
 
 
@@ -88,7 +89,8 @@ def loss_curves(history: Sequence[Mapping[str, float]], *, caption: Mapping) -> 
         See ``captions.describe``.
     """
     columns = {k: np.array([row[k] for row in history], float) for k in ("epoch", "train_loss", "valid_loss", "lr")}
-    epoch, valid = columns["epoch"], columns["valid_loss"]
+    epoch = columns["epoch"]
+    valid = columns["valid_loss"]
     best = int(np.nanargmin(valid))
     marker = "o" if len(epoch) <= 40 else ""
     with matplotlib.rc_context(STYLE):
@@ -157,25 +159,26 @@ def draw_histogram(
     axis.legend(ncols=2, loc="upper center")
 
 
-def draw_line(axis, x, mean, std, label, **look):
+def draw_line(axis: Axes, x: np.ndarray, mean: np.ndarray, std: np.ndarray, label: str, **look: Any) -> None:
     """Draw means with markers, and bars where there is scatter."""
-    keys = {"ms": 3, "elinewidth": 0.8, "label": label, **look}
-    axis.errorbar(x, mean, yerr=std if np.isfinite(std).any() else None, **keys)
+    style: dict[str, Any] = {"ms": 3, "elinewidth": 0.8, **look}
+    axis.errorbar(x, mean, yerr=std if np.isfinite(std).any() else None, label=label, **style)
 
 
-def _look(name: str) -> dict:
+def _look(name: str) -> dict[str, Any]:
     """Return colour and marker of a spectrum."""
     return LOOK.get(name, {"color": COLOURS[3], "ls": "-", "marker": "D"})
 
 
 def dl_label(caption: Mapping) -> str:
     """Return the label of D_l with the field and the squared unit."""
-    field = {"kappa": r"\kappa"}.get(caption.get("field"), caption.get("field", ""))
+    field = caption.get("field", "")
+    field = {"kappa": r"\kappa"}.get(field, field)
     unit = unit_label(caption, 2)
     return rf"$D_\ell^{{{field}{field}}}$" + (f" [{unit}]" if unit else "")
 
 
-def multipole_axis(axis, subs: tuple[int, ...] = (1, 2, 5)) -> None:
+def multipole_axis(axis: Axes, subs: tuple[int, ...] = (1, 2, 5)) -> None:
     """Make a logarithmic axis of multipoles, labelled with plain numbers: these, times powers of ten."""
     axis.set(xscale="log", xlabel=r"multipole $\ell$")
     axis.xaxis.set_major_locator(LogLocator(subs=subs))
@@ -183,13 +186,13 @@ def multipole_axis(axis, subs: tuple[int, ...] = (1, 2, 5)) -> None:
     axis.xaxis.set_minor_formatter(NullFormatter())
 
 
-def limit_floor(axis) -> None:
+def limit_floor(axis: Axes) -> None:
     """Keep a spectrum that is zero but for rounding from stretching a logarithmic axis: eight decades suffice."""
     low, high = axis.get_ylim()
     axis.set_ylim(max(low, 1e-8 * high), high)
 
 
-def _ratio_axis(axis) -> None:
+def _ratio_axis(axis: Axes) -> None:
     """Choose a linear axis around 1, or a logarithmic one where a ratio strays far."""
     y = np.concatenate([np.ravel(line.get_ydata()) for line in axis.lines])
     reach = 1.15 * np.fmax.reduce(np.abs(y - 1), initial=0.1)

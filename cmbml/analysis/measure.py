@@ -13,6 +13,7 @@ from cmbml.config.truth import masked
 from cmbml.core.asset import Every, Files, Item, Optional
 from cmbml.core.stage import SimStage
 from cmbml.maps.skymap import SkyMap
+from cmbml.sky.spectra import bin_edges
 
 MASK = Optional("mask", when=masked)
 
@@ -33,6 +34,11 @@ class Judged(Captioned):
         """All metrics of the job, in the order of the tables."""
         raise NotImplementedError
 
+    @property
+    def edges(self) -> np.ndarray:
+        """Bins of the spectra in figures; bin i holds edges[i] <= l < edges[i + 1]."""
+        return bin_edges(2, self.cfg.analysis.lmax + 1, self.cfg.analysis.delta_l)
+
     def note(self, line: Mapping[str, Any]) -> str:
         """Why a line of the summary is no headline, or ""."""
         return ""
@@ -45,7 +51,9 @@ class Measure(Judged, SimStage):
     splits = ("test",)
     outputs = ("metrics", "spectra")
 
-    def measured(self, spectra: dict[str, np.ndarray], **inputs: Any) -> Iterator[tuple[dict[str, Any], Any]]:
+    def measured(
+        self, spectra: dict[str, np.ndarray], *args: Any, **inputs: Any
+    ) -> Iterator[tuple[dict[str, Any], Any]]:
         """Yield what tells a row from the others, and what the functions of the metrics take; fill ``spectra``."""
         raise NotImplementedError
 
@@ -69,11 +77,11 @@ class Summary(Judged):
         caption = self.caption(split="test", sims=len(metrics), mask=mask)
         rows = [row for sky in metrics for row in sky]
         summary = tables.summarise(rows, by=self.by, judge=self.note)
-        keys = {"caption": caption | self.more(mask), "metrics": self.metrics}
+        of_tables = caption | self.more(mask)
         return (
             tables.to_rows(summary),
-            tables.to_markdown(summary, **keys),
-            tables.to_latex(summary, **keys),
+            tables.to_markdown(summary, caption=of_tables, metrics=self.metrics),
+            tables.to_latex(summary, caption=of_tables, metrics=self.metrics),
             *self.figures(summary, list(spectra), caption, mask, **inputs),
         )
 
@@ -87,6 +95,7 @@ class Summary(Judged):
         skies: list[dict[str, np.ndarray]],
         caption: dict[str, Any],
         mask: SkyMap | None,
+        *args: Any,
         **inputs: Any,
     ) -> Iterable[Figure]:
         """Figures of the spectra of all test skies."""

@@ -70,10 +70,10 @@ class Metric:
 def heading(name: str, caption: Mapping[str, Any], metrics: Iterable[Metric]) -> str:
     """Return the heading of a column: that of the metric of this name, or of one "of T", or else the name itself."""
     first, *field = name.split(" of ")
-    known = {metric.name: metric for metric in metrics}
-    if first not in known:
+    by_name = {metric.name: metric for metric in metrics}
+    if first not in by_name:
         return name
-    plain, bracket, unit = known[first].heading(caption).partition(" [")
+    plain, bracket, unit = by_name[first].heading(caption).partition(" [")
     return " of ".join([plain, *field]) + bracket + unit
 
 
@@ -116,17 +116,22 @@ def pixel_metrics(truth: np.ndarray, prediction: np.ndarray, *, mask: np.ndarray
     UserError
         If the shapes differ, no pixel is left, or a pixel that counts is not finite.
     """
-    t, p = np.asarray(truth, dtype=np.float64), np.asarray(prediction, dtype=np.float64)
+    t = np.asarray(truth, dtype=np.float64)
+    p = np.asarray(prediction, dtype=np.float64)
     if t.shape != p.shape:
         raise UserError(f"truth has shape {t.shape} and the prediction {p.shape}: bring them to one nside first")
     if mask is not None:
-        t, p = t[..., np.asarray(mask, dtype=bool)], p[..., np.asarray(mask, dtype=bool)]
+        good = np.asarray(mask, dtype=bool)
+        t = t[..., good]
+        p = p[..., good]
     if t.size == 0:
         raise UserError("the mask leaves no pixel to compare")
     error = t - p
     if not np.isfinite(error).all():
         raise UserError("truth or prediction has pixels that are not finite and that no mask excludes")
-    mse, power, span = np.mean(error**2), np.mean(t**2), np.ptp(t)
+    mse = np.mean(error**2)
+    power = np.mean(t**2)
+    span = np.ptp(t)
     nrmse = np.sqrt(mse / power) if power > 0 else np.nan
     with np.errstate(divide="ignore"):
         psnr = 10 * np.log10(np.float64(span**2) / mse) if span > 0 else np.nan

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from cmbml.analysis.captions import describe
+from cmbml.analysis.comparison import Compared
 from cmbml.analysis.metrics import Metric, heading
 from cmbml.analysis.tables import format_value
 
@@ -65,10 +67,10 @@ def bullets(lines: Iterable[str]) -> str:
 def picture(png: bytes, legend: str, caption: str = "") -> str:
     """Return a PNG file within the page, with its legend and one line of what it shows below."""
     data = base64.b64encode(png).decode()
-    said = f"{legend} {caption}." if caption else legend
+    text = f"{legend} {caption}." if caption else legend
     return (
         f'<figure><img alt="{escape(legend.split(".")[0])}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{escape(said)}</figcaption></figure>"
+        f"<figcaption>{escape(text)}</figcaption></figure>"
     )
 
 
@@ -137,5 +139,19 @@ def cost_section(costs: Sequence[Mapping[str, Any]]) -> str:
         }
         for line in costs
     ]
-    told = [table(rows), paragraph(COSTS, look="small")] if rows else [paragraph("No step has left a record of it.")]
-    return section("Time and memory", *told)
+    if not rows:
+        return section("Time and memory", paragraph("No step has left a record of it."))
+    return section("Time and memory", table(rows), paragraph(COSTS, look="small"))
+
+
+def comparison_page(job: str, compared: Compared, parts: Iterable[str]) -> str:
+    """Return the page of a comparison: what it is of, the parts of the job, and what the numbers took and come from."""
+    return page(
+        f"{job} of {compared.caption['field']}: methods on the same skies",
+        [
+            paragraph(describe(compared.caption), look="small"),
+            *parts,
+            cost_section(compared.costs),
+            section("Where the numbers come from", table(compared.origins)),
+        ],
+    )

@@ -5,20 +5,21 @@ Figures are made without pyplot, so that nothing depends on a display or on figu
 
 from collections.abc import Iterable, Mapping
 from textwrap import fill
+from typing import Any
 
 import healpy as hp
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import AsinhNorm, LinearSegmentedColormap, Normalize
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Ellipse
 
 from cmbml.analysis.captions import describe
 
 # Matplotlib's own defaults and what differs from them: the settings of whoever runs this do not show in the figures.
-STYLE = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"} | {
+STYLE: dict[Any, Any] = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"} | {
     "font.family": "DejaVu Sans",
     "mathtext.fontset": "dejavusans",
     "font.size": 8.5,
@@ -47,7 +48,7 @@ _GREY = "0.6"
 class _StyledFigure(Figure):
     """A figure that is saved in ``STYLE`` as well: ticks and layout are made only then."""
 
-    def savefig(self, *args, **kwargs) -> None:
+    def savefig(self, *args: Any, **kwargs: Any) -> None:
         with matplotlib.rc_context(STYLE):
             super().savefig(*args, **kwargs)
 
@@ -84,7 +85,8 @@ def gnomonic_pixels(nside: int, lon_deg: float, lat_deg: float, size_deg: float,
     The plane touches the sphere at (lon, lat); a point at (x, y) looks along n - x e_lon + y e_lat, so that longitude
     grows to the left. Row 0 is the south. ``size_deg`` is the length of a side, 2 tan(size / 2) in the plane.
     """
-    lon, lat = np.radians(lon_deg), np.radians(lat_deg)
+    lon = np.radians(lon_deg)
+    lat = np.radians(lat_deg)
     n = np.array([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)])
     e_lon = np.array([-np.sin(lon), np.cos(lon), 0.0])
     e_lat = np.array([-np.sin(lat) * np.cos(lon), -np.sin(lat) * np.sin(lon), np.cos(lat)])
@@ -189,7 +191,7 @@ def draw_images(
     scales : (float, float), optional
         Amplitude at which the colours of the skies end, and those of the residuals; the maps' own if not given.
     """
-    maps = {title: np.asarray(m, dtype=np.float64) for title, m in (skies | residuals).items()}
+    maps = {title: np.asarray(m, dtype=np.float64) for title, m in {**skies, **residuals}.items()}
     good = np.ones(len(next(iter(maps.values()))), dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
     limits = {title: _limit(m[good]) for title, m in maps.items()}
     for group in (skies, residuals):
@@ -204,16 +206,15 @@ def draw_images(
         axis.set_facecolor(_GREY)
         axis.set_title(title)
         shown = np.ma.masked_array(m[pixels], mask=~good[pixels])
-        keys = {"origin": "lower", "extent": extent, "cmap": colours, "interpolation": "nearest"}
         limit = limits[title]
         width = 2 * float(np.median(np.abs(m[good]))) if asinh else 0.0
         norm = AsinhNorm(width, -limit, limit) if width else Normalize(-limit, limit)
-        image = axis.imshow(shown, norm=norm, **keys)
+        image = axis.imshow(shown, norm=norm, origin="lower", extent=extent, cmap=colours, interpolation="nearest")
         if half is None:
             _ellipse(image)
         else:
             axis.set_xlabel("offset [deg]")
-        _colour_bar(axis.figure, image, caption, shrink=0.7 if half is None else 0.95)
+        _colour_bar(axis.figure, image, limit, caption, shrink=0.7 if half is None else 0.95)
 
 
 def _ellipse(image: AxesImage) -> None:
@@ -230,9 +231,8 @@ def _limit(values: np.ndarray) -> float:
     return float(f"{np.percentile(np.abs(values), 99.5):.1e}") or 1.0
 
 
-def _colour_bar(figure, image, caption, *, shrink):
+def _colour_bar(figure: Figure | SubFigure, image: AxesImage, limit: float, caption: Mapping, *, shrink: float) -> None:
     """Add a horizontal colour bar with its two ends and, in the middle, the unit."""
-    limit = image.norm.vmax
     bar = figure.colorbar(
         image, ax=image.axes, orientation="horizontal", shrink=shrink, aspect=28, pad=0.03, extend="both"
     )

@@ -1,7 +1,8 @@
 """Tables of metrics: mean and scatter over the skies of a split, as rows for a CSV file, Markdown and LaTeX."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -55,6 +56,11 @@ def summarise(
     return summary
 
 
+def notes(summary: Iterable[Mapping]) -> dict[str, str]:
+    """Return name of a method -> why it is no headline, or ""."""
+    return {line["method"]: line["note"] for line in summary}
+
+
 def format_value(mean: float, std: float, *, pm: str = "±", times: str = "e{}") -> str:
     """Write ``mean ± std`` with two significant digits of the std, or the mean alone with four.
 
@@ -64,14 +70,15 @@ def format_value(mean: float, std: float, *, pm: str = "±", times: str = "e{}")
         return "-"
     if math.isinf(mean):
         return "inf" if mean > 0 else "-inf"
-    known = math.isfinite(std)
-    size = max(abs(mean), std if known else 0.0)
+    scattered = math.isfinite(std)
+    size = max(abs(mean), std if scattered else 0.0)
     power = 0 if size == 0 or _PLAIN[0] <= size < _PLAIN[1] else math.floor(math.log10(size))
-    mean, std = mean / 10.0**power, std / 10.0**power
-    digits, scale = (2, std) if known and std > 0 else (4, abs(mean))
+    mean /= 10.0**power
+    std /= 10.0**power
+    digits, scale = (2, std) if scattered and std > 0 else (4, abs(mean))
     decimals = _decimals(scale, digits) if scale > 0 else digits - 1
     decimals = min(decimals, _decimals(mean, _DIGITS)) if mean != 0 else decimals
-    text = f"{mean:.{decimals}f} {pm} " + (f"{std:.{decimals}f}" if known else "-")
+    text = f"{mean:.{decimals}f} {pm} " + (f"{std:.{decimals}f}" if scattered else "-")
     return f"({text}){times.format(power)}" if power else text
 
 
@@ -84,7 +91,7 @@ def to_rows(summary: Sequence[Mapping]) -> list[dict]:
     """Return the summary as flat rows for a CSV file: a mean and a std column for each metric, the note in words."""
     rows = []
     for line in summary:
-        row = {}
+        row: dict[str, Any] = {}
         for name, value in line.items():
             row |= {f"{name}_mean": value[0], f"{name}_std": value[1]} if isinstance(value, tuple) else {name: value}
         rows.append(row)
@@ -139,7 +146,17 @@ def judged_text(metrics: Sequence[Metric]) -> str:
     return ", ".join(metric.label or metric.name for metric in metrics if metric.judged)
 
 
-def _cells(summary, caption, metrics, *, strike, mark, pm="±", times="e{}", escape=str):
+def _cells(
+    summary: Sequence[Mapping],
+    caption: Mapping,
+    metrics: Sequence[Metric],
+    *,
+    strike: str,
+    mark: str,
+    pm: str = "±",
+    times: str = "e{}",
+    escape: Callable[[str], str] = str,
+) -> tuple[list[str], list[list[str]], list[tuple[int, str]]]:
     """Return header, lines of cells, and numbered notes; equal notes share a number."""
     names = [name for name in summary[0] if name != "note"]
     notes = list(dict.fromkeys(line["note"] for line in summary if line["note"]))

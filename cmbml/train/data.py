@@ -158,7 +158,8 @@ class Patches:
         cycle, place = divmod(epoch, len(self.pairs))
         for sky, before in enumerate(self.orientation):
             order = rng_for("train/orientation", seed, cycle, sky).permutation(len(self.pairs))
-            self.orientation[sky] = now = int(order[place])
+            now = int(order[place])
+            self.orientation[sky] = now
             if self.kind == "harmonic" and now != before:
                 self._load(sky)
 

@@ -4,6 +4,7 @@ A method whose prediction was made with what no observer has (the truth of the t
 stands in the tables and among the spectra, and is told from those that see the observations alone.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
 from cmbml.analysis import compare, compare_figures, comparison, tables
-from cmbml.analysis.captions import inside
+from cmbml.analysis.captions import good_pixels
 from cmbml.analysis.cleaning import report as clean_report
 from cmbml.analysis.cleaning.figures import cleaned_spectra
 from cmbml.analysis.cleaning.measure import Cleaning, Measure
@@ -26,11 +27,8 @@ from cmbml.core.errors import UserError
 from cmbml.core.provenance import changes, flatten
 from cmbml.maps.skymap import SkyMap
 from cmbml.sky.instrument import read_instrument
-from cmbml.sky.spectra import bin_edges
 
 TRUTH = {"lensed_alm", "unlensed_alm", "cmb_map", "foreground", "noise"}  # what no observer has
-
-
 STEPS = tuple(Record(asset, optional=True) for asset in ("model", "prediction", "band"))
 PICTURES = ("spectra", "boxes")
 
@@ -106,79 +104,83 @@ class Comparing(Cleaning, compare.Comparing):
     ) -> clean_report.Compared:
         """All that the tables hold."""
         results = self.results(metrics, metrics_record)
-        reference = self.cfg.compare.reference
-        models, predictions, obs = map(_of_methods, (model_record, prediction_record, band_record))
-        self._same_dataset([record for _, record in obs])
+        models = _of_methods(model_record)
+        predictions = _of_methods(prediction_record)
+        observations = list(band_record)
+        self._same_dataset(observations)
         bands: dict[int, list[str]] = {}
-        for _, record in obs:
+        for record in observations:
             bands.setdefault(record["item"]["sim"], []).append(record["fingerprint"])
-        own = {name: [record for method, record in predictions if method == name] for name in self.methods}
-        comparison.same_observations(own, bands, self.again)
+        by_method = {name: [record for method, record in predictions if method == name] for name in self.methods}
+        comparison.same_observations(by_method, bands, self.again)
         rows = {name: result.rows for name, result in results.items()}
         self._same_area(rows)
         order = {name: i for i, name in enumerate(self.methods)}
         steps = sorted(models + predictions, key=lambda pair: order[pair[0]])
-        made = {
-            name: comparison.origin(records[0])["commit"] if records else "unknown" for name, records in own.items()
-        }
-        measured = {name: comparison.origin(result.records[0]) for name, result in results.items()}
         return clean_report.Compared(
             caption=self.methods_caption(mask),
             metrics=self.metrics,
-            reference=reference,
+            reference=self.cfg.compare.reference,
             headline=self.headline,
             beam=f"{self.cfg.analysis.fwhm_arcmin:.4g} arcmin, to l = {self.cfg.analysis.lmax}",
-            baselines=[name for name in self.methods if any(map(_sees_truth, own[name]))],
+            baselines=[name for name in self.methods if any(map(_sees_truth, by_method[name]))],
             summary=tables.summarise([row for name in self.methods for row in rows[name]], by=self.by),
-            paired=self._differences(rows, reference),
+            paired=self.all_differences(rows),
             costs=comparison.costs(steps),
-            origins=[
-                {"method": name, "made by commit": made[name], "measured by commit": known["commit"],
-                 "packages": known["packages"]}
-                for name, known in measured.items()
-            ],
-        )  # fmt: skip
+            origins=[_origin(result, by_method[name]) for name, result in results.items()],
+        )
 
-    def _same_area(self, rows: Mapping[str, list]) -> None:
+    def _same_area(self, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         """Refuse methods without numbers for the area that counts."""
-        lacking = [name for name, own in rows.items() if not any(self.headline.items() <= row.items() for row in own)]
+        headline = self.headline.items()
+        lacking = [
+            name for name, rows_of_method in rows.items() if not any(headline <= row.items() for row in rows_of_method)
+        ]
         if lacking:
             raise UserError(
                 f"The results of {', '.join(lacking)} are of the full sky, and this command has a mask"
                 f" (mask.kind={self.cfg.mask.kind}); repeat {self.again.format(method=lacking[0])}, or say mask=none."
             )
 
-    def _same_dataset(self, obs: Sequence[Mapping[str, Any]]) -> None:
+    def _same_dataset(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Refuse a command whose words are not those with which the observations were made."""
-        mine = flatten(OmegaConf.to_container(self.cfg, resolve=True))
-        for record in obs:
-            theirs = {key: value for key, value in record["settings"].items() if key in mine}
-            different = changes(theirs, {key: mine[key] for key in theirs})
+        here = flatten(OmegaConf.to_container(self.cfg, resolve=True))
+        for record in records:
+            there = {key: value for key, value in record["settings"].items() if key in here}
+            different = changes(there, {key: here[key] for key in there})
             if different:
                 raise UserError(
                     f"The dataset {self.cfg.dataset} was made with other settings than this command has"
                     f" ({', '.join(different)}); give it the words with which the dataset was made."
                 )
 
-    def _differences(self, rows: Mapping[str, list], reference: str) -> list[dict]:
-        """Paired differences to the reference for each field, form and area: the headline's first."""
-        fields = list(dict.fromkeys(row["field"] for row in rows[reference]))
-        areas = list(dict.fromkeys((self.headline["area"], "full")))
-        notes, lines = dict.fromkeys(rows, ""), []
-        for area, form, field in ((area, form, field) for area in areas for form in FORMS for field in fields):
+    def all_differences(self, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+        """Paired differences from the reference for each field, form and area: the headline's first."""
+        fields = dict.fromkeys(row["field"] for row in rows[self.cfg.compare.reference])
+        areas = dict.fromkeys((self.headline["area"], "full"))
+        notes = dict.fromkeys(rows, "")
+        lines: list[dict[str, Any]] = []
+        for area, form, field in itertools.product(areas, FORMS, fields):
             where = {"field": field, "form": form, "area": area}
-            metrics = [metric.name for metric in self.metrics if metric.pairs and metric.shown_in(form)]
-            rng = self.rng("compare", self.cfg.dataset, *where.values())
-            keys = {"metrics": metrics, "where": where, "rng": rng, "notes": notes}
-            lines += [
-                {"method": line["method"], **where, **line} for line in comparison.paired(rows, reference, **keys)
-            ]
+            pairs = self.differences(rows, where, notes, field, form, area)
+            lines += [{"method": line["method"], **where, **line} for line in pairs]
         return lines
 
 
-def _of_methods(files: Files) -> list[tuple[str, dict]]:
-    """Pairs (name of the method, sidecar); a file of the dataset belongs to none."""
-    return [(item.get("method", ""), record) for item, record in zip(files.items, files, strict=True)]
+def _of_methods(files: Files) -> list[tuple[str, Mapping[str, Any]]]:
+    """Pairs (name of the method, sidecar)."""
+    return [(item["method"], record) for item, record in zip(files.items, files, strict=True)]
+
+
+def _origin(result: comparison.Result, predictions: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Where the numbers of a method come from; nobody knows who made a prediction without a sidecar."""
+    measured = comparison.origin(result.records[0])
+    return {
+        "method": result.method,
+        "made by commit": comparison.origin(predictions[0])["commit"] if predictions else "unknown",
+        "measured by commit": measured["commit"],
+        "packages": measured["packages"],
+    }
 
 
 def _sees_truth(record: Mapping[str, Any]) -> bool:
@@ -198,18 +200,19 @@ class Compare(Comparing, compare.Compare):
     ) -> tuple[Figure, Figure]:
         """Spectra, and boxes of the metrics."""
         values = clean_report.boxes(compared, [row for sky in metrics for row in sky])
-        caption = {**compared.caption, **compared.words(*self.headline.values())}
+        caption = {**compared.caption, **compared.entries(**self.headline)}
         boxes = compare_figures.box_figure(values, caption=caption, order=self.methods, metrics=self.metrics)
         return self._spectra(spectra, compared), boxes
 
     def _spectra(self, cls: Files, compared: clean_report.Compared) -> Figure:
-        a, area = self.cfg.analysis, self.headline["area"]
-        edges, stacked = bin_edges(2, a.lmax + 1, a.delta_l), {}
+        area = self.headline["area"]
+        stacked: dict[str, dict[str, dict[str, np.ndarray]]] = {}
         for name in self.methods:
-            skies = [file.read() for file, i in zip(cls.files, cls.items, strict=True) if i["method"] == name]
+            pairs = zip(cls.files, cls.items, strict=True)
+            skies = [file.read() for file, item in pairs if item["method"] == name]
             for field in dict.fromkeys(key.partition("_")[0] for key in skies[0]):
-                own = stack(of_method(skies, f"{field}_{area}"), edges)
-                stacked.setdefault(field, {})[name] = own
+                spectra = stack(of_method(skies, f"{field}_{area}"), self.edges)
+                stacked.setdefault(field, {})[name] = spectra
         caption = {
             **compared.caption,
             "spectra": "beam-deconvolved" + (", of the masked maps" if area == "mask" else ""),
@@ -217,7 +220,7 @@ class Compare(Comparing, compare.Compare):
         return cleaned_spectra(stacked, caption=caption, baselines=compared.baselines)
 
 
-class Panels(Comparing, compare.Panels):
+class Panels(compare.Panels, Comparing):
     """Maps of the methods for the test sky `compare.sim`, at the common beam: the whole sphere and a zoomed patch."""
 
     inputs = (Every("prediction"), Record("prediction", optional=True), "cmb_map", "lensed_alm", MASK)
@@ -226,10 +229,6 @@ class Panels(Comparing, compare.Panels):
     def items(self) -> Iterable[Item]:
         """One test sky, and each field of it."""
         return [{"split": "test", "sim": self.cfg.compare.sim, "shown": x} for x in self.field]
-
-    def found(self, asset: str) -> Iterable[Item]:
-        """Results of every method for that sky."""
-        return compare.Panels.found(self, asset)
 
     def shown(
         self,
@@ -240,11 +239,11 @@ class Panels(Comparing, compare.Panels):
         cmb_map: SkyMap,
         lensed_alm: dict[str, np.ndarray],
         mask: SkyMap | None = None,
-    ) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, Any]]:
+    ) -> compare.Shown:
         """Truth and the maps of the methods, without the baselines if there is more."""
         a = self.cfg.analysis
         shown = item["shown"]
-        good = np.ones(cmb_map.data.shape[-1], dtype=bool) if mask is None else inside(mask)
+        good = good_pixels(mask, cmb_map.data.shape[-1])
         baselines = {name for name, record in _of_methods(prediction_record) if _sees_truth(record)}
         baselines = baselines if len(baselines) < len(self.methods) else set()
         fields = next(pair for pair in together(self.field) if shown in pair)
@@ -263,7 +262,7 @@ class Panels(Comparing, compare.Panels):
             "fwhm_arcmin": round(beam, 2),
             "lmax": a.lmax,
         }
-        return truth[fields.index(shown)], maps, {"caption": caption, "mask": good}
+        return compare.Shown(truth[fields.index(shown)], maps, caption, good)
 
 
 class Report(Comparing, compare.Report):

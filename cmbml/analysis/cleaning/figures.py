@@ -1,6 +1,7 @@
 """Figures of a cleaned map, from the blocks of ``projections`` and ``figures``: one row or column a field."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import healpy as hp
 import matplotlib
@@ -23,7 +24,8 @@ from cmbml.analysis.spectra import ratio, scatter
 
 SPECTRA = {"truth": "truth", "prediction": "predicted", "residual": "residual"}
 # Amplitude of the colours of the sky and of the difference: uK of T, multiples of the truth's rms of other fields.
-T_SCALES, SCALES = (500.0, 120.0), (4.0, 1.0)
+T_SCALES = (500.0, 120.0)
+SCALES = (4.0, 1.0)
 
 
 def sky_figure(
@@ -48,27 +50,38 @@ def sky_figure(
     zoom : (float, float, float), optional
         Longitude, latitude and side in degrees of a patch, drawn in gnomonic projection; else the whole sphere.
     """
-    nside, columns = hp.npix2nside(len(mask)), 3 if len(next(iter(skies.values()))) == 2 else 1
-    height, more = 1.6, {}
-    if zoom:
-        height, more = 2.75, {"centre": f"(l, b) = ({zoom[0]:g}°, {zoom[1]:g}°)"}
-    pixels = gnomonic_pixels(nside, *zoom) if zoom else mollweide_pixels(nside)
+    nside = hp.npix2nside(len(mask))
+    columns = 3 if len(next(iter(skies.values()))) == 2 else 1
+    if zoom is None:
+        height = 1.6
+        heading = caption
+        half = None
+        pixels = mollweide_pixels(nside)
+    else:
+        lon, lat, size = zoom
+        height = 2.75
+        heading = {**caption, "centre": f"(l, b) = ({lon:g}°, {lat:g}°)"}
+        half = size / 2
+        pixels = gnomonic_pixels(nside, lon, lat, size)
     with matplotlib.rc_context(STYLE):
-        figure = new_figure(max(2.37 * columns, 4.2), 0.4 + height * len(skies), {**caption, **more})
+        figure = new_figure(max(2.37 * columns, 4.2), 0.4 + height * len(skies), heading)
         rows = figure.subplots(len(skies), columns, squeeze=False)
         for axes, (field, maps) in zip(rows, skies.items(), strict=True):
             name = f"{field}, " if len(skies) > 1 else ""
             shown = dict(zip((f"{name}truth", f"{name}predicted")[-len(maps) :], maps, strict=True))
             difference = {f"{name}predicted − truth": maps[1] - maps[0]} if len(maps) == 2 else {}
-            keys = {"caption": caption, "half": zoom[2] / 2 if zoom else None, "scales": _scales(field, maps[0][mask])}
-            draw_images(axes, shown, difference, pixels, mask, **keys)
+            scales = _scales(field, maps[0][mask])
+            draw_images(axes, shown, difference, pixels, mask, caption=caption, half=half, scales=scales)
     return figure
 
 
 def _scales(field: str, sky: np.ndarray) -> tuple[float, float]:
     """Amplitude of the colours of a field and of its difference."""
+    if field == "T":
+        return T_SCALES
     rms = float(np.sqrt(np.mean(sky**2))) or 1.0
-    return T_SCALES if field == "T" else tuple(float(f"{n * rms:.1e}") for n in SCALES)
+    of_sky, of_difference = SCALES
+    return float(f"{of_sky * rms:.1e}"), float(f"{of_difference * rms:.1e}")
 
 
 def left_figure(left: Mapping[str, np.ndarray], *, caption: Mapping, mask: np.ndarray) -> Figure:
@@ -98,8 +111,8 @@ def spectra_figure(stacked: Mapping[str, Mapping[str, np.ndarray]], *, caption: 
     with matplotlib.rc_context(STYLE):
         figure = new_figure(5.2 if len(stacked) == 1 else 3.4 * len(stacked), 4.8, caption)
         axes = figure.subplots(2, len(stacked), sharex=True, height_ratios=(2.4, 1), squeeze=False)
-        for column, (field, own) in zip(axes.T, stacked.items(), strict=True):
-            draw_spectra(*column, own, caption={**caption, "field": field}, names=SPECTRA, truth="truth")
+        for (top, bottom), (field, spectra) in zip(axes.T, stacked.items(), strict=True):
+            draw_spectra(top, bottom, spectra, caption={**caption, "field": field}, names=SPECTRA, truth="truth")
     return figure
 
 
@@ -122,19 +135,23 @@ def cleaned_spectra(
         figure = new_figure(5.2 if len(stacked) == 1 else 3.4 * len(stacked), 6.2, caption)
         grid = figure.subplots(3, len(stacked), sharex=True, height_ratios=(1.7, 1, 1.2), squeeze=False)
         for (top, middle, bottom), (field, methods) in zip(grid.T, stacked.items(), strict=True):
-            ell, truth = (next(iter(methods.values()))[name] for name in ("ell", "truth"))
+            first = next(iter(methods.values()))
+            ell = first["ell"]
             to_dl = ell * (ell + 1) / (2 * np.pi)
-            draw_line(top, ell, *scatter(to_dl * truth), "truth", **LOOK["truth"])
-            levels, kept = [], []
-            for i, (name, own) in enumerate(methods.items()):
-                look = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+            draw_line(top, ell, *scatter(to_dl * first["truth"]), "truth", **LOOK["truth"])
+            levels: list[float] = []
+            kept: list[float] = []
+            for i, (name, spectra) in enumerate(methods.items()):
+                look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
                 look |= {"ls": ":", "markerfacecolor": "white"} if name in baselines else {}
-                draw_line(top, ell, *scatter(to_dl * own["prediction"]), name, **look)
-                transfer, left = (scatter(ratio(own, kind, truth="truth")) for kind in ("cross", "residual"))
+                draw_line(top, ell, *scatter(to_dl * spectra["prediction"]), name, **look)
+                transfer = scatter(ratio(spectra, "cross", truth="truth"))
+                residual = scatter(ratio(spectra, "residual", truth="truth"))
                 draw_line(middle, ell, *transfer, name, **look)
-                draw_line(bottom, ell, *left, name, **look)
+                draw_line(bottom, ell, *residual, name, **look)
                 if name not in baselines or len(baselines) == len(methods):
-                    levels, kept = [*levels, *left[0]], [*kept, *transfer[0]]
+                    levels.extend(residual[0])
+                    kept.extend(transfer[0])
             middle.axhline(1, color="black", lw=0.8)
             top.set(yscale="log", ylabel=dl_label({**caption, "field": field}))
             limit_floor(top)

@@ -1,14 +1,14 @@
 """The stages that measure one method of cleaning; they read predictions and truth as assets and know no method."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
 from cmbml.analysis import measure
-from cmbml.analysis.captions import foregrounds_text, inside
+from cmbml.analysis.captions import foregrounds_text, good_pixels
 from cmbml.analysis.cleaning import figures as cleaning_figures
 from cmbml.analysis.cleaning import metrics
 from cmbml.analysis.cleaning.metrics import (
@@ -28,7 +28,6 @@ from cmbml.core.asset import Item, Optional
 from cmbml.core.errors import UserError
 from cmbml.core.stage import SimStage, Stage
 from cmbml.maps.skymap import SkyMap
-from cmbml.sky.spectra import bin_edges
 
 
 class Cleaning(Judged):
@@ -66,7 +65,9 @@ class Cleaning(Judged):
 
     def seen_part(self, mask: SkyMap | None) -> dict[str, str]:
         """How much of the sky counts; nothing for the full sky."""
-        return {} if mask is None else {"mask": f"leaves {inside(mask).mean():.0%} of the sky"}
+        if mask is None:
+            return {}
+        return {"mask": f"leaves {good_pixels(mask, len(mask['mask'])).mean():.0%} of the sky"}
 
 
 class OfTruth(Stage):
@@ -108,15 +109,16 @@ class Measure(Cleaning, OfTruth, measure.Measure):
             raise UserError(f"The prediction has nside {prediction.nside} where {self.cfg.sky.nside} is needed.")
         a = self.cfg.analysis
         areas = ({} if mask is None else {"mask": mask["mask"]}) | {"full": None}
-        every = np.ones(prediction.data.shape[-1], dtype=bool)
+        npix = prediction.data.shape[-1]
         for fields in together(prediction.fields):
             for area, weight in areas.items():
-                good = every if weight is None else inside(mask)
+                good = good_pixels(None if weight is None else mask, npix)
                 forms = in_forms(prediction, cmb_map, lensed_alm, fields, good, fwhm_arcmin=a.fwhm_arcmin, lmax=a.lmax)
                 truth, error, fwhm_arcmin = forms["spectra"]
                 cls = error_spectra(truth, error, fields, fwhm_arcmin=fwhm_arcmin, lmax=a.lmax, mask=weight)
-                spectra |= {f"{x}_{area}/{name}": cl for x, own in cls.items() for name, cl in own.items()}
-                total = {name: sum(own[name] for own in cls.values()) for name in cls[next(iter(cls))]}
+                spectra |= {f"{x}_{area}/{name}": cl for x, by_name in cls.items() for name, cl in by_name.items()}
+                names = next(iter(cls.values()))
+                total = {name: np.sum([by_name[name] for by_name in cls.values()], axis=0) for name in names}
                 for i, field in enumerate(fields):
                     for form in FORMS:
                         t, e, beam = forms[form]
@@ -146,7 +148,7 @@ class Pictures(Cleaning, SimStage):
         Optional("cmb_map", "lensed_alm", when=has_truth),
         measure.MASK,
     )
-    outputs = ("skies_png", "zoom_png", "residual_png")
+    outputs: ClassVar[tuple[str, ...]] = ("skies_png", "zoom_png", "residual_png")
     uses = (*Cleaning.caption_keys, "analysis.zoom")
     reads = ("splits", "analysis.pictures", "mask.kind")
     memory = "1 item + 40 MB"
@@ -159,7 +161,7 @@ class Pictures(Cleaning, SimStage):
         """Make no histogram where there is no truth."""
         super().__init__(config)
         if not has_truth(self.cfg):
-            self.outputs = self.outputs[:2]
+            self.outputs = self.outputs[:2]  # type: ignore[misc]  # of this stage alone settings say what it makes
 
     def run(
         self,
@@ -171,10 +173,11 @@ class Pictures(Cleaning, SimStage):
         mask: SkyMap | None = None,
     ) -> tuple[Figure, ...]:
         """Three figures, or two."""
-        good = np.ones(prediction.data.shape[-1], dtype=bool) if mask is None else inside(mask)
-        skies, errors = {}, {}
+        good = good_pixels(mask, prediction.data.shape[-1])
+        skies: dict[str, tuple[np.ndarray, ...]] = {}
+        errors: dict[str, np.ndarray] = {}
         for fields in together(prediction.fields):
-            if cmb_map is not None:
+            if cmb_map is not None and lensed_alm is not None:
                 truth, error, _ = at_own_beam(prediction, cmb_map, lensed_alm, fields, good, lmax=prediction.lmax)
                 skies |= {x: (truth[i], truth[i] + error[i]) for i, x in enumerate(fields)}
                 errors |= dict(zip(fields, error, strict=True))
@@ -182,11 +185,14 @@ class Pictures(Cleaning, SimStage):
                 skies |= {x: (prediction[x].astype(np.float64),) for x in fields}
         if cmb_map is None and "T" in skies:
             skies["T"] = (without_dipole(skies["T"][0], good),)
-        beam = {"fwhm_arcmin": round(prediction.fwhm_arcmin, 2), "lmax": prediction.lmax}
-        keys = {"caption": self.caption(**item, **beam, mask=mask), "mask": good}
-        zoom = tuple(self.cfg.analysis.zoom)
-        drawn = (cleaning_figures.sky_figure(skies, **keys), cleaning_figures.sky_figure(skies, zoom=zoom, **keys))
-        return (*drawn, cleaning_figures.residual_figure(errors, **keys)) if cmb_map is not None else drawn
+        fwhm_arcmin = round(prediction.fwhm_arcmin, 2)
+        caption = self.caption(**item, fwhm_arcmin=fwhm_arcmin, lmax=prediction.lmax, mask=mask)
+        lon, lat, size = self.cfg.analysis.zoom
+        whole = cleaning_figures.sky_figure(skies, caption=caption, mask=good)
+        patch = cleaning_figures.sky_figure(skies, caption=caption, mask=good, zoom=(lon, lat, size))
+        if cmb_map is None:
+            return whole, patch
+        return whole, patch, cleaning_figures.residual_figure(errors, caption=caption, mask=good)
 
 
 class ResidualPictures(Cleaning, SimStage):
@@ -209,7 +215,7 @@ class ResidualPictures(Cleaning, SimStage):
 
     def run(self, item: Item, *, residuals: SkyMap, mask: SkyMap | None = None) -> Figure:
         """One figure."""
-        good = np.ones(residuals.data.shape[-1], dtype=bool) if mask is None else inside(mask)
+        good = good_pixels(mask, residuals.data.shape[-1])
         caption = self.caption(**item, fwhm_arcmin=round(residuals.fwhm_arcmin, 2), mask=mask)
         maps = {x: residuals[x].astype(np.float64) for x in residuals.fields}
         maps = {x: without_dipole(m, good) if x[0] == "T" else m for x, m in maps.items()}
@@ -262,9 +268,8 @@ class Summary(Cleaning, OfTruth, measure.Summary):
         """Spectra of every field."""
         a = self.cfg.analysis
         area = "full" if mask is None else "mask"
-        edges = bin_edges(2, a.lmax + 1, a.delta_l)
         fields = dict.fromkeys(key.partition("_")[0] for key in skies[0])
-        stacked = {x: stack(of_method(skies, f"{x}_{area}"), edges) for x in fields}
+        stacked = {x: stack(of_method(skies, f"{x}_{area}"), self.edges) for x in fields}
         caption = {**caption, "lmax": a.lmax, **spectra_text(mask)}
         return (cleaning_figures.spectra_figure(stacked, caption=caption),)
 

@@ -64,16 +64,16 @@ def truth_maps(
         if name not in alms:
             raise UserError(f"The truth has no {name}, and {','.join(fields)} cannot be measured without it.")
     lmax = min(lmax, sht.alm_lmax(alms[needed[0]]))
-    own = np.stack([sht.truncate(alms[name], lmax).astype(np.complex128) for name in needed])
-    seen = sht.almxfl(own, beam_ratio(fwhm_arcmin, to_fwhm_arcmin, lmax))
-    return sht.synthesis(seen, nside, spin=_spin(fields))
+    alm = np.stack([sht.truncate(alms[name], lmax).astype(np.complex128) for name in needed])
+    smoothed = sht.almxfl(alm, beam_ratio(fwhm_arcmin, to_fwhm_arcmin, lmax))
+    return sht.synthesis(smoothed, nside, spin=_spin(fields))
 
 
 def without_dipole(m: np.ndarray, good: np.ndarray) -> np.ndarray:
     """Return a map (..., npix), RING, less the monopole and dipole that fit its good pixels best, bool (npix,)."""
     shapes = np.stack([np.ones(m.shape[-1]), *hp.pix2vec(hp.npix2nside(m.shape[-1]), np.arange(m.shape[-1]))])
-    seen = shapes[:, good]
-    return m - np.linalg.solve(seen @ seen.T, seen @ m[..., good].T).T @ shapes
+    inside = shapes[:, good]
+    return m - np.linalg.solve(inside @ inside.T, inside @ m[..., good].T).T @ shapes
 
 
 def _settled(m: np.ndarray, fields: Sequence[str], good: np.ndarray) -> np.ndarray:
@@ -114,13 +114,24 @@ def at_own_beam(
         prediction is smoothed to it, its masked pixels replaced by the truth, which errs beside the border.
     """
     fwhm_arcmin = max(prediction.fwhm_arcmin, cmb.fwhm_arcmin)
-    keys = {"nside": prediction.nside, "fwhm_arcmin": cmb.fwhm_arcmin, "to_fwhm_arcmin": fwhm_arcmin, "lmax": lmax}
-    truth = truth_maps(alms, fields, **keys)
+    truth = truth_maps(
+        alms,
+        fields,
+        nside=prediction.nside,
+        fwhm_arcmin=cmb.fwhm_arcmin,
+        to_fwhm_arcmin=fwhm_arcmin,
+        lmax=lmax,
+    )
     error = _settled(prediction.select(fields).astype(np.float64) - truth, fields, good)
     if fwhm_arcmin > prediction.fwhm_arcmin:
-        keys = {"fwhm_arcmin": prediction.fwhm_arcmin, "to_fwhm_arcmin": fwhm_arcmin, "lmax": lmax}
-        seen = common_form(truth + np.where(good, error, 0), spin=_spin(fields), **keys)
-        error = _settled(seen - truth, fields, good)
+        smooth = common_form(
+            truth + np.where(good, error, 0),
+            fwhm_arcmin=prediction.fwhm_arcmin,
+            to_fwhm_arcmin=fwhm_arcmin,
+            lmax=lmax,
+            spin=_spin(fields),
+        )
+        error = _settled(smooth - truth, fields, good)
     return _settled(truth, fields, good), error, fwhm_arcmin
 
 
@@ -156,15 +167,18 @@ def in_forms(
             f" {fwhm_arcmin:g}; widen analysis.fwhm_arcmin for all methods, to {prediction.fwhm_arcmin:g} at least."
         )
     truth = partial(truth_maps, alms, fields, nside=prediction.nside, fwhm_arcmin=cmb.fwhm_arcmin)
-    given = prediction, cmb, alms, fields, good
-    native, whole = (at_own_beam(*given, lmax=end) for end in (prediction.lmax, max(prediction.lmax, lmax)))
+    native = at_own_beam(prediction, cmb, alms, fields, good, lmax=prediction.lmax)
+    whole = at_own_beam(prediction, cmb, alms, fields, good, lmax=max(prediction.lmax, lmax))
     common = max(fwhm_arcmin, cmb.fwhm_arcmin)
-    keys = {"to_fwhm_arcmin": common, "lmax": lmax}
-    smooth = common_form(whole[1], fwhm_arcmin=whole[2], mask=good, spin=_spin(fields), **keys)
-    seen = set(fields) <= set(cmb.fields)
-    sharp = cmb.select(fields).astype(np.float64) if seen else truth(to_fwhm_arcmin=cmb.fwhm_arcmin, lmax=cmb.lmax)
+    smooth = common_form(
+        whole[1], fwhm_arcmin=whole[2], to_fwhm_arcmin=common, lmax=lmax, mask=good, spin=_spin(fields)
+    )
+    if set(fields) <= set(cmb.fields):
+        sharp = cmb.select(fields).astype(np.float64)
+    else:
+        sharp = truth(to_fwhm_arcmin=cmb.fwhm_arcmin, lmax=cmb.lmax)
     differences = {
-        "common": (truth(**keys), smooth, common),
+        "common": (truth(to_fwhm_arcmin=common, lmax=lmax), smooth, common),
         "unsmoothed": (sharp, prediction.select(fields) - sharp, cmb.fwhm_arcmin),
     }
     forms = {name: (_settled(t, fields, good), _settled(e, fields, good), b) for name, (t, e, b) in differences.items()}
@@ -219,7 +233,8 @@ def error_spectra(
     """
     weight = 1.0 if mask is None else mask.astype(np.float64)
     spin = _spin(fields)
-    t, e = (deconvolved_alm(m * weight, fwhm_arcmin=fwhm_arcmin, lmax=lmax, spin=spin) for m in (truth, error))
+    t = deconvolved_alm(truth * weight, fwhm_arcmin=fwhm_arcmin, lmax=lmax, spin=spin)
+    e = deconvolved_alm(error * weight, fwhm_arcmin=fwhm_arcmin, lmax=lmax, spin=spin)
     pairs = {"truth": (t, t), "prediction": (t + e, t + e), "residual": (e, e), "cross": (t + e, t)}
     cls = {name: sht.alm2cl(*pair) / (1.0 if mask is None else f_sky(mask)) for name, pair in pairs.items()}
     return {x: {name: cl[i] for name, cl in cls.items()} for i, x in enumerate("EB" if spin else fields)}

@@ -8,19 +8,16 @@ from typing import Any
 import numpy as np
 
 from cmbml.analysis import comparison
-from cmbml.analysis.captions import describe
 from cmbml.analysis.metrics import Metric, directions
 from cmbml.analysis.page import (
     DIFFERENCES,
     bullets,
-    cost_section,
+    comparison_page,
     difference_table,
     metric_table,
-    page,
     paragraph,
     picture,
     section,
-    table,
 )
 from cmbml.analysis.tables import format_value
 
@@ -87,19 +84,19 @@ class Compared(comparison.Compared):
         """The summary, each line with its kind."""
         return [{"method": line["method"], "kind": self.kind(line["method"]), **line} for line in self.summary]
 
-    def words(self, form: str, area: str) -> dict[str, str]:
+    def entries(self, form: str, area: str) -> dict[str, str]:
         """Entries of ``captions.describe`` for one form and area."""
-        told = {
+        maps = {
             "common": f"at {self.beam}",
             "unsmoothed": "as they are, truth without a beam",
             "native": "as they are, truth with the beam of each",
         }
-        return {"maps": told[form], "area": "full sky" if area == "full" else "what the mask leaves"}
+        return {"maps": maps[form], "area": "full sky" if area == "full" else "what the mask leaves"}
 
     def parts(self) -> list[tuple[str, str]]:
         """Pairs (form, area) of the tables, the headline first."""
         pairs = list(dict.fromkeys((line["form"], line["area"]) for line in self.summary))
-        head = self.headline["form"], self.headline["area"]
+        head = (self.headline["form"], self.headline["area"])
         return sorted(pairs, key=lambda pair: (pair != head, pair[1] != head[1], list(FORM_TEXTS).index(pair[0])))
 
     def shown(self, form: str) -> list[Metric]:
@@ -113,23 +110,22 @@ class Compared(comparison.Compared):
 
     def lines(self, form: str, area: str) -> list[dict[str, Any]]:
         """Lines of one table: what tells them apart, the metrics that belong to the form, and the note."""
-        own = [line for line in self.marked if (line["form"], line["area"]) == (form, area)]
+        lines = [line for line in self.marked if (line["form"], line["area"]) == (form, area)]
         names = (*self.labels(form, area), "n", *(metric.name for metric in self.shown(form)), "note")
-        return [{name: line[name] for name in names} for line in own]
+        return [{name: line[name] for name in names} for line in lines]
 
     def differences(self, form: str, area: str) -> list[dict[str, Any]]:
         """Paired differences of one form and area."""
-        own = [line for line in self.paired if (line["form"], line["area"]) == (form, area)]
-        drop = {"form", "area", *(["field"] if len({line["field"] for line in own}) == 1 else [])}
-        return [{name: value for name, value in line.items() if name not in drop} for line in own]
+        lines = [line for line in self.paired if (line["form"], line["area"]) == (form, area)]
+        drop = {"form", "area", *(["field"] if len({line["field"] for line in lines}) == 1 else [])}
+        return [{name: value for name, value in line.items() if name not in drop} for line in lines]
 
     def blocks(self) -> list[tuple[dict[str, str], list[dict[str, Any]]]]:
         """Tables of the text files: (entries of the caption, lines), the headline and its differences first."""
-        tables = [(self.words(*part), self.lines(*part)) for part in self.parts()]
-        head = (self.headline["form"], self.headline["area"])
-        said = self.words(*head) | {"mean difference from": f"{self.reference} ± standard error"}
-        lines = comparison.without_intervals(self.differences(*head))
-        return [tables[0], *([(said, lines)] if lines else []), *tables[1:]]
+        first, *others = [(self.entries(*part), self.lines(*part)) for part in self.parts()]
+        entries = self.entries(**self.headline) | {"mean difference from": f"{self.reference} ± standard error"}
+        lines = comparison.without_intervals(self.differences(**self.headline))
+        return [first, *([(entries, lines)] if lines else []), *others]
 
 
 def report(compared: Compared, figures: Mapping[str, Sequence[bytes]], *, synthetic: bool, fixed: bool = False) -> str:
@@ -147,16 +143,16 @@ def report(compared: Compared, figures: Mapping[str, Sequence[bytes]], *, synthe
     """
 
     def drawn(name: str) -> list[str]:
-        pngs, fields = figures[name], compared.caption["field"]
+        pngs = figures[name]
+        fields = compared.caption["field"]
         return [
             picture(png, f"Field {fields[i]}: {LEGENDS[name]}" if len(pngs) > 1 else LEGENDS[name])
             for i, png in enumerate(pngs)
         ]
 
     head, *others = compared.parts()
-    at = " · ".join(compared.words(*head).values())
+    at = " · ".join(compared.entries(*head).values())
     parts = [
-        paragraph(describe(compared.caption), look="small"),
         *(paragraph(text, look="warning") for text, holds in ((SYNTHETIC, synthetic), (FIXED, fixed)) if holds),
         section("Verdict", bullets(verdicts(compared))),
         section(f"Maps {at}", _table(compared, *head), paragraph(HEADLINE, look="small")),
@@ -165,35 +161,37 @@ def report(compared: Compared, figures: Mapping[str, Sequence[bytes]], *, synthe
         section("Skies", *drawn("skies"), *drawn("zoom")),
         section("Scatter of the skies", *drawn("boxes")),
         section("Other beams, and the full sky", *_parts(compared, others)),
-        cost_section(compared.costs),
-        section("Where the numbers come from", table(compared.origins)),
     ]
-    return page(f"Cleaning of {compared.caption['field']}: methods on the same skies", parts)
+    return comparison_page("Cleaning", compared, parts)
 
 
 def verdicts(compared: Compared) -> list[str]:
     """Return one sentence a method and field, from the headline, the baselines last."""
-    head = compared.headline["form"], compared.headline["area"]
-    own = [line for line in compared.summary if (line["form"], line["area"]) == head]
-    several = len({line["field"] for line in own}) > 1
+    head = (compared.headline["form"], compared.headline["area"])
+    lines = [line for line in compared.summary if (line["form"], line["area"]) == head]
+    several = len({line["field"] for line in lines}) > 1
     pairs = {(line["method"], line["field"]): line for line in compared.paired if (line["form"], line["area"]) == head}
-    said = []
-    for line in sorted(own, key=lambda line: line["method"] in compared.baselines):
-        name, field = line["method"], line["field"]
+    sentences = []
+    for line in sorted(lines, key=lambda line: line["method"] in compared.baselines):
+        name = line["method"]
+        field = line["field"]
         who = f"{name}, a baseline, which has seen the truth" if name in compared.baselines else name
-        rmse, nrmse, transfer = (line[metric][0] for metric in ("RMSE", "NRMSE", "transfer"))
+        rmse = line["RMSE"][0]
+        nrmse = line["NRMSE"][0]
+        transfer = line["transfer"][0]
         size = f"{rmse:.3g} µK, {nrmse:.2%} of the CMB's rms" if rmse >= _NOTHING else f"below {_NOTHING} µK"
         text = f"{who}{f' ({field})' if several else ''}: RMSE {size}"
         text += "" if math.isnan(transfer) else f"; transfer {transfer:.3f}"
         if (name, field) in pairs and name not in compared.baselines:
             text += f"; {_against(pairs[name, field], compared.reference)}"
-        said.append(f"{text}.")
-    return said
+        sentences.append(f"{text}.")
+    return sentences
 
 
 def _against(line: Mapping[str, Any], reference: str) -> str:
     """Say how the RMSE of a method differs from the reference's, and when the skies cannot tell."""
-    (mean, error), (low, high) = line["RMSE"], line["RMSE_interval"]
+    mean, error = line["RMSE"]
+    low, high = line["RMSE_interval"]
     skies = f"on the same {line['n']} skies" if line["n"] > 1 else "on the one sky"
     if low <= 0 <= high:
         return f"these {line['n']} skies cannot tell it from {reference} (95 %: {low:+.2g} .. {high:+.2g} µK)"
@@ -218,12 +216,13 @@ def _differences(compared: Compared, form: str, area: str) -> str:
 
 def _parts(compared: Compared, parts: Sequence[tuple[str, str]]) -> list[str]:
     """Return a table of each form and area, what the form means below the first of it."""
-    told, sections = set(), []
+    explained: set[str] = set()
+    sections = []
     for form, area in parts:
-        note = [] if form in told else [paragraph(FORM_TEXTS[form], look="small")]
-        title = f"Maps {' · '.join(compared.words(form, area).values())}"
+        note = [] if form in explained else [paragraph(FORM_TEXTS[form], look="small")]
+        title = f"Maps {' · '.join(compared.entries(form, area).values())}"
         sections.append(section(title, _table(compared, form, area), *note, level=3))
-        told.add(form)
+        explained.add(form)
     return sections
 
 
@@ -232,16 +231,16 @@ def boxes(compared: Compared, rows: Sequence[Mapping[str, Any]]) -> dict[str, di
 
     Of several fields only the metrics whose boxes are of each, under their field's name.
     """
-    own = [row for row in rows if compared.headline.items() <= row.items()]
-    names = [name for name in dict.fromkeys(row["method"] for row in own) if name not in compared.baselines]
+    rows = [row for row in rows if compared.headline.items() <= row.items()]
+    names = [name for name in dict.fromkeys(row["method"] for row in rows) if name not in compared.baselines]
     names = names or list(compared.baselines)
-    fields = list(dict.fromkeys(row["field"] for row in own))
+    fields = list(dict.fromkeys(row["field"] for row in rows))
     wanted = ("one", "each") if len(fields) == 1 else ("each",)
     metrics = [metric.name for metric in compared.metrics if metric.boxes in wanted]
 
     def values(metric: str, field: str) -> dict[str, np.ndarray]:
         return {
-            name: np.array([row[metric] for row in own if (row["method"], row["field"]) == (name, field)], dtype=float)
+            name: np.array([row[metric] for row in rows if (row["method"], row["field"]) == (name, field)], dtype=float)
             for name in names
         }
 

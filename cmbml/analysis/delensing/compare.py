@@ -1,6 +1,6 @@
 """The stages of `main_analysis_compare.py`: they read finished results of several delensing methods."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,6 @@ from cmbml.analysis.delensing.metrics import theory_curves
 from cmbml.analysis.spectra import of_method, stack
 from cmbml.core.asset import Every, Files, Item, Record
 from cmbml.maps.skymap import SkyMap
-from cmbml.sky.fields import field_map
-from cmbml.sky.spectra import bin_edges
 
 STEPS = tuple(Record(asset, optional=True) for asset in ("model", "kappa_qe", "estimate", "lensing_template"))
 PICTURES = ("delensing", "spectra", "sigma", "boxes")
@@ -61,7 +59,7 @@ class Comparing(Delensing, compare.Comparing):
             return [{"method": name, "label": label} for name in self.methods for label in labels]
         return super().found(asset)
 
-    def rows(self, results: dict[str, comparison.Result]) -> dict[str, list[dict]]:
+    def rows(self, results: Mapping[str, comparison.Result]) -> dict[str, list[Mapping[str, Any]]]:
         """Rows by the name under which they are shown, those without delensing where `compare.methods` has them."""
         rows = comparison.rows_of(results, NONE, first=self.cfg.compare.reference)
         return {name: rows[name] for name in self.names()}
@@ -70,11 +68,12 @@ class Comparing(Delensing, compare.Comparing):
         """Names of the rows."""
         return [NONE if name == "none" else name for name in self.cfg.compare.methods]
 
-    def compared(self, *, metrics: Files, metrics_record: Files, **steps: Files) -> report.Compared:
-        """All that the tables hold; ``steps`` are the records of what the methods have made."""
+    def compared(self, *, metrics: Files, metrics_record: Files, **inputs: Any) -> report.Compared:
+        """All that the tables hold; of ``inputs`` the records of what the methods have made."""
         results = self.results(metrics, metrics_record)
         rows = self.rows(results)
-        summary = tables.summarise([row for own in rows.values() for row in own], by=self.by, judge=self.note)
+        every_row = [row for rows_of_method in rows.values() for row in rows_of_method]
+        summary = tables.summarise(every_row, by=self.by, judge=self.note)
         return report.Compared(
             caption=self.methods_caption(),
             reference=self.cfg.compare.reference,
@@ -84,17 +83,10 @@ class Comparing(Delensing, compare.Comparing):
             targets={name: result.target for name, result in results.items()},
             rows=rows,
             summary=summary,
-            paired=self.differences(rows, summary),
-            costs=self.costs(results, [steps[record.name] for record in STEPS]),
+            paired=self.differences(rows, {"form": "native"}, tables.notes(summary), self.field),
+            costs=self.costs(results, [inputs[record.name] for record in STEPS]),
             origins=self.origins(results),
         )
-
-    def differences(self, rows: dict[str, list[dict]], summary: Sequence[dict]) -> list[dict]:
-        """Paired differences to the reference."""
-        notes = {line["method"]: line["note"] for line in summary}
-        keys = {"metrics": [m.name for m in self.metrics if m.pairs], "where": {"form": "native"}, "notes": notes}
-        rng = self.rng("compare", self.cfg.dataset, self.field)
-        return comparison.paired(rows, self.cfg.compare.reference, rng=rng, **keys)
 
     def origins(self, results: Mapping[str, comparison.Result]) -> list[dict[str, str]]:
         """Where the numbers of each method come from."""
@@ -103,16 +95,16 @@ class Comparing(Delensing, compare.Comparing):
             for name, result in results.items()
         ]
 
-    def costs(self, results: Mapping[str, comparison.Result], steps: Iterable[Files]) -> list[dict]:
+    def costs(self, results: Mapping[str, comparison.Result], steps: Iterable[Files]) -> list[dict[str, Any]]:
         """What each step of each method took."""
         targets = {name: result.target for name, result in results.items()}
-        found = []
+        records = []
         for files in steps:
             for item, record in zip(files.items, files, strict=True):
                 name = item.get("method", "shared")
                 if item.get("label", "").partition("_")[0] in ("", targets.get(name)):
-                    found.append((name, record))
-        return comparison.costs(found)
+                    records.append((name, record))
+        return comparison.costs(records)
 
 
 class Compare(Comparing, compare.Compare):
@@ -120,10 +112,6 @@ class Compare(Comparing, compare.Compare):
 
     inputs = (*compare.MEASURED, Every("spectra", split="test"), "filters", *STEPS)
     outputs = compare.outputs(PICTURES)
-
-    def compared(self, *, filters: dict[str, np.ndarray], **inputs: Files) -> report.Compared:
-        """All that the tables hold; theory is for the figures."""
-        return super().compared(**inputs)
 
     def figures(
         self,
@@ -136,14 +124,15 @@ class Compare(Comparing, compare.Compare):
     ) -> tuple[Figure, ...]:
         """A_res, spectra, sigma(r), and boxes of the metrics."""
         a = self.cfg.analysis
-        edges = bin_edges(2, a.lmax + 1, a.delta_l)
         stacked = {}
         for name in self.names():
             folder = compared.none_from if name == NONE else name
             pairs = zip(spectra.files, spectra.items, strict=True)
-            stacked[name] = stack(of_method((file.read() for file, i in pairs if i["method"] == folder), name), edges)
+            skies = (file.read() for file, item in pairs if item["method"] == folder)
+            stacked[name] = stack(of_method(skies, name), self.edges)
         theory = theory_curves(filters, self.field, compared.targets.values())
-        keys = {"caption": compared.caption, "notes": {line["method"]: line["note"] for line in compared.summary}}
+        caption = compared.caption
+        notes = tables.notes(compared.summary)
         native = {name: [row for row in rows if row["form"] == "native"] for name, rows in compared.rows.items()}
 
         def each_sky(metric: str) -> dict[str, np.ndarray]:
@@ -151,33 +140,29 @@ class Compare(Comparing, compare.Compare):
 
         boxes = {metric.name: each_sky(metric.name) for metric in self.metrics if metric.boxes}
         baseline = NONE if NONE in native else compared.reference
-        form = {"caption": {**compared.caption, "form": "native"}, "notes": keys["notes"]}
+        band = (a.band[0], min(a.band[1], a.lmax))
         return (
-            figures.delensing_figure(stacked, band=(a.band[0], min(a.band[1], a.lmax)), theory=theory, **keys),
-            figures.compared_spectra(stacked, **keys),
-            figures.sigma_figure(each_sky("sigma_r"), baseline=baseline, **keys),
-            compare_figures.box_figure(boxes, metrics=self.metrics, **form),
+            figures.delensing_figure(stacked, caption=caption, notes=notes, band=band, theory=theory),
+            figures.compared_spectra(stacked, caption=caption, notes=notes),
+            figures.sigma_figure(each_sky("sigma_r"), caption=caption, notes=notes, baseline=baseline),
+            compare_figures.box_figure(boxes, caption={**caption, "form": "native"}, notes=notes, metrics=self.metrics),
         )
 
 
-class Panels(Comparing, compare.Panels):
+class Panels(compare.Panels, Comparing):
     """Maps of all methods for the test sky `compare.sim`: the whole sphere and one zoomed patch."""
 
     inputs = (Every("prediction"), "obs", "unlensed_alm")
     uses = (*Comparing.uses, "compare.sim", "analysis.zoom")
 
-    def found(self, asset: str) -> Iterable[Item]:
-        """Results of every method for that sky."""
-        return compare.Panels.found(self, asset)
-
     def shown(
         self, item: Item, *, prediction: Files, obs: SkyMap, unlensed_alm: dict[str, np.ndarray]
-    ) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, Any]]:
+    ) -> compare.Shown:
         """Truth, the observed map and those of the methods."""
-        field = self.cfg.delens.field
-        truth = field_map(unlensed_alm, field, nside=obs.nside, fwhm_arcmin=obs.fwhm_arcmin)
-        maps = {i["method"]: m[field] for i, m in zip(prediction.items, prediction, strict=True)}
-        return truth, {"observed": obs[field], **maps}, {"caption": {**self.of_dataset(), **item}}
+        maps = {"observed": obs[self.field]}
+        for file_item, m in zip(prediction.items, prediction, strict=True):
+            maps[file_item["method"]] = m[self.field]
+        return compare.Shown(self.true_map(unlensed_alm, obs), maps, {**self.of_dataset(), **item})
 
 
 class Report(Comparing, compare.Report):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from textwrap import fill
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -48,7 +49,7 @@ def delensing_figure(
         for i, (method, stacked) in enumerate(methods.items()):
             ratios = delensing_ratios(stacked)
             struck = bool(notes.get(method))
-            look = {"color": COLOURS[i % len(COLOURS)], "marker": "osD^v<>"[i % 7]}
+            look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
             look |= {"ls": ":", "markerfacecolor": "white"} if struck else {"ls": "-"}
             label = fill(f"{method}, struck out: {notes[method]}", 85) if struck else method
             for name, axis in axes.items():
@@ -93,7 +94,7 @@ def compared_spectra(
         to_dl = ell * (ell + 1) / (2 * np.pi)
         draw_line(top, ell, *scatter(to_dl * truth["unlensed"]), "truth (unlensed)", **LOOK["unlensed"])
         for i, (name, stacked) in enumerate(methods.items()):
-            look = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+            look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
             if (notes or {}).get(name):
                 look |= {"ls": ":", "markerfacecolor": "white"}
             draw_line(top, ell, *scatter(to_dl * stacked["predicted"]), name, **look)
@@ -134,7 +135,7 @@ def sigma_figure(
             axis.errorbar(
                 mean, i, xerr=error, color=colour, marker=MARKERS[i % len(MARKERS)], ms=6, mfc=face, label=name
             )
-        before = scatter(1e4 * np.asarray(values[baseline]))[0]
+        before = float(scatter(1e4 * np.asarray(values[baseline]))[0])
         if np.isfinite(before):
             axis.axvline(before, color="black", lw=0.8, ls="--")
             axis.set_xlim(left=0)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from cmbml.analysis import measure, projections
+from cmbml.analysis import measure, projections, tables
 from cmbml.analysis.captions import INSIDE, inside
 from cmbml.analysis.common import common_form, deconvolved_alm
 from cmbml.analysis.delensing import metrics
@@ -69,6 +69,10 @@ class Delensing(Judged):
         """Entries of `describe` for one method, with what it estimates."""
         return super().caption(mask=mask, target=self.cfg.method.target, **more)
 
+    def true_map(self, alms: dict[str, np.ndarray], obs: SkyMap) -> np.ndarray:
+        """Return the field of a true sky on the pixels and with the beam of the observation, (npix,)."""
+        return field_map(alms, self.cfg.delens.field, nside=obs.nside, fwhm_arcmin=obs.fwhm_arcmin)
+
 
 class Measure(Delensing, measure.Measure):
     """Pixel metrics in native and common form, and the spectra that tell delensing from filtering.
@@ -90,9 +94,16 @@ class Measure(Delensing, measure.Measure):
 
     inputs = ("prediction", "obs", "unlensed_alm", "lensed_alm", "filters", measure.MASK)
     uses = (
-        "method.name", "method.target", "delens.field", "analysis.fwhm_arcmin", "analysis.lmax", "analysis.band",
-        "analysis.delta_l", "analysis.band_r", "analysis.f_sky",
-    )  # fmt: skip
+        "method.name",
+        "method.target",
+        "delens.field",
+        "analysis.fwhm_arcmin",
+        "analysis.lmax",
+        "analysis.band",
+        "analysis.delta_l",
+        "analysis.band_r",
+        "analysis.f_sky",
+    )
     reads = ("splits", "mask.kind")
     version = 2
 
@@ -111,12 +122,12 @@ class Measure(Delensing, measure.Measure):
         a = self.cfg.analysis
         field = self.cfg.delens.field
         maps = {self.cfg.method.name: prediction[field], NONE: obs[field]}
-        truth = self._truth(unlensed_alm, obs)
+        truth = self.true_map(unlensed_alm, obs)
         forms = {"native": maps | {"truth": truth if mask is None else truth * mask["mask"]}}
         if field not in "QU":
             forms["common"] = {key: self._common(m, obs.fwhm_arcmin) for key, m in forms["native"].items()}
         cls = self._spectra(maps, obs, unlensed_alm, lensed_alm, mask)
-        spectra |= {f"{method}/{key}": cl for method, own in cls.items() for key, cl in own.items()}
+        spectra |= {f"{method}/{key}": cl for method, by_name in cls.items() for key, cl in by_name.items()}
         for form, skies in forms.items():
             for method in maps:
                 yield (
@@ -131,9 +142,6 @@ class Measure(Delensing, measure.Measure):
                         f_sky=a.f_sky,
                     ),
                 )
-
-    def _truth(self, alms: dict[str, np.ndarray], like: SkyMap) -> np.ndarray:
-        return field_map(alms, self.cfg.delens.field, nside=like.nside, fwhm_arcmin=like.fwhm_arcmin)
 
     def _common(self, m: np.ndarray, fwhm_arcmin: float) -> np.ndarray:
         a = self.cfg.analysis
@@ -153,18 +161,21 @@ class Measure(Delensing, measure.Measure):
             m = m.astype(float) if mask is None else m * mask["mask"].astype(float) ** times
             return deconvolved_alm(m, fwhm_arcmin=fwhm_arcmin, lmax=self.cfg.analysis.lmax)
 
-        u, lens = (alm(self._truth(alms, obs), 2) for alms in (unlensed, lensed))
-        target, name = self.cfg.method.target, self.cfg.method.name
-        o, p = alm(maps[NONE], 1), alm(maps[name], 1)
-        estimate = p if target == "unlensed" else o - p
+        target = self.cfg.method.target
+        name = self.cfg.method.name
+        without = alm(self.true_map(unlensed, obs), 2)
+        with_lensing = alm(self.true_map(lensed, obs), 2)
+        observed = alm(maps[NONE], 1)
+        predicted = alm(maps[name], 1)
+        estimate = predicted if target == "unlensed" else observed - predicted
         cls = {
-            name: metrics.delensing_spectra(u, lens, o, estimate, target=target),
-            NONE: metrics.delensing_spectra(u, lens, o, None, target=target),
+            name: metrics.delensing_spectra(without, with_lensing, observed, estimate, target=target),
+            NONE: metrics.delensing_spectra(without, with_lensing, observed, None, target=target),
         }
         if mask is None:
             return cls
         part = f_sky(mask["mask"], 4)
-        return {method: {key: cl / part for key, cl in own.items()} for method, own in cls.items()}
+        return {method: {key: cl / part for key, cl in by_name.items()} for method, by_name in cls.items()}
 
 
 class Pictures(Delensing, SimStage):
@@ -191,17 +202,20 @@ class Pictures(Delensing, SimStage):
         mask: SkyMap | None = None,
     ) -> tuple[Figure, ...]:
         """Three figures."""
-        field = self.cfg.delens.field
-        keys = {"caption": self.caption(**item, mask=mask), "mask": inside(mask)}
-        truth = field_map(unlensed_alm, field, nside=obs.nside, fwhm_arcmin=obs.fwhm_arcmin)
+        caption = self.caption(**item, mask=mask)
+        good = inside(mask)
+        truth = self.true_map(unlensed_alm, obs)
         truth = truth if mask is None else truth * mask["mask"]
-        skies = (truth, obs[field], prediction[field])
+        observed = obs[self.cfg.delens.field]
+        predicted = prediction[self.cfg.delens.field]
         lon, lat, size = self.cfg.analysis.zoom
-        residuals = {"observed": skies[1] - truth, "predicted": skies[2] - truth}
+        residuals = {"observed": observed - truth, "predicted": predicted - truth}
         return (
-            projections.sky_panels(*skies, **keys),
-            projections.zoom_panels(*skies, lon_deg=lon, lat_deg=lat, size_deg=size, **keys),
-            residual_histogram(residuals, **keys),
+            projections.sky_panels(truth, observed, predicted, caption=caption, mask=good),
+            projections.zoom_panels(
+                truth, observed, predicted, caption=caption, lon_deg=lon, lat_deg=lat, size_deg=size, mask=good
+            ),
+            residual_histogram(residuals, caption=caption, mask=good),
         )
 
 
@@ -225,10 +239,9 @@ class Summary(Delensing, measure.Summary):
         """Spectra of the method, and A_res, transfer and rho beside "no delensing"."""
         a = self.cfg.analysis
         name = self.cfg.method.name
-        edges = bin_edges(2, a.lmax + 1, a.delta_l)
-        stacked = {method: stack(of_method(skies, method), edges) for method in (name, NONE)}
+        stacked = {method: stack(of_method(skies, method), self.edges) for method in (name, NONE)}
         theory = metrics.theory_curves(filters, self.cfg.delens.field, [self.cfg.method.target])
-        notes = {line["method"]: line["note"] for line in summary}
+        notes = tables.notes(summary)
         band = (a.band[0], min(a.band[1], a.lmax))
         return (
             spectra_figure(stacked[name], caption=caption),

@@ -86,10 +86,15 @@ def delensing_spectra(
     lensing = lensed - unlensed
     if target != "unlensed":
         estimate = np.zeros_like(lensing) if prediction is None else prediction
-        predicted, residual, reference, delensed = observed - estimate, lensing - estimate, lensing, lensed - estimate
+        predicted = observed - estimate
+        residual = lensing - estimate
+        reference = lensing
+        delensed = lensed - estimate
     else:
         estimate = observed if prediction is None else prediction
-        predicted, reference, delensed = estimate, unlensed, estimate
+        predicted = estimate
+        reference = unlensed
+        delensed = estimate
         residual = lensing if prediction is None else prediction - unlensed
     autos = {"unlensed": unlensed, "lensed": lensed, "observed": observed, "lensing": lensing, "predicted": predicted}
     autos |= {"residual": residual, "estimate": estimate, "reference": reference}
@@ -206,8 +211,9 @@ def measured_sigma_r(cls: Mapping[str, np.ndarray], tensor: np.ndarray, edges: n
     float
         nan for a sky without primordial signal, whose transfer nobody knows.
     """
-    names = ("predicted", "unlensed", "predicted_x_unlensed")
-    predicted, unlensed, cross = (bin_spectrum(cls[name], edges) for name in names)
+    predicted = bin_spectrum(cls["predicted"], edges)
+    unlensed = bin_spectrum(cls["unlensed"], edges)
+    cross = bin_spectrum(cls["predicted_x_unlensed"], edges)
     empty = _NO_SIGNAL * bin_spectrum(cls["lensing"], edges)
     transfer = np.divide(cross, unlensed, out=np.full_like(cross, np.nan), where=unlensed > empty)
     noise = predicted - transfer**2 * unlensed
@@ -216,8 +222,14 @@ def measured_sigma_r(cls: Mapping[str, np.ndarray], tensor: np.ndarray, edges: n
         return np.concatenate([np.full(edges[0], np.nan), np.repeat(binned, np.diff(edges))])
 
     lmax = int(edges[-1]) - 1
-    keys = {"f_sky": f_sky, "lmin": int(edges[0]), "lmax": lmax}
-    return sigma_r(every_l(noise), tensor[: lmax + 1], transfer=every_l(transfer), **keys)
+    return sigma_r(
+        every_l(noise),
+        tensor[: lmax + 1],
+        f_sky=f_sky,
+        lmin=int(edges[0]),
+        lmax=lmax,
+        transfer=every_l(transfer),
+    )
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,12 @@ from cmbml.analysis.metrics import directions
 from cmbml.analysis.page import (
     DIFFERENCES,
     bullets,
-    cost_section,
+    comparison_page,
     difference_table,
     metric_table,
-    page,
     paragraph,
     picture,
     section,
-    table,
 )
 from cmbml.analysis.tables import judged_text
 
@@ -96,9 +94,11 @@ class Compared(comparison.Compared):
 
     def blocks(self) -> list[tuple[dict[str, str], Sequence[Mapping[str, Any]]]]:
         """The summary and the differences."""
-        words = {"mean difference from": f"{self.reference} ± standard error"}
-        lines = comparison.without_intervals(self.paired)
-        return [({}, self.summary), *([(words, lines)] if lines else [])]
+        blocks: list[tuple[dict[str, str], Sequence[Mapping[str, Any]]]] = [({}, self.summary)]
+        if self.paired:
+            entries = {"mean difference from": f"{self.reference} ± standard error"}
+            blocks.append((entries, comparison.without_intervals(self.paired)))
+        return blocks
 
     @property
     def lines(self) -> list[Mapping[str, Any]]:
@@ -113,7 +113,6 @@ def report(compared: Compared, figures: Mapping[str, bytes]) -> str:
         return [picture(figures[name], LEGENDS[name], describe(compared.caption)) for name in names]
 
     parts = [
-        paragraph(describe(compared.caption), look="small"),
         section("Verdict", bullets(verdicts(compared))),
         section("What is removed, and what is kept", _delensing_table(compared)),
         *drawn("delensing", "sigma"),
@@ -124,29 +123,30 @@ def report(compared: Compared, figures: Mapping[str, bytes]) -> str:
         section("Scatter of the skies", *drawn("boxes")),
         section("What each method can and cannot do", _kinds(compared)),
         section("The trap", paragraph(TRAP)),
-        cost_section(compared.costs),
-        section("Where the numbers come from", table(compared.origins)),
     ]
-    return page(f"Delensing of {compared.caption['field']}: methods on the same skies", parts)
+    return comparison_page("Delensing", compared, parts)
 
 
 def verdicts(compared: Compared) -> list[str]:
     """Return one sentence a method; A_res is named only where the primordial signal is kept."""
-    said = []
+    sentences = []
     for line in compared.lines:
-        name, sigma, times = line["method"], line["sigma_r"][0], line["sigma_r_ratio"][0]
+        name = line["method"]
+        sigma = line["sigma_r"][0]
+        times = line["sigma_r_ratio"][0]
         after = "" if math.isnan(times) else f" sigma(r) is {times:.2f} times what it is without delensing."
         if name == compared.baseline:
             end = "" if math.isnan(sigma) else f" 10⁴ sigma(r) = {1e4 * sigma:.1f}."
-            said.append(f"{name}: all of the lensing is there.{end}")
+            sentences.append(f"{name}: all of the lensing is there.{end}")
         elif line["note"]:
-            said.append(f"{name}: A_res is struck out, because {line['note']}.{after}")
+            sentences.append(f"{name}: A_res is struck out, because {line['note']}.{after}")
         else:
-            left, kept = line["A_res"][0], line["transfer"][0]
-            said.append(
+            left = line["A_res"][0]
+            kept = line["transfer"][0]
+            sentences.append(
                 f"{name}: {left:.2f} of the lensing power is left, with a primordial transfer of {kept:.2f}.{after}"
             )
-    return said
+    return sentences
 
 
 def _delensing_table(compared: Compared) -> str:
@@ -180,7 +180,7 @@ def _kinds(compared: Compared) -> str:
     parts = ["<dl>"]
     struck = [line["method"] for line in compared.lines if line["note"]]
     for kind, (does, claim) in KINDS.items():
-        own = struck if kind not in TARGETS else [name for name, target in compared.targets.items() if target == kind]
-        who = ", ".join(own) or "none of these methods"
+        names = struck if kind not in TARGETS else [name for name, target in compared.targets.items() if target == kind]
+        who = ", ".join(names) or "none of these methods"
         parts.append(f"<dt>{escape(kind)}: {escape(who)}</dt><dd>Such a method {escape(does)}. {escape(claim)}</dd>")
     return "\n".join([*parts, "</dl>"])
