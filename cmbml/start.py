@@ -71,6 +71,7 @@ def run(cfg: DictConfig) -> None:
         start=cfg.run.start,
         force=cfg.run.force,
         dry=cfg.run.dry,
+        verify=cfg.run.verify,
         workers=cfg.run.workers,
     )
 

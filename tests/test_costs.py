@@ -45,7 +45,7 @@ def compare(said: str, root: Path) -> list[str]:
         disk, memory = expected[stage]
         files = [file for record in found for file in record["outputs"].items()]
         factor = OF_PICTURES if any(name.endswith(".png") for name, _ in files) else FACTOR
-        total = sum(size for _, size in files)
+        total = sum(known["size"] for _, known in files)
         assert total / factor - SMALL < disk < total * factor + SMALL, (stage, disk, total)
         peak = 1e9 * max(record["peak_gb"] for record in found)
         assert peak / FACTOR < memory < FACTOR * peak, (stage, memory, peak)

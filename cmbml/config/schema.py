@@ -26,6 +26,7 @@ class Run:
     start: str | None = MISSING
     force: list[str] = MISSING
     dry: bool = MISSING
+    verify: bool = MISSING
     workers: int = MISSING
 
 

@@ -210,7 +210,7 @@ class Assets:
             return 0.0
         return self.taken(self.holds.get(name, f"1 {suffix}"))
 
-    def shown(self, file: File) -> str:
-        """Path of a file below the root, as records have it; the whole path of one that lies elsewhere."""
+    def shown(self, path: Path) -> str:
+        """Path below the root, as records have it; the whole path of what lies elsewhere."""
         root = Path(str(self.constants.get("root", ".")))
-        return str(file.path.relative_to(root) if file.path.is_relative_to(root) else file.path)
+        return str(path.relative_to(root) if path.is_relative_to(root) else path)

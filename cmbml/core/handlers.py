@@ -4,10 +4,15 @@ A package may bring a format of its own with `register`; the networks' ``.pt`` c
 """
 
 import csv
+import errno
+import glob
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
+import platform
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,26 +22,114 @@ import yaml
 
 from cmbml.core.errors import UserError
 
+NEARLY_NOTHING = 1_000_000  # bytes; a disk with less is full
+
+
+HOST = re.sub(r"[^A-Za-z0-9.]", "_", platform.node())[:40] or "host"
+
+
+def temporary(path: Path) -> Path:
+    """Name of this process for a file that is to become `path`, in its folder."""
+    return path.with_name(f".tmp-{HOST}-{os.getpid()}-{path.name}")
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Temporary name in the folder of `path`; renamed to it when the block ends well, removed when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f".tmp{os.getpid()}-{path.name}")
+    tmp = temporary(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield tmp
         os.replace(tmp, path)
+    except OSError as error:
+        raise _unwritable(path, error) from None
     finally:
-        tmp.unlink(missing_ok=True)
+        _discard(tmp)
+
+
+@contextmanager
+def written(values: Iterable[tuple[Path, Any]]) -> Iterator[list[Path]]:
+    """Write values under temporary names, which become their paths together when the block ends well.
+
+    Until then readers see the old files. Yields the temporary files.
+
+    Raises
+    ------
+    UserError
+        When a disk is full or a folder cannot be written; nothing is left behind.
+    """
+    pairs: list[tuple[Path, Path]] = []
+    try:
+        for path, value in values:
+            clear_leftovers(path)
+            tmp = temporary(path)
+            pairs.append((tmp, path))
+            _write(tmp, path, value)
+        yield [tmp for tmp, _ in pairs]
+        for tmp, path in pairs:
+            try:
+                os.replace(tmp, path)
+            except OSError as error:
+                raise _unwritable(path, error) from None
+    finally:
+        for tmp, _ in pairs:
+            _discard(tmp)
+
+
+def _write(tmp: Path, path: Path, value: Any) -> None:
+    """Write a value of the format of `path` under a temporary name."""
+    writer = _handler(path)[1]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer(tmp, value)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    except RuntimeError as error:  # torch's word for a disk that is full
+        if not _is_full(path.parent):
+            raise
+        raise _unwritable(path, error) from None
+
+
+def _is_full(folder: Path) -> bool:
+    return shutil.disk_usage(folder).free < NEARLY_NOTHING
+
+
+def _unwritable(path: Path, error: Exception) -> UserError:
+    """What a user is told of a file that cannot be written."""
+    folder = next(folder for folder in path.parents if folder.is_dir())
+    full = _is_full(folder) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    if full:
+        free = shutil.disk_usage(folder).free
+        return UserError(
+            f"{path} cannot be written: the disk or the quota is full ({free / 1e6:.3g} MB are free). Make room and"
+            " repeat the command; what is finished is kept."
+        )
+    why = getattr(error, "strerror", None) or error
+    return UserError(f"{path} cannot be written: {why}.")
+
+
+def _discard(tmp: Path) -> None:
+    with suppress(OSError):
+        tmp.unlink()
 
 
 def clear_leftovers(path: Path) -> None:
-    """Remove temporary files of `path` whose writer was killed."""
-    for tmp in path.parent.glob(f".tmp*-{path.name}"):
-        try:
-            os.kill(int(tmp.name[4:].split("-", 1)[0]), 0)
-        except ProcessLookupError:
-            tmp.unlink(missing_ok=True)
+    """Remove temporary files of `path` whose writer, a process of this machine, was killed."""
+    prefix = f".tmp-{HOST}-"
+    for tmp in path.parent.glob(f"{glob.escape(prefix)}*-{glob.escape(path.name)}"):
+        pid = tmp.name.removeprefix(prefix).partition("-")[0]
+        if pid.isdigit() and not _lives(int(pid)):
+            _discard(tmp)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def _read_csv(path: Path) -> list[dict[str, Any]]:
@@ -46,7 +139,7 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
                 return kind(text)
         return text
 
-    with path.open(newline="") as f:
+    with path.open(newline="", encoding="utf-8") as f:
         return [{k: value(v) for k, v in row.items()} for row in csv.DictReader(f)]
 
 
@@ -56,7 +149,7 @@ def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    path.write_text(text.getvalue())
+    path.write_text(text.getvalue(), encoding="utf-8")
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -83,11 +176,11 @@ def _write_pdf(path: Path, figure: Any) -> None:
 
 
 def _read_text(path: Path) -> str:
-    return path.read_text()
+    return path.read_text(encoding="utf-8")
 
 
 def _write_text(path: Path, text: str) -> None:
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
 
 
 Reader = Callable[[Path], Any]
@@ -97,7 +190,7 @@ _HANDLERS: dict[str, tuple[Reader, Writer]] = {
     ".npy": (lambda path: np.load(path, mmap_mode="r"), _write_npy),
     ".csv": (_read_csv, _write_csv),
     ".yaml": (
-        lambda path: yaml.safe_load(path.read_text()),
+        lambda path: yaml.safe_load(path.read_text(encoding="utf-8")),
         lambda path, value: _write_text(path, yaml.safe_dump(value, sort_keys=False)),
     ),
     ".json": (
@@ -124,16 +217,37 @@ def _handler(path: Path) -> tuple[Reader, Writer]:
 
 
 def read(path: Path) -> Any:
-    """Value of a file. A `UserError` names a file that is missing."""
+    """Value of a file.
+
+    Raises
+    ------
+    UserError
+        When it is missing; when it cannot be read, with what makes it anew.
+    """
+    reader = _handler(path)[0]
     try:
-        return _handler(path)[0](path)
+        return reader(path)
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{path} is missing.") from None
+    except Exception as error:
+        maker = _maker(path)
+        anew = f"run.force=[{maker}] makes it anew" if maker else "bring it anew"
+        raise UserError(f"{path} cannot be read ({type(error).__name__}), it is damaged; {anew}.") from None
+
+
+def _maker(path: Path) -> str:
+    """Name of the stage that has made a file, as the record beside it tells; empty where none does."""
+    for record in path.parent.glob(".*.json"):
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            held = json.loads(record.read_bytes())
+            if path.name in held["outputs"]:
+                return str(held["stage"])
+    return ""
 
 
 def write(path: Path, value: Any) -> None:
     """Write a value atomically: readers see the old file or the whole new one."""
-    clear_leftovers(path)
-    writer = _handler(path)[1]
-    with atomic(path) as tmp:
-        writer(tmp, value)
+    with written([(path, value)]):
+        pass

@@ -14,7 +14,7 @@ from cmbml.core import cluster, log, memory
 from cmbml.core.asset import Assets, Every, File, Files, Item, Record, Source
 from cmbml.core.errors import UserError
 from cmbml.core.provenance import FORM, Sidecar, changes, damage, digest, environment
-from cmbml.core.stage import THREAD_VARIABLES, Outcome, Stage, Work, execute
+from cmbml.core.stage import THREAD_VARIABLES, Outcome, ReadFile, Stage, Work, execute, stamp, state
 
 OLD = "made by cmbml 0.1.0"
 
@@ -37,7 +37,7 @@ class Pipeline:
         self.producer: dict[str, Stage] = {}
         self._items = {stage.name: list(stage.items()) for stage in self.stages}
         self._fingerprints: dict[tuple[Any, ...], str] = {}
-        self._groups: dict[tuple[Any, ...], tuple[Files, dict[str, str]]] = {}
+        self._groups: dict[tuple[Any, ...], tuple[Files, tuple[ReadFile, ...]]] = {}
         self._check()
 
     def _check(self) -> None:
@@ -72,8 +72,8 @@ class Pipeline:
 
     # ---- what an item reads, and its fingerprint
 
-    def _source(self, stage: Stage, item: Item, source: Source) -> tuple[File | Files, dict[str, str]]:
-        """Files of one input of an item, with the fingerprint of each by its path."""
+    def _source(self, stage: Stage, item: Item, source: Source) -> tuple[File | Files, tuple[ReadFile, ...]]:
+        """Files of one input of an item, and what each of them has to be."""
         maker = self.producer.get(source.asset)
         if maker is None:
             return self._outside(stage, item, source)
@@ -86,56 +86,66 @@ class Pipeline:
                 f"Stage {stage.name!r} reads one {source.asset!r} for an item that does not say which; use Every."
             )
         file = self.assets.file(source.asset, made_item)
-        return file, {self.assets.shown(file): self.fingerprint(maker, made_item)}
+        return file, (self._made(maker, file, made_item),)
 
-    def _outside(self, stage: Stage, item: Item, source: Source) -> tuple[File | Files, dict[str, str]]:
+    def _made(self, maker: Stage, file: File, item: Item) -> ReadFile:
+        """A file of an item of a stage: known by the record that lies beside the first output."""
+        record = self.assets.file(maker.outputs[0], item).record().path
+        return ReadFile(file.path, self.fingerprint(maker, item), record)
+
+    def _outside(self, stage: Stage, item: Item, source: Source) -> tuple[File | Files, tuple[ReadFile, ...]]:
         """Files that no stage makes, known by size and time: the item's own, or those that the stage has found."""
         if not isinstance(source, Every):
             file = self.assets.file(source.asset, item)
-            return file, {self.assets.shown(file): _state(stage, file, item)}
+            return file, (ReadFile(file.path, _state(stage, file, item)),)
         listed = [{**item, **i} for i in stage.found(source.asset) if source.where.items() <= i.items()]
         pairs = [(self.assets.file(source.asset, i), i) for i in listed]
         pairs = [(file.record() if isinstance(source, Record) else file, i) for file, i in pairs]
         pairs = [(file, i) for file, i in pairs if file.exists() or not source.optional]
         if not pairs and not source.optional:
             raise UserError(f"Stage {stage.name!r} reads every {source.asset!r}, and there is none: no stage makes it.")
-        states = {self.assets.shown(file): _state(stage, file, i) for file, i in pairs}
+        states = tuple(ReadFile(file.path, _state(stage, file, i)) for file, i in pairs)
         return Files(tuple(file for file, _ in pairs), tuple(i for _, i in pairs)), states
 
-    def _every(self, maker: Stage, source: Every, item: Item) -> tuple[Files, dict[str, str]]:
+    def _every(self, maker: Stage, source: Every, item: Item) -> tuple[Files, tuple[ReadFile, ...]]:
         fields = self._items[maker.name][0] if self._items[maker.name] else {}
         where = {**{k: v for k, v in item.items() if k in fields}, **source.where}
         key = (source.asset, *sorted(where.items()))
         if key not in self._groups:
             chosen = [i for i in self._items[maker.name] if all(i[k] == v for k, v in where.items())]
-            files = [self.assets.file(source.asset, i) for i in chosen]
-            prints = [self.fingerprint(maker, i) for i in chosen]
-            by_path = dict(zip(map(self.assets.shown, files), prints, strict=True))
-            self._groups[key] = Files(tuple(files), tuple(chosen)), by_path
+            files = tuple(self.assets.file(source.asset, i) for i in chosen)
+            made = tuple(self._made(maker, file, i) for file, i in zip(files, chosen, strict=True))
+            self._groups[key] = Files(files, tuple(chosen)), made
         return self._groups[key]
 
     def fingerprint(self, stage: Stage, item: Item) -> str:
         """Hash of all that decides the outputs of an item."""
         key = (stage.name, *item.values())
         if key not in self._fingerprints:
-            inputs = {s.label: list(self._source(stage, item, s)[1].values()) for s in stage.sources}
+            inputs = {s.label: [f.fingerprint for f in self._source(stage, item, s)[1]] for s in stage.sources}
             self._fingerprints[key] = digest(stage.name, stage.version, stage.settings, item, inputs)
         return self._fingerprints[key]
 
     # ---- what has to be done
 
-    def plan(self, force: Sequence[str] = ()) -> dict[str, list[Work]]:
-        """Work of every stage, done or not, without opening any data."""
+    def plan(self, force: Sequence[str] = (), *, verify: bool = False) -> dict[str, list[Work]]:
+        """Work of every stage, done or not; no data is opened, unless to ``verify`` the contents of what is done."""
         causes: dict[str, str] = {}
-        return {
-            s.name: [self._work(s, item, s.name in force, causes) for item in self._items[s.name]] for s in self.stages
-        }
+        plan = {}
+        for stage in self.stages:
+            forced = stage.name in force
+            plan[stage.name] = [self._work(stage, item, forced, verify, causes) for item in self._items[stage.name]]
+        return plan
 
-    def _work(self, stage: Stage, item: Item, forced: bool, causes: dict[str, str]) -> Work:
+    def _work(self, stage: Stage, item: Item, forced: bool, verify: bool, causes: dict[str, str]) -> Work:
         inputs = {source: self._source(stage, item, source) for source in stage.sources}
-        fingerprints = {source.label: by_path for source, (_, by_path) in inputs.items()}
+        fingerprints = {
+            source.label: {self.assets.shown(file.path): file.fingerprint for file in files}
+            for source, (_, files) in inputs.items()
+        }
         outputs = tuple(self.assets.file(name, item) for name in stage.outputs)
         fingerprint = self.fingerprint(stage, item)
+        planned_at = stamp(Sidecar.path(outputs))
         record = Sidecar.read(Sidecar.path(outputs))
         if record is None:
             why = "not made yet"
@@ -145,7 +155,7 @@ class Pipeline:
             why = self._cause(stage, record, fingerprints, causes)
             causes.setdefault(stage.name, why)
         else:
-            why = "forced" if forced else damage(outputs, record.outputs)
+            why = "forced" if forced else damage(outputs, record.outputs, thorough=verify)
         return Work(
             item=item,
             fingerprint=fingerprint,
@@ -154,6 +164,8 @@ class Pipeline:
             outputs=outputs,
             scratch={name: self.assets.file(name, item) for name in stage.scratch},
             why=why,
+            read_files=tuple(file for _, files in inputs.values() for file in files),
+            planned_at=planned_at,
         )
 
     def _cause(self, stage: Stage, record: Sidecar, inputs: dict[str, dict[str, str]], causes: dict[str, str]) -> str:
@@ -217,11 +229,12 @@ class Pipeline:
         start: str | None = None,
         force: Sequence[str] = (),
         dry: bool = False,
+        verify: bool = False,
         workers: int = 1,
     ) -> None:
         """Do what is not done, stage by stage, and end with one table."""
         stages = self.selected(only=only, start=start, force=force)
-        plan = self.plan(force)
+        plan = self.plan(force, verify=verify)
         self._refuse_stale_inputs(stages, plan)
         self._refuse_old(plan)
         for stage in stages:
@@ -302,10 +315,10 @@ class Pipeline:
 
 def _state(stage: Stage, file: File, item: Item) -> str:
     """Size and time of a file that no stage makes; a user is told when it is missing."""
-    if not file.exists():
+    found = state(file.path)
+    if found is None:
         raise UserError(stage.missing(file, item))
-    stat = file.path.stat()
-    return f"{stat.st_size}:{stat.st_mtime_ns}"
+    return found
 
 
 @contextmanager

@@ -40,7 +40,8 @@ class Sidecar:
 
     ``peak_gb`` is the most memory that the process held while it worked on the item, in 10^9 bytes, and None where the
     system does not tell; what its child processes held is not in it. ``inputs`` has, for each input, the files that
-    were read with the fingerprints that they had. ``form`` is that of the record itself: 1 was written by cmbml 0.1.0.
+    were read with the fingerprints that they had, ``outputs`` size and hash of each file that was made. ``form`` is
+    that of the record itself: 1 was written by cmbml 0.1.0.
     """
 
     stage: str
@@ -49,7 +50,7 @@ class Sidecar:
     fingerprint: str
     settings: dict[str, Any]
     inputs: dict[str, dict[str, str]]
-    outputs: dict[str, int]
+    outputs: dict[str, dict[str, Any]]
     seeds: list[str]
     seconds: float
     host: str
@@ -65,27 +66,54 @@ class Sidecar:
 
     @classmethod
     def read(cls, path: Path) -> "Sidecar | None":
-        """The record, or None when there is none that can be read."""
+        """The record, or None when there is none, or none whose parts are of their kinds."""
         try:
-            return cls(**json.loads(path.read_bytes()))
+            held = json.loads(path.read_bytes())
+            record = cls(**held)
         except (OSError, ValueError, TypeError):
             return None
+        return record if record._whole() else None
+
+    def _whole(self) -> bool:
+        if self.form != FORM:  # of another version, which is told in its own sentence
+            return isinstance(self.form, int)
+        kinds = {
+            str: (self.stage, self.fingerprint, self.host, *self.seeds) if isinstance(self.seeds, list) else (None,),
+            int: (self.version,),
+            dict: (self.item, self.settings, self.inputs, self.outputs, self.git, self.packages),
+        }
+        if not all(isinstance(part, kind) for kind, parts in kinds.items() for part in parts):
+            return False
+        if not isinstance(self.seconds, int | float) or not isinstance(self.peak_gb, int | float | None):
+            return False
+        return all(isinstance(part, dict) for part in (*self.inputs.values(), *self.outputs.values()))
 
     def text(self) -> str:
         """Contents of the file."""
         return json.dumps(asdict(self), indent=1)
 
 
-def damage(outputs: Sequence[File], sizes: Mapping[str, int]) -> str:
-    """What is wrong with the files of a finished item; empty when they are as recorded."""
+def contents(path: Path) -> dict[str, Any]:
+    """What tells the contents of a file from others: ``size`` in bytes, and ``sha256``."""
+    with path.open("rb") as file:
+        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def damage(outputs: Sequence[File], recorded: Mapping[str, Mapping[str, Any]], *, thorough: bool = False) -> str:
+    """What is wrong with the files of a finished item; empty when they are as recorded.
+
+    Sizes are compared, and ``thorough`` reads the files to compare their contents.
+    """
     for file in outputs:
         name = file.path.name
-        try:
-            size = file.path.stat().st_size
-        except OSError:
+        known = recorded.get(name, {})
+        if not file.path.is_file():
             return f"{name} is missing"
-        if size != sizes.get(name):
-            return f"{name} has {size} bytes instead of {sizes.get(name)}"
+        size = file.path.stat().st_size
+        if size != known.get("size"):
+            return f"{name} has {size} bytes instead of {known.get('size')}"
+        if thorough and contents(file.path) != known:
+            return f"{name} has other contents than were written"
     return ""
 
 

@@ -5,15 +5,16 @@ import time
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from cmbml.core import handlers, memory, provenance
+from cmbml.core import handlers, locks, memory, provenance
 from cmbml.core.asset import Assets, File, Files, Input, Item, sources
 from cmbml.core.errors import UserError
-from cmbml.core.provenance import Sidecar, flatten
+from cmbml.core.provenance import Sidecar, damage, flatten
 from cmbml.core.seeds import rng_for
 
 _ABSENT = object()
@@ -118,6 +119,39 @@ class SimStage(Stage):
 
 
 @dataclass(frozen=True)
+class ReadFile:
+    """A file that an item reads, and what it has to be: of a fingerprint, by its record, or of a size and time."""
+
+    path: Path
+    fingerprint: str
+    record: Path | None = None
+
+    def holds(self) -> bool:
+        """Whether it is still that."""
+        if self.record is None:
+            return state(self.path) == self.fingerprint
+        record = Sidecar.read(self.record)
+        return record is not None and record.fingerprint == self.fingerprint
+
+
+def state(path: Path) -> str | None:
+    """Size and time of a file that no stage makes; None when it is missing."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return f"{stat.st_size}:{stat.st_mtime_ns}"
+
+
+def stamp(path: Path) -> int | None:
+    """Time of a file; None when it is missing."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+@dataclass(frozen=True)
 class Work:
     """One item of one stage: what it reads and makes, and why it has to run (empty when it is done)."""
 
@@ -128,16 +162,44 @@ class Work:
     outputs: tuple[File, ...]
     scratch: Mapping[str, File]
     why: str
+    read_files: tuple[ReadFile, ...] = ()
+    planned_at: int | None = None
+
+    def made_since(self) -> bool:
+        """Whether another run has made the item since this one was planned."""
+        if self.planned_at == stamp(Sidecar.path(self.outputs)):
+            return False
+        record = Sidecar.read(Sidecar.path(self.outputs))
+        if record is None or record.fingerprint != self.fingerprint:
+            return False
+        return not damage(self.outputs, record.outputs)
+
+    def demand_inputs(self) -> None:
+        """Refuse inputs that are no longer those of the plan.
+
+        Raises
+        ------
+        UserError
+            When another run has exchanged one of them meanwhile.
+        """
+        for file in self.read_files:
+            if not file.holds():
+                raise UserError(
+                    f"{file.path} is not what it was when this run was planned: another run, with other settings, has"
+                    " exchanged it meanwhile. Nothing was made of it; repeat the command when that run is over, or give"
+                    " one of the two another dataset."
+                )
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an item ended; `error` is empty when it ended well."""
+    """How an item ended; `error` is empty when it ended well, and ``shared`` says that another run has made it."""
 
     item: Item
     seconds: float
     error: str = ""
     trace: str = ""
+    shared: bool = False
 
 
 def execute(stage: Stage, work: Work, *, fresh: bool, threads: int | None = None) -> Outcome:
@@ -154,43 +216,52 @@ def execute(stage: Stage, work: Work, *, fresh: bool, threads: int | None = None
         os.environ.update({name: str(threads) for name in THREAD_VARIABLES})
     start = time.perf_counter()
     try:
-        _execute(stage, work, fresh, start)
+        made = _execute(stage, work, fresh, start)
     except UserError as error:
         return Outcome(work.item, time.perf_counter() - start, str(error))
     except Exception as error:
         message = f"{type(error).__name__}: {error}"
         return Outcome(work.item, time.perf_counter() - start, message, traceback.format_exc())
-    return Outcome(work.item, time.perf_counter() - start)
+    return Outcome(work.item, time.perf_counter() - start, shared=not made)
 
 
-def _execute(stage: Stage, work: Work, fresh: bool, start: float) -> None:
+def _execute(stage: Stage, work: Work, fresh: bool, start: float) -> bool:
+    """Make what an item lacks; False when another run has made it meanwhile."""
     sidecar = Sidecar.path(work.outputs)
-    sidecar.unlink(missing_ok=True)
-    if fresh:
+    with locks.held(sidecar, f"{stage.name} {dict(work.item)}"):
+        if work.made_since():
+            return False
+        if fresh:
+            for file in work.scratch.values():
+                file.remove()
+        work.demand_inputs()
+        stage.seeds = []
+        memory.forget_peak()
+        values = {name: source.read() if isinstance(source, File) else source for name, source in work.inputs.items()}
+        made = stage.run(work.item, **values, **({"scratch": work.scratch} if work.scratch else {}))
+        made = made if isinstance(made, tuple) else (made,)
+        pairs = [(file.path, value) for file, value in zip(work.outputs, made, strict=True)]
+        with handlers.written(pairs) as temporary:
+            outputs = {path.name: provenance.contents(tmp) for (path, _), tmp in zip(pairs, temporary, strict=True)}
+            work.demand_inputs()
+            sidecar.unlink(missing_ok=True)  # and not before: a command that fails has forgotten nothing
+        work.demand_inputs()
+        record = Sidecar(
+            stage=stage.name,
+            version=stage.version,
+            item=dict(work.item),
+            fingerprint=work.fingerprint,
+            settings=stage.settings,
+            inputs=work.input_fingerprints,
+            outputs=outputs,
+            seeds=stage.seeds,
+            seconds=round(time.perf_counter() - start, 3),
+            peak_gb=memory.peak_gb(),
+            form=provenance.FORM,
+            **provenance.environment(),
+        )
+        with handlers.atomic(sidecar) as tmp:
+            tmp.write_text(record.text(), encoding="utf-8")
         for file in work.scratch.values():
             file.remove()
-    stage.seeds = []
-    memory.forget_peak()
-    values = {name: source.read() if isinstance(source, File) else source for name, source in work.inputs.items()}
-    made = stage.run(work.item, **values, **({"scratch": work.scratch} if work.scratch else {}))
-    made = made if isinstance(made, tuple) else (made,)
-    for file, value in zip(work.outputs, made, strict=True):
-        file.write(value)
-    record = Sidecar(
-        stage=stage.name,
-        version=stage.version,
-        item=dict(work.item),
-        fingerprint=work.fingerprint,
-        settings=stage.settings,
-        inputs=work.input_fingerprints,
-        outputs={file.path.name: file.path.stat().st_size for file in work.outputs},
-        seeds=stage.seeds,
-        seconds=round(time.perf_counter() - start, 3),
-        peak_gb=memory.peak_gb(),
-        form=provenance.FORM,
-        **provenance.environment(),
-    )
-    with handlers.atomic(sidecar) as tmp:
-        tmp.write_text(record.text())
-    for file in work.scratch.values():
-        file.remove()
+    return True

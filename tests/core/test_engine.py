@@ -1,5 +1,6 @@
 """The engine on a toy pipeline: what runs, what does not, and what a killed process leaves behind."""
 
+import hashlib
 import json
 import logging
 import multiprocessing
@@ -144,7 +145,9 @@ def test_sidecar_says_where_a_file_comes_from(tmp_path):
     record = json.loads((tmp_path / "Test" / "sim0001" / ".noise.npy.json").read_text())
     assert record["settings"] == {"noise.level": 1.0, "noise.bad_sim": -1, "seed": 1}
     assert record["seeds"] == ["noise/1/test/1"]
-    assert record["outputs"] == {"noise.npy": (tmp_path / "Test" / "sim0001" / "noise.npy").stat().st_size}
+    path = tmp_path / "Test" / "sim0001" / "noise.npy"
+    hashed = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert record["outputs"] == {"noise.npy": {"size": path.stat().st_size, "sha256": hashed}}
     assert record["packages"]["numpy"] == np.__version__
 
 
