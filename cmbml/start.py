@@ -1,6 +1,7 @@
 """From a configuration to a finished run, and from a user's mistake to a sentence."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from cmbml.config.help import help_text
 from cmbml.config.options import check_options
 from cmbml.core import launch
 from cmbml.core.asset import Assets
+from cmbml.core.cluster import end_workers
 from cmbml.core.errors import UserError
 from cmbml.core.pipeline import Pipeline
 from cmbml.core.stage import Stage
@@ -97,10 +99,33 @@ def start(config_path: Path, config_name: str) -> None:
         with _sentences(wanted):
             run(cfg)
 
-    with _sentences(wanted):
+    with _interruptible(), _sentences(wanted):
         sys.argv[1:] = check_options(config_path, config_name, arguments)
         hydra.main(version_base="1.3", config_path=str(config_path), config_name=config_name)(job)()
     launch.dismiss()
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """End with one line and exit code 130 after Ctrl-C, with 143 after SIGTERM, and leave no worker behind."""
+
+    def terminate(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    except KeyboardInterrupt:
+        end_workers()
+        sys.stderr.write("Interrupted; the same command goes on where this one stopped.\n")
+        raise SystemExit(130) from None
+    except SystemExit as end:
+        if end.code == 128 + signal.SIGTERM:
+            end_workers()
+            sys.stderr.write("Terminated; the same command goes on where this one stopped.\n")
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

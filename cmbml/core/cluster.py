@@ -49,6 +49,15 @@ def backend(cluster: Mapping[str, Any], workers: int) -> Iterator[None]:
             yield
 
 
+def end_workers() -> None:
+    """Kill the processes of this machine that items run in."""
+    from joblib.externals.loky import reusable_executor
+
+    executor = reusable_executor._executor  # asking for it would start one
+    if executor is not None:
+        executor.shutdown(wait=False, kill_workers=True)
+
+
 def killed() -> tuple[type[BaseException], ...]:
     """What is raised when a worker process has died: by joblib, and by Dask, if it is there, after some attempts."""
     try:

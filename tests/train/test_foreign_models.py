@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from cmbml.core.errors import UserError
+from cmbml.networks.unet import UNet
 from cmbml.train import network
 from cmbml.train.network import build, check_model
 
@@ -47,7 +48,7 @@ def test_no_network_of_a_file_runs_code(settings, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("value", [{"_target_": "os.getcwd"}, [{"_target_": "os.getcwd"}], object()], ids=str)
+@pytest.mark.parametrize("value", [{"_target_": "os.getcwd"}, [{"_target_": "os.getcwd"}], UNet], ids=["a", "b", "c"])
 def test_keys_of_a_network_are_plain(value):
     with pytest.raises(UserError, match=r"network.n_filters=.* is no plain value"):
         build({"_target_": TARGET, "in_channels": 1, "out_channels": 1, "n_filters": value})
