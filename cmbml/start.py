@@ -84,15 +84,16 @@ def start(config_path: Path, config_name: str) -> None:
     The traceback of such a mistake is shown when the environment has ``HYDRA_FULL_ERROR=1``. Of the processes that
     torchrun or Slurm started, rank 0 does the work and the others train with it. ``--help`` is answered here.
     """
-    if launch.group().rank:
-        launch.follow()
-        return
     arguments = sys.argv[1:]
     if {"--help", "-h"} & set(arguments):  # Hydra's own lists the options of every job, and needs seconds for it
         sys.stdout.write(help_text(config_path, config_name, arguments))
         return
-    config.register()
     wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    if launch.group().rank:
+        with _sentences(wanted):
+            launch.follow()
+        return
+    config.register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands an exception over instead of printing it
 
     def job(cfg: DictConfig) -> None:
@@ -101,6 +102,7 @@ def start(config_path: Path, config_name: str) -> None:
 
     with _interruptible(), _sentences(wanted):
         sys.argv[1:] = check_options(config_path, config_name, arguments)
+        launch.meet()
         hydra.main(version_base="1.3", config_path=str(config_path), config_name=config_name)(job)()
     launch.dismiss()
 

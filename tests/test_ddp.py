@@ -1,11 +1,13 @@
 """One process, processes that are started here, and processes that torchrun or Slurm started, train alike."""
 
+import datetime
 import json
 import logging
 import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -168,3 +170,67 @@ if __name__ == "__main__":
     else:
         print(json.dumps(run(Path(sys.argv[1]))), flush=True)
         launch.dismiss()
+
+
+def listening(pids: set[int]) -> set[str]:
+    """Addresses at which these processes listen, as the kernel has them, in hexadecimal."""
+    inodes = set()
+    for pid in pids:
+        for link in Path(f"/proc/{pid}/fd").glob("*"):
+            with suppress(OSError):
+                inodes.add(os.readlink(link))
+    addresses = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            if state == "0A" and f"socket:[{inode}]" in inodes:
+                addresses.add(local.split(":")[0])
+    return addresses
+
+
+def report(folder: str) -> None:
+    """Write down, while all processes are there and have talked, where they and their parent listen."""
+    total = torch.ones(1)
+    distributed.all_reduce(total)
+    found = listening({os.getpid(), os.getppid()})
+    Path(folder, f"{launch.group().rank}.json").write_text(json.dumps([sorted(found), total.item()]))
+    distributed.barrier()
+
+
+def test_started_processes_listen_on_loopback_alone(tmp_path):
+    launch.launch(report, (str(tmp_path),), devices=2, run_id="test")
+    loopback = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
+    for rank in range(2):
+        addresses, total = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert total == 2
+        assert set(addresses) <= loopback
+        assert addresses, "gloo listens somewhere"
+
+
+LEFT_OVER = {
+    "torchrun": {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517"},
+    "without a place": {"RANK": "0", "WORLD_SIZE": "2"},
+    "no number": {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "here"},
+    "follower": {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29518"},
+    "slurm": {
+        "SLURM_PROCID": "0",
+        "SLURM_STEP_NUM_TASKS": "3",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_JOB_ID": "7",
+    },
+}
+
+
+@pytest.mark.parametrize("variables", LEFT_OVER.values(), ids=LEFT_OVER)
+def test_variables_of_another_job_end_with_a_sentence(variables, monkeypatch, caplog):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(launch, "MEETING", datetime.timedelta(seconds=3))
+    monkeypatch.setattr(launch, "_SILENT_S", 0.5)
+    with pytest.raises(UserError, match=r"left over from another job: unset RANK, WORLD_SIZE") as caught:
+        launch.meet()
+    assert "\n" not in str(caught.value)
+    if variables.get("MASTER_PORT", "").isdigit():
+        assert "waits for the others to come" in caplog.text

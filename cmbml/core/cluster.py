@@ -79,7 +79,9 @@ def make(cluster: Mapping[str, Any], workers: int) -> Iterator[Any]:
     else:
         from dask.distributed import LocalCluster
 
-        with LocalCluster(workers, threads_per_worker=1, dashboard_address=None) as made:
+        with LocalCluster(
+            workers, threads_per_worker=1, dashboard_address=None, host="127.0.0.1", security=_security()
+        ) as made:
             yield made
 
 
@@ -87,4 +89,12 @@ def slurm(cluster: Mapping[str, Any]) -> Any:
     """Cluster of Slurm jobs, none of them submitted yet; ``job_script()`` shows what is."""
     from dask_jobqueue import SLURMCluster
 
-    return SLURMCluster(**{key: value for key, value in cluster["job"].items() if value is not None})
+    job = {key: value for key, value in cluster["job"].items() if value is not None}
+    return SLURMCluster(**job, security=_security())
+
+
+def _security() -> Any:
+    """Certificates for as long as the cluster lives: whoever has none can neither connect nor listen."""
+    from dask.distributed import Security
+
+    return Security.temporary()

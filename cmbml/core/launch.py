@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import re
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -25,6 +26,8 @@ from cmbml.core.errors import UserError
 Call = tuple[Callable[..., Any], Sequence[Any]]
 
 PATIENCE = datetime.timedelta(days=2)  # how long a rank waits for the others, e.g. while rank 0 simulates skies
+MEETING = datetime.timedelta(minutes=2)  # how long it waits for them to come at all
+_SILENT_S = 5.0  # of that, before a word
 
 
 class Group(NamedTuple):
@@ -101,6 +104,18 @@ def launch(fn: Callable[..., Any], args: Sequence[Any], *, devices: int, run_id:
     return _elastic(fn, args, devices, run_id)
 
 
+def meet() -> None:
+    """Join the group that torchrun or ``srun`` started, if there is one; rank 0 does it before anything else.
+
+    Raises
+    ------
+    UserError
+        When the others do not come, because the variables of a group are left over from another job.
+    """
+    if group().size > 1:
+        _join()
+
+
 def follow() -> None:
     """Take part, as a rank other than 0 of a group that was found, in every launch of rank 0, until it dismisses."""
     while (call := _tell(None)) is not None:
@@ -129,8 +144,19 @@ def _tell(call: Call | None) -> Call | None:
     return message[0]
 
 
-def _join() -> None:
-    """Become one rank of the group that the environment describes."""
+def _join(meeting_place: Path | None = None) -> None:
+    """Become one rank of the group that the environment describes.
+
+    Parameters
+    ----------
+    meeting_place : Path, optional
+        File of the processes that were started on this machine: they meet in it, and listen on loopback alone.
+
+    Raises
+    ------
+    UserError
+        When the others do not come.
+    """
     import torch
     import torch.distributed as dist
 
@@ -140,10 +166,78 @@ def _join() -> None:
     gpus = torch.cuda.device_count()
     if place.local_rank < gpus:
         torch.cuda.set_device(place.local_rank)
+    backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
+    with _waiting_for_others(place):
+        if meeting_place is None:
+            store = _meet(place)
+        else:
+            os.environ |= dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), _loopback())
+            store = dist.FileStore(str(meeting_place), place.size)
+        try:
+            dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.size, timeout=PATIENCE)
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"{_described(place)} cannot meet: {str(error).splitlines()[0]}. {_LEFTOVER}") from None
+
+
+def _meet(place: Group) -> Any:
+    """Store at rank 0 of the group, when all ranks have come to it."""
+    import torch.distributed as dist
+
     for name, value in slurm_master(os.environ).items():
         os.environ.setdefault(name, value)
-    backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
-    dist.init_process_group(backend, rank=place.rank, world_size=place.size, timeout=PATIENCE)
+    try:
+        host = os.environ["MASTER_ADDR"]
+        port = int(os.environ["MASTER_PORT"])
+    except (KeyError, ValueError):
+        raise UserError(f"{_described(place)} has no MASTER_ADDR and MASTER_PORT to meet at. {_LEFTOVER}") from None
+    # torchrun has a store there already, which its agent serves.
+    served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    try:
+        store = dist.TCPStore(
+            host, port, place.size, is_master=place.rank == 0 and not served, timeout=MEETING, wait_for_workers=False
+        )
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        meeting = dist.PrefixStore(f"cmbml/{attempt}", store)
+        meeting.add("ranks", 1)
+        meeting.set(f"here/{place.rank}", "")
+        meeting.wait([f"here/{rank}" for rank in range(place.size)], MEETING)
+    except (RuntimeError, ValueError):
+        minutes = MEETING.total_seconds() / 60
+        raise UserError(
+            f"{_described(place)} cannot meet at {host}:{port}: not all have come in {minutes:g} minutes. {_LEFTOVER}"
+        ) from None
+    store.set_timeout(PATIENCE)
+    return meeting
+
+
+_LEFTOVER = (
+    "If this is a single process, these variables are left over from another job: unset RANK, WORLD_SIZE, LOCAL_RANK,"
+    " MASTER_ADDR and MASTER_PORT, or SLURM_PROCID and SLURM_STEP_NUM_TASKS."
+)
+
+
+def _described(place: Group) -> str:
+    names = "RANK and WORLD_SIZE" if "RANK" in os.environ else "SLURM_PROCID and SLURM_STEP_NUM_TASKS"
+    return f"The group of {place.size} processes that {names} tell of, of which this is rank {place.rank},"
+
+
+@contextmanager
+def _waiting_for_others(place: Group) -> Iterator[None]:
+    """Say for whom a process waits when the others do not come at once."""
+    logger = logging.getLogger(__name__)
+    message = f"{_described(place)} waits for the others to come. {_LEFTOVER}"
+    timer = threading.Timer(_SILENT_S, logger.warning, [message])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _loopback() -> str:
+    """Name of the interface that no other machine reaches."""
+    return next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
 
 
 def _leave() -> None:
@@ -163,7 +257,7 @@ def slurm_master(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _elastic(fn: Callable[..., Any], args: Sequence[Any], devices: int, run_id: str) -> Any:
-    """Start the processes on this machine, at a free port of 127.0.0.1, and wait for them."""
+    """Start the processes on this machine, which meet in files of a folder of this user, and wait for them."""
     import torch
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -177,12 +271,14 @@ def _elastic(fn: Callable[..., Any], args: Sequence[Any], devices: int, run_id: 
             nproc_per_node=devices,
             run_id=run_id,
             rdzv_backend="c10d",
-            rdzv_endpoint="127.0.0.1:0",
+            rdzv_endpoint=str(Path(folder, "agent")),
+            rdzv_configs={"store_type": "file"},  # of this user alone, where a port would answer everybody
             local_addr="127.0.0.1",
             max_restarts=0,
             logs_specs=DefaultLogsSpecs(log_dir=folder),
         )
         level = logging.getLogger().level
+        os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # a port of the agent that nobody here would use
         try:
             return elastic_launch(config, _worker)(fn, tuple(args), folder, threads, queue, level)[0]
         except ChildFailedError as failed:
@@ -202,7 +298,7 @@ def _worker(fn: Callable[..., Any], args: tuple[Any, ...], folder: str, threads:
     root.setLevel(level)
     torch.set_num_threads(threads)
     try:
-        _join()
+        _join(Path(folder, "workers"))
         result = fn(*args)
         _leave()  # not after a failure: the others may never answer
         return result
