@@ -1,13 +1,15 @@
 """One file from a server or a folder: tried again, gone on with, checked, and only then given its name."""
 
-import gzip
+import errno
 import logging
+import lzma
 import os
 import shutil
 import tarfile
 import tempfile
 import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pooch
@@ -20,11 +22,38 @@ CHUNK = 1 << 16  # bytes; at most this much is lost when a connection is cut
 TIMEOUT_S = 60
 LONGEST_WAIT_S = 60
 PASSING = {408, 416, 425, 429}  # of the 4xx answers, those that another try can cure
+LARGEST = 1 << 36  # bytes of a file of which neither the manifest nor the server says a size
+MORE = 4  # times the size that a manifest says about; and the size of an archive's contents over its own
+MEMBERS = 100_000  # of an archive
 FIRST_BYTES = {".fits": b"SIMPLE  =", ".gz": b"\x1f\x8b", ".h5": b"\x89HDF"}
 
 
 class Refused(Exception):
     """What came is not the file that was asked for: it is not kept, and asking again does not help."""
+
+
+class Cut:
+    """A file that takes no more than a number of bytes.
+
+    Parameters
+    ----------
+    file : binary file
+        What is written to.
+    most : int
+        Bytes that it may have in the end.
+    """
+
+    def __init__(self, file, most: int):
+        self.file, self.most = file, most
+
+    def write(self, chunk: bytes) -> int:
+        """Write, or raise `Refused`."""
+        if self.file.tell() + len(chunk) > self.most:
+            raise Refused(f"more came than the {self.most} bytes that it may have")
+        return self.file.write(chunk)
+
+    def __getattr__(self, name: str):
+        return getattr(self.file, name)
 
 
 class Download:
@@ -69,10 +98,15 @@ class Download:
         if start:
             log.info("  going on after %d bytes", start)
             headers |= {"Range": f"bytes={start}-", "If-Range": self.mark.read_text()}
-        with self.part.open("ab" if start else "wb") as file:
+        with self.part.open("ab" if start else "wb") as opened:
+            file = Cut(opened, self.entry.size or MORE * (self.entry.about or 0) or LARGEST)
             hooks = {"response": lambda response, **_: self.begin(response, file, start)}
             get = pooch.HTTPDownloader(self.progress, CHUNK, timeout=TIMEOUT_S, headers=headers, hooks=hooks)
-            get(url, file, None)
+            try:
+                get(url, file, None)
+            except Refused:
+                opened.truncate(0)
+                raise
 
     def begin(self, response: requests.Response, file, start: int) -> None:
         """Look at an answer before its body is read: where it starts, how long it is, whether it is a web page."""
@@ -96,6 +130,7 @@ class Download:
             self.length = start + int(length)
             if self.entry.size not in (None, self.length):
                 raise Refused(f"the server has {self.length} bytes, the manifest {self.entry.size}")
+            file.most = min(file.most, self.length)
 
     def check(self, *, more_may_come: bool) -> None:
         """Raise, and keep no part, unless it is as long as announced and starts as a file of its kind does."""
@@ -172,18 +207,57 @@ def fetch(
             download.tidy()
 
 
-def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a tar file into a folder, all or nothing; a single folder inside it takes the folder's name."""
+def unpack(archive: Path, folder: Path, *, most: int | None = None) -> None:
+    """Unpack a tar file into a folder, all or nothing; a single folder inside it takes the folder's name.
+
+    Parameters
+    ----------
+    archive, folder : Path
+    most : int, optional
+        Bytes that its contents may have; 4 times those of the archive and 100 MB if not given.
+
+    Raises
+    ------
+    Refused
+        If it is damaged, larger, or has links that point out of it; it is removed then.
+    """
+    most = MORE * archive.stat().st_size + 100_000_000 if most is None else most
     with tempfile.TemporaryDirectory(dir=archive.parent) as temporary:
         inside = Path(temporary) / "inside"
         try:
             with tarfile.open(archive) as tar:
-                tar.extractall(inside, filter="data")
-        except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+                tar.extractall(inside, members=_bounded(tar, most), filter="data")
+            found = list(inside.iterdir())
+            whole = found[0] if len(found) == 1 and found[0].is_dir() and not found[0].is_symlink() else inside
+            _refuse_links_out_of(whole)
+        except (tarfile.TarError, EOFError, OSError, KeyError, ValueError, zlib.error, lzma.LZMAError) as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise  # which says nothing against the archive
             archive.unlink()
-            raise Refused(f"the archive cannot be unpacked ({error})") from error
-        found = list(inside.iterdir())
-        os.replace(found[0] if len(found) == 1 and found[0].is_dir() else inside, folder)
+            raise Refused(f"the archive cannot be unpacked ({str(error) or type(error).__name__})") from error
+        except Refused:
+            archive.unlink()
+            raise
+        os.replace(whole, folder)
+
+
+def _bounded(tar: tarfile.TarFile, most: int) -> Iterator[tarfile.TarInfo]:
+    """Members of an archive, as long as there are not too many and all together are not too large."""
+    total = 0
+    for n, member in enumerate(tar, start=1):
+        total += member.size
+        if total > most or n > MEMBERS:
+            raise Refused(f"the archive holds more than {most} bytes or {MEMBERS} files")
+        yield member
+
+
+def _refuse_links_out_of(folder: Path) -> None:
+    """Refuse links that would point out of a folder once it lies where it is to lie."""
+    for path in folder.rglob("*"):
+        if path.is_symlink():
+            target = os.path.normpath(path.parent / os.readlink(path))
+            if not Path(target).is_relative_to(folder):
+                raise Refused(f"the archive has a link, {path.relative_to(folder)}, that points out of it")
 
 
 def reason(error: Exception) -> str:

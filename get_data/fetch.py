@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pooch
 import requests
 from catalogue import Entry, read_manifest, select
-from download import Refused, fetch, reason, unpack
+from download import fetch, reason, unpack
 
 from cmbml.core.errors import UserError
 
@@ -51,7 +51,7 @@ def bring(
             fetch(entry, source, assets, tries=left, backoff_s=backoff_s, progress=sys.stderr.isatty())
             if entry.unpack:
                 unpack(assets / entry.to, entry.folder(assets))
-        except (Refused, ValueError, OSError) as error:
+        except Exception as error:  # whatever is wrong with this one, the others are brought
             failed[entry.name] = reason(error)
             log.error("  failed: %s", failed[entry.name])
             if isinstance(error, requests.ConnectionError | requests.Timeout):

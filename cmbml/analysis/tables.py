@@ -103,11 +103,11 @@ def to_markdown(summary: Sequence[Mapping], *, caption: Mapping, metrics: Sequen
 
     An A_res that is no headline is struck out and its reason stands in a footnote.
     """
-    header, lines, notes = _cells(summary, caption, metrics, strike="~~{}~~", mark="[{}]")
+    header, lines, notes = _cells(summary, caption, metrics, strike="~~{}~~", mark="[{}]", escape=_markdown)
     table = ["| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *lines]]
     struck = judged_text(metrics)
-    foot = "\n".join(f"[{i}] {struck} is no headline: {note}." for i, note in notes)
-    parts = [describe(caption), "\n".join(table), foot]
+    foot = "\n".join(f"[{i}] {struck} is no headline: {_markdown(note)}." for i, note in notes)
+    parts = [_markdown(describe(caption)), "\n".join(table), foot]
     return "\n\n".join(p for p in parts if p) + "\n"
 
 
@@ -171,16 +171,44 @@ def _cells(
     return [escape(heading(name, caption, metrics)) for name in names], lines, list(enumerate(notes, start=1))
 
 
+_TEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "#": r"\#",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "_": r"\_",
+    "%": r"\%",
+    "&": r"\&",
+    "µ": r"$\mu$",
+    "²": "$^2$",
+    "·": r"$\cdot$",
+    "±": r"$\pm$",
+    "−": r"$-$",
+    "\n": " ",
+}
+_MARKDOWN = {
+    "\\": "\\\\",
+    "&": "&amp;",
+    "<": "&lt;",
+    ">": "&gt;",
+    "|": r"\|",
+    "`": r"\`",
+    "*": r"\*",
+    "~": r"\~",
+    "\n": " ",
+}
+
+
 def _tex(text: str) -> str:
     """Escape what LaTeX would not read as text."""
-    for plain, tex in {
-        "_": r"\_",
-        "%": r"\%",
-        "&": r"\&",
-        "µ": r"$\mu$",
-        "²": "$^2$",
-        "·": r"$\cdot$",
-        "±": r"$\pm$",
-    }.items():
-        text = text.replace(plain, tex)
-    return text
+    return "".join(_TEX.get(letter, letter) for letter in text)
+
+
+def _markdown(text: str) -> str:
+    """Escape what Markdown, or HTML in it, would not read as text."""
+    return "".join(_MARKDOWN.get(letter, letter) for letter in text).replace("](", r"]\(")

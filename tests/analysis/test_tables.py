@@ -1,8 +1,10 @@
 """Tables: digits, means and scatter, struck-out values."""
 
 import csv
+import html
 import io
 import math
+import re
 from functools import partial
 
 import numpy as np
@@ -104,3 +106,23 @@ def test_rows_carry_full_precision_through_csv():
     back = list(csv.DictReader(io.StringIO(out.getvalue())))
     assert float(back[1]["A_res_std"]) == np.std([0.1, 0.2], ddof=1)
     assert [row["note"] != "" for row in back] == [False, True, False]
+
+
+EVIL = "a|b\\c{d}$e#f^g~h<i>j_k%l&m`n`[x](http://y)*o*"
+
+
+def test_names_are_text_in_markdown_and_in_latex():
+    """Read back as a renderer would: the cell is the name, and no cell, tag, link or command is added."""
+    line = {"method": EVIL, "form": "native", "n": 2, "RMSE": (1.0, 0.1), "note": ""}
+    row = to_markdown([line], caption={}, metrics=METRICS).splitlines()[-1]
+    cells = re.split(r"(?<!\\)\|", row)[1:-1]
+    assert len(cells) == 4
+    assert "<" not in row
+    assert "](" not in row
+    assert html.unescape(re.sub(r"\\(.)", r"\1", cells[0].strip())) == EVIL
+    text = to_latex([line], caption={"dataset": EVIL}, metrics=METRICS)
+    body = text.split(r"\midrule")[1].splitlines()[1]
+    assert len(re.findall(r"(?<!\\)&", body)) == 3
+    for letter in "#^~<>":
+        assert not re.search(rf"(?<!\\){re.escape(letter)}", body)
+    assert body.startswith(r"a|b\textbackslash{}c\{d\}\$e\#f\textasciicircum{}g\textasciitilde{}h\textless{}i")

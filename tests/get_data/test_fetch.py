@@ -251,3 +251,58 @@ def test_the_manifest_is_well_formed():
     assert len({entry.to for entry in entries}) == len(entries) == len({entry.url for entry in entries})
     assert all(entry.url.endswith(entry.to.split("/")[-1]) for entry in entries)
     assert {entry.to.split("/")[0] for entry in entries} == {"Planck", "WMAP"}
+
+
+def packed(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
+    """A tar.gz file of members."""
+    held = io.BytesIO()
+    with tarfile.open(fileobj=held, mode="w:gz") as tar:
+        for member, body in members:
+            member.size = len(body)
+            tar.addfile(member, io.BytesIO(body))
+    return held.getvalue()
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, link
+    return info
+
+
+HOSTILE = {
+    "hard link to nothing": [(member("a/x", tarfile.LNKTYPE, "a/missing"), b"")],
+    "symbolic link out": [(member("a/x", tarfile.SYMTYPE, "../../y"), b"")],
+    "out once it is moved": [(member("a/x", tarfile.SYMTYPE, "../b"), b""), (member("a/y"), b"1")],
+    "absolute link": [(member("a/x", tarfile.SYMTYPE, "/etc/passwd"), b"")],
+    "path out": [(member("../x"), b"1")],
+    "device": [(member("a/x", tarfile.CHRTYPE), b"")],
+    "a file in the place of a folder": [(member("a"), b"1"), (member("a/b"), b"1")],
+    "bomb": [(member("a/x"), bytes(300_000_000))],
+}
+
+
+@pytest.mark.parametrize("members", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_archives_are_refused_and_the_next_file_is_brought(server, fetch, members, caplog):
+    server.files["x.tar.gz"] = packed(*members)
+    server.files["b.fits"] = BODY
+    assert fetch({"x.tar.gz": {"unpack": True}, "b.fits": {}}) == 1
+    assert "Traceback" not in caplog.text
+    assert left(fetch.folder) == ["b.fits"]
+    assert not list(fetch.folder.parent.parent.glob("x*"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "headers"),
+    [
+        ({"size": 1000}, {"Content-Length": None}),
+        ({"about": 1000}, {"Content-Length": None}),
+        ({"size": 1000}, {"Content-Length": None, "Transfer-Encoding": None}),
+    ],
+)
+def test_endless_bodies_are_cut(server, fetch, fields, headers, caplog):
+    server.files["a.fits"] = BODY
+    server.files["b.fits"] = BODY
+    server.script["a.fits"] = [{"headers": headers}] * 9
+    assert fetch({"a.fits": fields, "b.fits": {}}) == 1
+    assert "more came than the" in caplog.text
+    assert left(fetch.folder) == ["b.fits"]
