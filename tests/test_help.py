@@ -31,7 +31,8 @@ def test_ten_commands_that_compose(job):
 
 def test_groups_and_keys_are_those_of_the_job():
     text = help_text(CFG, "delens")
-    assert re.search(r"^  network +resunet unet\* unet_256 unet_gpu unetpp$", text, re.MULTILINE)
+    listed = re.search(r"^  network +(.*)$", text, re.MULTILINE)[1].split()
+    assert {"resunet", "unet*", "unet_256", "unet_gpu", "unetpp"} <= set(listed)
     assert "unet5" not in text
     assert "foregrounds" not in text
     for key in (
@@ -46,7 +47,7 @@ def test_groups_and_keys_are_those_of_the_job():
         assert re.search(rf"^  {key} +\w+", text, re.MULTILINE), key
     text = help_text(CFG, "compare", ["job=clean"])
     assert re.search(r"^  job +clean\* delens$", text, re.MULTILINE)
-    assert re.search(r"^  network +unet5 unet8 unet_bands\*$", text, re.MULTILINE)
+    assert {"unet5", "unet8", "unet_bands*"} <= set(re.search(r"^  network +(.*)$", text, re.MULTILINE)[1].split())
 
 
 def test_every_key_of_a_root_file_has_a_meaning():

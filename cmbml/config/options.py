@@ -128,7 +128,7 @@ def check_options(config_path: Path, job: str, arguments: Sequence[str]) -> list
 def _file_of(group: str, option: str, jobs: Sequence[str], places: Sequence[Path]) -> str:
     """Name of the file of an option, which belongs to one of the jobs."""
     paths = [place / group / f"{option}.yaml" for place in places]
-    path = next((path for path in paths if path.is_file()), None)
+    path = next((path for path in paths if path.is_file() and not option.startswith("_")), None)
     if path is not None and jobs_of(path) & set(jobs):
         return option
     for named in (path for place in places for path in (place / group).glob("*.yaml")):
