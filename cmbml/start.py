@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,7 +115,8 @@ def _interruptible() -> Iterator[None]:
     def terminate(number: int, frame: object) -> None:
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    in_main = threading.current_thread() is threading.main_thread()  # others cannot take signals
+    before = signal.signal(signal.SIGTERM, terminate) if in_main else None
     try:
         yield
     except KeyboardInterrupt:
@@ -127,7 +129,8 @@ def _interruptible() -> Iterator[None]:
             sys.stderr.write("Terminated; the same command goes on where this one stopped.\n")
         raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if in_main:
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ def held(path: Path, what: str) -> Iterator[None]:
     system too; the file itself is removed.
     """
     place = path.with_name(f"{path.name}.lock")
+    new = [folder for folder in place.parents if not folder.exists()]
     place.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(place)
     _acquire(lock, place, what)
@@ -35,6 +36,9 @@ def held(path: Path, what: str) -> Iterator[None]:
         with suppress(OSError):
             place.unlink()
         lock.release()
+        for folder in new:
+            with suppress(OSError):  # something was made in it
+                folder.rmdir()
 
 
 def _acquire(lock: FileLock, place: Path, what: str) -> None:

@@ -43,7 +43,8 @@ def build(network: Mapping[str, Any]) -> nn.Module:
     try:
         kind = get_class(path)
     except Exception as error:
-        raise UserError(f"network._target_={path} cannot be imported: {str(error).splitlines()[0]}") from None
+        why = " ".join(str(error).split())
+        raise UserError(f"network._target_={path} cannot be imported: {why}") from None
     if not issubclass(kind, nn.Module):
         raise UserError(f"network._target_={path} is no torch.nn.Module.")
     try:

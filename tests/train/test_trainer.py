@@ -302,7 +302,7 @@ def test_tensorboard(tmp_path, monkeypatch):
         ({"train__compile": "yes"}, "train.compile=yes must be true or false"),
         ({"rotation__average": 9}, "rotation.average=9 must be a whole number from 1 to 8"),
         ({"rotation__symmetries": True, "spins_in": [2, 2]}, "Q and U mix .* rotation.symmetries=false"),
-        ({"network___target_": "cmbml.networks.none.Net"}, "network: "),
+        ({"network___target_": "cmbml.networks.none.Net"}, "network._target_=.* cannot be imported: .*none"),
         ({"network__filters": 3}, "network: .*filters"),
         ({"network__n_filters": 0}, "network: n_filters must be a whole number of at least 1"),
         ({"network__in_channels": 3}, "cannot take 2 channels of 12x12 pixels"),

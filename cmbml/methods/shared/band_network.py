@@ -5,11 +5,9 @@ network, training, patches and rotation there. What it does otherwise it overrid
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -214,9 +212,7 @@ class PredictBands(OfBands):
             When it cannot be read, or was trained on other bands or for another field.
         """
         path = self.cfg.method.trained
-        held = None
-        with suppress(UnpicklingError, RuntimeError, EOFError):  # what torch says of files that are not its own
-            held = File(Path(path).expanduser()).read()
+        held = File(Path(path).expanduser()).read()
         model = check_model(held, f"method.trained={path}", self.cfg.network["_target_"])
         if not {"shown", "found", "fwhm_arcmin"} <= set(model):
             raise UserError(f"method.trained={path} is no network of a method of cleaning; give its model.pt.")
