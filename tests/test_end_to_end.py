@@ -202,3 +202,55 @@ def test_killed_run_resumes_to_the_same_bytes(done, tmp_path):
     assert list(tmp_path.rglob("last.pt")), "the training was not begun"
     assert list(table(here(tmp_path, "delens.export_npy=true"))) == STAGES
     assert contents(tmp_path) == contents(done)
+
+
+# Counts what is written, renamed and recorded, and dies at the k-th of these.
+DIES = """
+import os, signal, sys
+from pathlib import Path
+from cmbml.core import handlers
+from cmbml.start import start
+
+left = int(sys.argv.pop(1))
+write, replace = handlers._write, os.replace
+
+def count():
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def counted_write(tmp, path, value):
+    write(tmp, path, value)
+    count()
+
+def counted_replace(tmp, path):
+    count()
+    replace(tmp, path)
+
+handlers._write, handlers.os.replace = counted_write, counted_replace
+start(Path("cfg").absolute(), "delens")
+"""
+# Stage -> items and outputs; each item is written, renamed, and recorded. The last first: none reads what died before.
+KILLED = {
+    "summary": (1, 5),
+    "pictures": (2, 3),
+    "measure": (2, 2),
+    "features": (6, 1),
+    "label": (6, 1),
+    "observe": (6, 2),
+}
+
+
+def test_a_kill_at_any_write_of_a_stage_leaves_the_same_bytes(done, tmp_path):
+    root = tmp_path / "root"
+    shutil.copytree(done, root)
+    expected = contents(done)
+    for i, (stage, (items, outputs)) in enumerate(KILLED.items()):
+        k = int(np.random.default_rng(i).integers(1, items * (2 * outputs + 1) + 1))
+        words = [*TINY, f"system.root={root}", "run.workers=1", f"run.only=[{stage}]", f"run.force=[{stage}]"]
+        died = subprocess.run([sys.executable, "-c", DIES, str(k), *words], cwd=REPO, capture_output=True, text=True)
+        assert died.returncode == -signal.SIGKILL, (stage, k, died.stdout[-500:], died.stderr[-500:])
+        assert contents(root).items() <= expected.items(), stage  # whole files, each of the right bytes
+    assert list(table(here(root, "delens.export_npy=true"))) == STAGES
+    assert contents(root) == expected

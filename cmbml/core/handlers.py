@@ -37,6 +37,7 @@ def temporary(path: Path) -> Path:
 def atomic(path: Path) -> Iterator[Path]:
     """Temporary name in the folder of `path`; renamed to it when the block ends well, removed when it does not."""
     tmp = temporary(path)
+    clear_leftovers(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield tmp

@@ -30,6 +30,12 @@ class SkyMap:
         Band limit of what was synthesised.
     note : str
         One line for the header.
+
+    Examples
+    --------
+    >>> sky = SkyMap(np.arange(24.0).reshape(2, 12), ("E", "B"), unit="uK_CMB", fwhm_arcmin=5.0, lmax=2)
+    >>> sky.nside, float(sky["B"][0]), sky.select(["B"]).shape
+    (1, 12.0, (1, 12))
     """
 
     data: np.ndarray
@@ -60,7 +66,18 @@ class SkyMap:
 
 
 def write_skymap(path: Path, value: SkyMap) -> None:
-    """Write a sky map as a HEALPix FITS table: float32, RING, one column a field."""
+    """Write a sky map as a HEALPix FITS table: float32, RING, one column a field.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> sky = SkyMap(np.ones((1, 12)), ("T",), unit="uK_CMB", fwhm_arcmin=5.0, lmax=2)
+    >>> with TemporaryDirectory() as folder:
+    ...     write_skymap(Path(folder, "sky.fits"), sky)
+    ...     again = read_skymap(Path(folder, "sky.fits"), nside=1)
+    >>> again.header(), bool((again["T"] == sky["T"]).all())
+    ({'unit': 'uK_CMB', 'fwhm_arcmin': 5.0, 'lmax': 2, 'nside': 1}, True)
+    """
     if not np.isfinite(value.data).all():
         raise ValueError(f"{path.name}: a map with non-finite pixels is not written.")
     hp.write_map(
