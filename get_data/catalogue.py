@@ -80,7 +80,7 @@ def read_manifest(path: Path) -> Manifest:
         If the file cannot be read or an entry is not as the head of `manifest.yaml` describes it.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
         assets, pysm = content["assets"], content["pysm"]
         rows, _ = pysm["files"], (pysm["url"], pysm["to"])
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:

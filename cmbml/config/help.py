@@ -34,7 +34,7 @@ def help_text(config_path: Path, job: str, arguments: Sequence[str] = ()) -> str
         chosen["job"] = jobs[1]
         files += [config_path / "job" / f"{jobs[1]}.yaml", config_path / f"{jobs[1]}.yaml"]
     files.append(config_path / "run" / "default.yaml")
-    texts = [path.read_text() for path in files]
+    texts = [path.read_text(encoding="utf-8") for path in files]
     for text in texts:
         chosen = dict(re.findall(r"^  - (\w+): (\w+)", text, re.MULTILINE)) | chosen
     places = places_of(config_path, arguments)

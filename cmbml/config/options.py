@@ -23,7 +23,7 @@ _CHOICE = re.compile(r"\+*(?P<group>[\w/]+)(@[\w.]*)?=(?P<options>[\w./-]+(,[\w.
 
 def jobs_of(path: Path) -> set[str]:
     """Jobs that an option belongs to, told by the first comments of its file."""
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
             break
         if line.startswith("# jobs:"):
@@ -36,7 +36,7 @@ def name_of(path: Path) -> str:
 
     So one name can mean a setting of each job: ``experiment=tiny``.
     """
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
             break
         if line.startswith("# name:"):

@@ -84,7 +84,9 @@ class Pyilc(ForeignIlc):
             folder = Path(name)
             fwhm_arcmin = self.write(folder, bands)
             target = self.target(fwhm_arcmin.values())
-            (folder / "input.yml").write_text(yaml.safe_dump(self.input(folder, list(fwhm_arcmin), target)))
+            (folder / "input.yml").write_text(
+                yaml.safe_dump(self.input(folder, list(fwhm_arcmin), target)), encoding="utf-8"
+            )
             path = self.call(folder, log)
             data, _ = read_map(
                 path,
@@ -159,13 +161,19 @@ class Pyilc(ForeignIlc):
         command = [python, str(self.program), "input.yml"]
         silent = subprocess.DEVNULL
         try:
-            with log.open("w") as file:
+            with log.open("w", encoding="utf-8") as file:
                 done = subprocess.run(command, cwd=folder, stdin=silent, stdout=file, stderr=file, check=False)
         except OSError as error:
             raise UserError(f"method.python={python} cannot be run ({error.strerror}).") from None
         found = list((folder / "out").glob("needletILCmap_component_CMB*.fits"))
         if done.returncode or len(found) != 1:
-            last = " | ".join([line.strip() for line in log.read_text().splitlines() if line.strip(" ^~")][-LINES:])
+            last = " | ".join(
+                [
+                    line.strip()
+                    for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
+                    if line.strip(" ^~")
+                ][-LINES:]
+            )
             raise UserError(
                 f"pyilc made no map and ended with status {done.returncode}; its last words are {last!r}, all of them"
                 f" are in {log}."
