@@ -26,7 +26,7 @@ from cmbml.train import checkpoint, sync
 from cmbml.train.data import Patches, Skies, place_of_maps
 from cmbml.train.images import crop
 from cmbml.train.losses import LOSSES
-from cmbml.train.network import build, laid_out
+from cmbml.train.network import build, check_model, laid_out
 from cmbml.train.schedules import learning_rate_factor
 from cmbml.train.settings import read_train
 
@@ -249,17 +249,22 @@ class Trainer:
         """Take up the state of an interrupted training, if there is one and it is the same training."""
         if not self.scratch["last"].exists():
             return
-        state = self.scratch["last"].read()
+        state = checkpoint.read(self.scratch["last"], self.state())
         checkpoint.demand_same(state["fingerprint"], self.fingerprint, state["epoch"])
         if not self.scratch["best"].exists():
             raise UserError(f"The best network of the interrupted training is gone; {checkpoint.AFRESH}.")
-        for name in ("model", "optimizer", "scheduler", "scaler"):
-            getattr(self, name).load_state_dict(state[name])
+        best = checkpoint.read_file(self.scratch["best"])
+        check_model(best, "The best network of the interrupted training", self.settings["network"]["_target_"])
+        try:
+            for name in ("model", "optimizer", "scheduler", "scaler"):
+                getattr(self, name).load_state_dict(state[name])
+            torch.set_rng_state(state["rng"]["cpu"])
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise checkpoint.damaged(f"{type(error).__name__} of its {name}") from None
         self.epoch = state["epoch"]
         self.step = state["step"]
         self.best = state["best"]
         self.history = state["history"]
-        torch.set_rng_state(state["rng"]["cpu"])
         if self.device.type == "cuda" and state["rng"]["cuda"] is not None:
             torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
         if self.rank == 0:

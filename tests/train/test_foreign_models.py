@@ -1,6 +1,7 @@
 """A model file is data: nothing in it runs, and what is no model is refused in a sentence."""
 
 import copy
+import shutil
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from cmbml.core.errors import UserError
 from cmbml.networks.unet import UNet
 from cmbml.train import network
 from cmbml.train.network import build, check_model
+from tests.train.toy import train
 
 TARGET = "cmbml.networks.unet.UNet"
 GOOD = {
@@ -105,3 +107,59 @@ def test_weights_of_another_network_are_refused_in_a_sentence():
     model = {"settings": {"network": keys, "train": {"channels_last": False}}, "state_dict": {"x": torch.zeros(1)}}
     with pytest.raises(UserError, match="weights of a model do not fit its network"):
         network.load(model, torch.device("cpu"))
+
+
+PARTS_OF_A_STATE = (
+    "model",
+    "optimizer",
+    "scheduler",
+    "scaler",
+    "epoch",
+    "step",
+    "rng",
+    "best",
+    "fingerprint",
+    "history",
+)
+VALUES = (None, "text", [], {}, [3], {"x": 1}, torch.zeros(2))
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """Folder with the two files of a training."""
+    folder = tmp_path_factory.mktemp("training")
+    train(folder, train__epochs=1)
+    return folder
+
+
+def again(folder, interrupted, name, value) -> str:
+    """What is said when a training finds one of its files exchanged."""
+    for file in interrupted.iterdir():
+        shutil.copy(file, folder)
+    if isinstance(value, bytes):
+        (folder / name).write_bytes(value)
+    else:
+        torch.save(value, folder / name)
+    with pytest.raises(UserError) as caught:
+        train(folder, train__epochs=1)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "weights_only" not in message
+    return message
+
+
+@pytest.mark.parametrize("name", ["last.pt", "best.pt"])
+@pytest.mark.parametrize("value", [b"", b"garbage" * 99, *VALUES], ids=lambda value: str(value)[:12])
+def test_a_damaged_file_of_a_training_is_a_sentence(tmp_path, interrupted, name, value):
+    assert "run.force=[train]" in again(tmp_path, interrupted, name, value)
+
+
+@pytest.mark.parametrize("key", PARTS_OF_A_STATE)
+def test_each_part_of_a_checkpoint_is_looked_at(tmp_path, interrupted, key):
+    whole = torch.load(interrupted / "last.pt", weights_only=True)
+    assert set(whole) == set(PARTS_OF_A_STATE)
+    for value in VALUES:
+        if not isinstance(value, type(whole[key])) or key in ("model", "rng") or value == [3]:
+            assert "run.force=[train]" in again(tmp_path, interrupted, "last.pt", {**whole, key: value}), (key, value)
+    del whole[key]
+    assert "run.force=[train]" in again(tmp_path, interrupted, "last.pt", whole)
