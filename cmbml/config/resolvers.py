@@ -1,6 +1,5 @@
 """The resolvers of the yaml files, and what is done to a configuration before it is used."""
 
-import glob
 import hashlib
 import os
 from pathlib import Path
@@ -10,6 +9,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 
 from cmbml.config import checks
+from cmbml.config.files import listing
 from cmbml.config.jobs import CleanConfig, CompareCleanConfig, CompareConfig, Config, SimsConfig
 from cmbml.core.errors import UserError
 
@@ -57,25 +57,6 @@ def contents(table: str) -> str:
     path = shipped(table)
     files = [path, *sorted(p for p in path.with_suffix("").glob("*") if p.is_file())]
     return hashlib.sha256(b"".join(p.name.encode() + p.read_bytes() for p in files)).hexdigest()[:12]
-
-
-def matching(pattern: str, **fields: str) -> list[Path]:
-    """Files of a glob pattern in the order of their paths, after its ``{fields}`` are filled in."""
-    for name, value in fields.items():
-        pattern = pattern.replace(f"{{{name}}}", value)
-    paths = glob.glob(str(Path(pattern).expanduser().absolute()), recursive=True)
-    return sorted(path for path in map(Path, paths) if path.is_file())
-
-
-def listing(pattern: str | None) -> str:
-    """Hash of the paths, sizes and times of the files of a pattern, whatever its fields; empty without a pattern.
-
-    It stands in the configuration, so that a change of the files is a change of a setting.
-    """
-    if not pattern:
-        return ""
-    states = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in matching(pattern, band="*", split="*")]
-    return hashlib.sha256(repr(states).encode()).hexdigest()[:12]
 
 
 def prepare(cfg: DictConfig) -> None:

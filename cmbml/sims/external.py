@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from omegaconf import DictConfig
 
-from cmbml.config.resolvers import matching
+from cmbml.config.files import demand_the_same_numbers, matching
 from cmbml.config.truth import masked
 from cmbml.core.asset import Item, Optional
 from cmbml.core.errors import UserError
@@ -80,6 +80,7 @@ class ExternalMaps(BandStage):
                     f"sims.external.{key}={external[key]} finds {len(paths)} files of {name} and {n} of {first}; a sky"
                     " needs one of each, bring what is missing or narrow the pattern."
                 )
+        demand_the_same_numbers(files, f"sims.external.obs={external.obs}")
         splits = dict(self.cfg.splits)
         if sum(splits.values()) != n:
             asked = ", ".join(f"splits.{name}={of}" for name, of in splits.items())

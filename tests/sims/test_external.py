@@ -11,6 +11,7 @@ from astropy.cosmology import FlatLambdaCDM
 from astropy.io import fits
 from omegaconf import OmegaConf
 
+from cmbml.config.files import matching
 from cmbml.core.errors import UserError
 from cmbml.maps.foreign import read_map
 from cmbml.maps.skymap import SkyMap, read_skymap
@@ -146,6 +147,42 @@ def test_pictures_do_without_the_truth_and_nothing_runs_twice(pipeline, maps, tm
     plan = pipeline(**settings, **{"sims.external.truth": f"{maps}/*/cmb.fits"}).plan()
     assert "sims.external.listing.obs" in plan["observe"][0].why
     assert [len([w for w in plan[name] if w.why]) for name in ("mask", "cmb_map", "observe")] == [0, 2, 2]
+
+
+def test_files_are_sorted_with_their_numbers_as_numbers(pipeline, maps, tmp_path):
+    """sim10 after sim9, whatever follows the number: the truth and the bands of one sky meet."""
+    for sim in range(1, 12):
+        for band in (100, 143):
+            written(maps / f"many/sim{sim}_{band}.fits", sky(sim, band))
+        written(maps / f"many/truth/sim{sim}.fits", sky(sim))
+    settings = {"sims.external.obs": f"{maps}/many/sim*_{{band}}.fits", "splits.test": 11}
+    truth = {"sims.external.truth": f"{maps}/many/truth/sim*[0-9].fits"}  # an expression, for no file has that name
+    pipeline(**settings, **truth).run(only=["cmb_map", "observe"])
+    for k in (1, 9, 10):
+        folder = tmp_path / f"data/sims/Simulations/Test/sim{k:04d}"
+        np.testing.assert_allclose(read_skymap(folder / "obs_143_map.fits").data, 1e6 * sky(k + 1, 143), rtol=2e-6)
+        np.testing.assert_allclose(read_skymap(folder / "cmb_map_fid.fits").data, 1e6 * sky(k + 1), rtol=2e-6)
+    (maps / "many/truth/sim4.fits").rename(maps / "many/truth/sim12.fits")
+    with pytest.raises(UserError, match="file 4 of truth is sim5.fits and that of 100 is sim4_100.fits; their numbers"):
+        pipeline(**settings, **truth)
+    (maps / "many/sim7_143.fits").rename(maps / "many/sim0_143.fits")
+    with pytest.raises(UserError, match="file 1 of 143 is sim0_143.fits and that of 100 is sim1_100.fits"):
+        pipeline(**settings)
+
+
+def test_folders_may_have_brackets_in_their_names(pipeline, maps, tmp_path, monkeypatch):
+    inside = tmp_path / "run[1] of {x}"
+    maps.rename(inside)
+    pipeline(**{"sims.external.obs": f"{inside}/*/map_{{band}}_*.fits"}).run(only=["observe"])
+    found = read_skymap(tmp_path / "data/sims/Simulations/Test/sim0001/obs_100_map.fits")
+    np.testing.assert_allclose(found.data, 100 * sky(1, 100), rtol=2e-6)
+    (inside / "0").rename(inside / "[0]")
+    (inside / "1").rename(inside / "[1]")
+    monkeypatch.chdir(inside)
+    for pattern in ("[?]/map_{band}_R3.fits", "[[]*/map_{band}_R3.fits"):
+        assert len(pipeline(**{"sims.external.obs": pattern}).stages[1].files["100"]) == 2
+    (tmp_path / "map[a].fits").touch()
+    assert matching(f"{tmp_path}/map[{{band}}].fits", band="a") == [tmp_path / "map[a].fits"]
 
 
 def test_what_does_not_fit_is_refused_before_anything_runs(pipeline, maps):
