@@ -27,6 +27,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("margin", lambda lmax: max(1024, 2000 - int(lmax)), replace=True)
     OmegaConf.register_new_resolver("times", lambda x, y: float(x) * float(y), replace=True)
     OmegaConf.register_new_resolver("label", lambda t, f: t if t == "kappa" else f"{t}_{f}", replace=True)
+    OmegaConf.register_new_resolver("home", home, replace=True)
     OmegaConf.register_new_resolver("count", len, replace=True)
     OmegaConf.register_new_resolver("call", lambda path, *args: get_method(path)(*args), replace=True)
     OmegaConf.register_new_resolver("contents", contents, replace=True)
@@ -49,6 +50,20 @@ def shipped(path: str) -> Path:
     raise UserError(f"The table {path} is neither there nor in {SHIPPED}; give the path of an existing one.")
 
 
+def home(root: str) -> str:
+    """Path of `system.root` with the ~ of a home folder filled in.
+
+    Raises
+    ------
+    UserError
+        When it is nobody's home.
+    """
+    try:
+        return str(Path(root).expanduser())
+    except RuntimeError:
+        raise UserError(f"system.root={root} is in the home of nobody here; write the whole path.") from None
+
+
 def contents(table: str) -> str:
     """Hash of a table and of the files in the folder of its name beside it, which it may name.
 
@@ -67,7 +82,7 @@ def prepare(cfg: DictConfig) -> None:
     UserError
         One sentence that names the key.
     """
-    root = Path(cfg.system.root).expanduser().absolute()
+    root = Path(home(cfg.system.root)).absolute()
     cfg.system.root = str(root)
     try:
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)

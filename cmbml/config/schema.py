@@ -59,9 +59,9 @@ class Instrument:
     table: str = MISSING
     contents: str = MISSING
     min_fwhm_pixels: float = MISSING
-    fwhm_arcmin: Any = None
-    noise_t_uk_arcmin: Any = None
-    noise_p_uk_arcmin: Any = None
+    fwhm_arcmin: Any = MISSING
+    noise_t_uk_arcmin: Any = MISSING
+    noise_p_uk_arcmin: Any = MISSING
     pixel_window: bool = MISSING
     bands: Any = MISSING
 

@@ -53,8 +53,9 @@ def chosen(survey: DictConfig) -> instrument.Instrument:
     """
     known = _asked_for(survey)
     bands = known.bands
+    everywhere = [band.name for band in _read(survey.table, None).bands]
     for column in OVERRIDES:
-        given = _given(survey, column, [band.name for band in bands])
+        given = _given(survey, column, [band.name for band in bands], everywhere)
         bands = tuple(as_user_error(replace, b, **{column: given.get(b.name, getattr(b, column))}) for b in bands)
     return replace(known, bands=bands)
 
@@ -134,8 +135,8 @@ def _read_once(path: Path, bands: tuple[str | int, ...] | None, changed: int) ->
     return as_user_error(instrument.read_instrument, path, bands)
 
 
-def _given(survey: DictConfig, column: str, names: list[str]) -> dict[str, float]:
-    """Return what the configuration says of a column of the table, by the names of bands."""
+def _given(survey: DictConfig, column: str, names: list[str], everywhere: list[str]) -> dict[str, float]:
+    """Return what the configuration says of a column of the table, by the names of its bands."""
     given = survey.get(column)
     if given is None:
         return {}
@@ -147,8 +148,10 @@ def _given(survey: DictConfig, column: str, names: list[str]) -> dict[str, float
             " is one band."
         )
     values = {str(name): value for name, value in given.items()}
-    if not all(name in names and isinstance(value, numbers.Real) for name, value in values.items()):
-        raise UserError(f"instrument.{column}={given} must give numbers to bands of the instrument.")
+    if not all(name in everywhere and isinstance(value, numbers.Real) for name, value in values.items()):
+        raise UserError(
+            f"instrument.{column}={given} must give numbers to bands of the instrument, {', '.join(everywhere)}."
+        )
     return {name: float(value) for name, value in values.items()}
 
 

@@ -53,7 +53,7 @@ class Variance(BandStage):
         files = self.cfg.noise.files
         if band not in files:
             raise UserError(f"noise.files names no variance map of the band {band}; add it, or leave the band out.")
-        path = Path(self.cfg.noise.folder) / files[band]
+        path = Path(self.cfg.noise.folder).expanduser() / files[band]
         if not path.is_file():
             raise UserError(
                 f"The variance map {path} is missing; fetch it with  python get_data/fetch.py assets --only"
