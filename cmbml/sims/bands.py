@@ -208,6 +208,12 @@ class BandStage(Stage):
         """Frequencies in GHz and response of a band."""
         return as_user_error(instrument.bandpass, self.instrument.band(item["band"]), self.table.with_suffix(""))
 
+    def uk_cmb_per_mjy_sr(self, item: Item) -> float | None:
+        """uK_CMB that 1 MJy/sr of a published map of a band is; None if neither table nor bandpass tells."""
+        band = self.instrument.band(item["band"])
+        factor = as_user_error(instrument.intensity_factor, band, self.table.with_suffix(""))
+        return None if factor is None else 1e6 / factor
+
     def skymap(self, item: Item, data: np.ndarray, note: str) -> SkyMap:
         """Map of a band, uK_CMB."""
         fwhm_arcmin = self.instrument.band(item["band"]).fwhm_arcmin

@@ -13,6 +13,7 @@ from cmbml.config.files import demand_the_same_numbers, matching
 from cmbml.config.truth import masked
 from cmbml.core.asset import Item, Optional
 from cmbml.core.errors import UserError
+from cmbml.maps.fitsfile import MEGAJANSKY
 from cmbml.maps.foreign import ordering, read_map
 from cmbml.maps.skymap import SkyMap
 from cmbml.sims.bands import SKY, BandStage
@@ -20,7 +21,8 @@ from cmbml.sky import sht
 from cmbml.sky.units import conversion
 
 OF_CMB = ("K_CMB", "mK_CMB", "uK_CMB")
-UNITS = (*OF_CMB, "K_RJ", "mK_RJ", "uK_RJ", "MJy/sr", "kJy/sr", "Jy/sr")
+TEMPERATURES = (*OF_CMB, "K_RJ", "mK_RJ", "uK_RJ")
+UNITS = (*TEMPERATURES, *MEGAJANSKY)
 
 
 class ExternalMaps(BandStage):
@@ -135,7 +137,7 @@ class ExternalMaps(BandStage):
         return path
 
     def read(
-        self, path: Path, fields: Sequence[str], factors: Mapping[str, float], unit: str, mask: SkyMap | None
+        self, path: Path, fields: Sequence[str], factors: Mapping[str, float | None], unit: str, mask: SkyMap | None
     ) -> tuple[np.ndarray, str]:
         """Maps of a file, and where they come from; ``unit`` is the key that may give their unit."""
         return read_map(
@@ -180,6 +182,7 @@ class Observations(ExternalMaps):
     """What a band has seen of a sky."""
 
     name = "observe"
+    version = 2
     outputs = ("band",)
     uses = (
         *SKY,
@@ -196,6 +199,8 @@ class Observations(ExternalMaps):
 
     def run(self, item: Item, *, mask: SkyMap | None = None) -> SkyMap:
         """Map of the band's fields, uK_CMB, RING."""
-        factors = {unit: conversion(unit, "uK_CMB", *self.bandpass(item)) for unit in UNITS}
+        per_mjy = self.uk_cmb_per_mjy_sr(item)
+        factors: dict[str, float | None] = {unit: per_mjy and mjy * per_mjy for unit, mjy in MEGAJANSKY.items()}
+        factors |= {unit: conversion(unit, "uK_CMB", *self.bandpass(item)) for unit in TEMPERATURES}
         data, note = self.read(self.checked(item["band"], item), self.fields(item), factors, "unit", mask)
         return self.skymap(item, data, note)

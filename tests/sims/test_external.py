@@ -17,6 +17,7 @@ from cmbml.maps.foreign import read_map
 from cmbml.maps.skymap import SkyMap, read_skymap
 from cmbml.sky import sht
 from cmbml.start import build
+from tests.conftest import REPO
 
 NSIDE = 8
 NPIX = 12 * NSIDE**2
@@ -58,8 +59,17 @@ def maps(tmp_path):
 @pytest.fixture
 def pipeline(composed, maps):
     """Function from settings, changed after the configuration was composed once, to the pipeline."""
+    table = (REPO / "assets/instruments/toy.ecsv").read_text().replace("212.132,TQU", "212.132,TQU,371.74")
+    table = table.replace("TQU\n", "TQU,0\n").replace(
+        "noise_p_uk_arcmin,fields", "noise_p_uk_arcmin,fields,mjy_sr_per_k_cmb"
+    )
+    column = "# - {name: fields, datatype: string}\n"
+    (maps.parent / "toy.ecsv").write_text(
+        table.replace(column, column + "# - {name: mjy_sr_per_k_cmb, datatype: float64}\n")
+    )
     given = (
-        "sims=external", "instrument=toy", "instrument.bands=[100,143]", f"nside={NSIDE}", "splits.test=2",
+        "sims=external", "instrument=toy", f"instrument.table={maps.parent}/toy.ecsv",
+        "instrument.bands=[100,143]", f"nside={NSIDE}", "splits.test=2",
         f'sims.external.obs="{maps}/*/map_{{band}}_*.fits"', "sims.external.fwhm_arcmin={143:7}",
     )  # fmt: skip
     cfg = composed(*given, name="sims")
@@ -74,16 +84,15 @@ def pipeline(composed, maps):
 
 
 def test_maps_become_a_dataset(pipeline, maps, tmp_path):
-    """Beside the arrays that were written, and astropy's equivalency of intensity and temperature."""
+    """Beside the arrays that were written, with the table's factor of 143 GHz, and astropy's equivalency."""
     truth = {"sims.external.truth": f"{maps}/*/cmb.fits", "sims.external.truth_fwhm_arcmin": 5}
     pipeline(**truth).run(only=["cmb_map", "observe"])
     t_cmb = FlatLambdaCDM(H0=70, Om0=0.3, Tcmb0=2.7255).Tcmb0
-    per_mjy = (1 * u.MJy / u.sr).to_value(u.uK, u.thermodynamic_temperature(143 * u.GHz, t_cmb))
     for sim in range(2):
         folder = tmp_path / f"data/sims/Simulations/Test/sim000{sim}"
         known = {
             "obs_100_map": (100 * sky(sim, 100), 480, "map_100_R3"),  # the instrument's beam
-            "obs_143_map": (per_mjy * sky(sim, 143), 7, "map_143_R3"),
+            "obs_143_map": (1e6 / 371.74 * sky(sim, 143), 7, "map_143_R3"),
             "cmb_map_fid": (1e3 * sky(sim), 5, "cmb"),
         }
         for name, (values, fwhm_arcmin, source) in known.items():
@@ -96,6 +105,27 @@ def test_maps_become_a_dataset(pipeline, maps, tmp_path):
     per_k = (2 * constants.k_B * (143 * u.GHz) ** 2 / constants.c**2 / u.sr).to(u.MJy / u.sr / u.K) * u.K
     in_cmb = per_k.to_value(u.uK, u.thermodynamic_temperature(143 * u.GHz, t_cmb))
     np.testing.assert_allclose(read_skymap(folder / "obs_143_map.fits").data, in_cmb * sky(1, 143), rtol=2e-6)
+
+
+def test_intensity_wants_the_factor_of_the_band(composed, tmp_path):
+    """Planck's published factors, not those of a single frequency; none for a band without factor and bandpass."""
+    factors = {100: 244.1, 143: 371.74, 217: 483.69, 353: 287.45, 545: 58.04, 857: 2.27}
+    cfg = composed(
+        "sims=external", "instrument=planck", f"nside={NSIDE}", "splits.test=1", "sky.fields=[T]",
+        f"sims.external.obs={tmp_path}/m/map_{{band}}.fits", name="sims",
+    )  # fmt: skip
+    for unit, mjy, given in (("MJy/sr", 1, None), ("kJy sr-1", 1e-3, None), ("Jy/sr", 1e-6, None), (None, 1, "MJy/sr")):
+        for band in (30, *factors):
+            written(tmp_path / f"m/map_{band}.fits", sky(band)[:1], unit=unit, names=NAMES[:1])
+        cfg.sims.external.unit = given
+        cfg.instrument.bands = list(factors)
+        build(cfg).run(only=["observe"], force=["observe"])
+        for band, factor in factors.items():
+            found = read_skymap(tmp_path / f"data/sims/Simulations/Test/sim0000/obs_{band}_map.fits")
+            np.testing.assert_allclose(found.data, 1e6 * mjy / factor * sky(band)[:1], rtol=2e-6)
+        cfg.instrument.bands = [30]
+        with pytest.raises(UserError, match=r"I_STOKES is in .?Jy/sr, and the factor of the band .*mjy_sr_per_k_cmb"):
+            build(cfg).run(only=["observe"], force=["observe"])
 
 
 def test_the_first_skies_are_those_to_learn_from(pipeline, maps, tmp_path):
