@@ -12,11 +12,12 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from cmbml.config.resolvers import shipped
+from cmbml.config.truth import has_parts
 from cmbml.core.asset import Item
 from cmbml.core.errors import UserError
 from cmbml.core.stage import Stage
 from cmbml.maps.skymap import SkyMap
-from cmbml.sky import instrument
+from cmbml.sky import instrument, sht
 from cmbml.sky.pixel_window import pixel_window
 
 # What decides what a band is, but for its noise; what decides its noise; what goes before the table.
@@ -170,7 +171,7 @@ class BandStage(Stage):
     """
 
     uses: ClassVar[tuple[str, ...]] = (*INSTRUMENT, *SKY)
-    reads: ClassVar[tuple[str, ...]] = ("splits", "instrument.bands")
+    reads: ClassVar[tuple[str, ...]] = ("splits", "instrument.bands", "sims.external")
 
     @cached_property
     def instrument(self) -> instrument.Instrument:
@@ -207,6 +208,15 @@ class BandStage(Stage):
     def bandpass(self, item: Item) -> tuple[np.ndarray, np.ndarray]:
         """Frequencies in GHz and response of a band."""
         return as_user_error(instrument.bandpass, self.instrument.band(item["band"]), self.table.with_suffix(""))
+
+    def alms(self, maps: np.ndarray, lmax: int) -> np.ndarray:
+        """Alms of a band: of T, (1, npix), or of E and B from Q and U, (2, npix).
+
+        Maps of others have a monopole and a dipole, which must not leak (`cmbml.sky.sht.analysis_apart`).
+        """
+        if len(maps) == 2:
+            return sht.analysis(maps, lmax, spin=2)
+        return sht.analysis(maps, lmax) if has_parts(self.cfg) else sht.analysis_apart(maps, lmax)
 
     def uk_cmb_per_mjy_sr(self, item: Item) -> float | None:
         """uK_CMB that 1 MJy/sr of a published map of a band is; None if neither table nor bandpass tells."""
