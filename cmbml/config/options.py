@@ -5,10 +5,14 @@ without such a line belongs to every job, as those of other packages may.
 """
 
 import argparse
+import contextlib
 import importlib.util
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 
 from cmbml.core.errors import UserError
 
@@ -105,7 +109,7 @@ def check_options(config_path: Path, job: str, arguments: Sequence[str]) -> list
     Returns
     -------
     list of str
-        The same arguments, with the options by the names of their files.
+        The same arguments, with the options by the names of their files, and in the grammar of Hydra (`in_grammar`).
 
     Raises
     ------
@@ -118,11 +122,35 @@ def check_options(config_path: Path, job: str, arguments: Sequence[str]) -> list
     for argument in arguments:
         choice = _CHOICE.fullmatch(argument)
         if choice is None or not any((place / choice["group"]).is_dir() for place in places):
-            result.append(argument)
+            result.append(in_grammar(argument))
             continue
         files = [_file_of(choice["group"], option, jobs, places) for option in choice["options"].split(",")]
         result.append(argument.partition("=")[0] + "=" + ",".join(files))
     return result
+
+
+def in_grammar(argument: str) -> str:
+    """Put a value into quotes that is text as it stands, like a path with =, ~ or brackets, and that Hydra cannot read.
+
+    Lists, mappings and what has quotes of its own stay as they are, mistakes included.
+
+    Examples
+    --------
+    >>> in_grammar("system.root=~/run=1"), in_grammar("nside=64"), in_grammar("run.only=[a")
+    ('system.root="~/run=1"', 'nside=64', 'run.only=[a')
+    """
+    key, _, value = argument.partition("=")
+    if key.startswith("-") or not value or value[0] in "[{('\"":
+        return argument
+    parser = OverridesParser.create()
+    try:
+        parser.parse_override(argument)
+    except HydraException:
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        with contextlib.suppress(HydraException):
+            parser.parse_override(f'{key}="{escaped}"')
+            return f'{key}="{escaped}"'
+    return argument
 
 
 def _file_of(group: str, option: str, jobs: Sequence[str], places: Sequence[Path]) -> str:

@@ -1,6 +1,5 @@
 """The resolvers of the yaml files, and what is done to a configuration before it is used."""
 
-import glob
 import hashlib
 import os
 from pathlib import Path
@@ -10,6 +9,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 
 from cmbml.config import checks
+from cmbml.config.files import listing
 from cmbml.config.jobs import CleanConfig, CompareCleanConfig, CompareConfig, Config, SimsConfig
 from cmbml.core.errors import UserError
 
@@ -27,6 +27,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("margin", lambda lmax: max(1024, 2000 - int(lmax)), replace=True)
     OmegaConf.register_new_resolver("times", lambda x, y: float(x) * float(y), replace=True)
     OmegaConf.register_new_resolver("label", lambda t, f: t if t == "kappa" else f"{t}_{f}", replace=True)
+    OmegaConf.register_new_resolver("home", home, replace=True)
     OmegaConf.register_new_resolver("count", len, replace=True)
     OmegaConf.register_new_resolver("call", lambda path, *args: get_method(path)(*args), replace=True)
     OmegaConf.register_new_resolver("contents", contents, replace=True)
@@ -49,6 +50,20 @@ def shipped(path: str) -> Path:
     raise UserError(f"The table {path} is neither there nor in {SHIPPED}; give the path of an existing one.")
 
 
+def home(root: str) -> str:
+    """Path of `system.root` with the ~ of a home folder filled in.
+
+    Raises
+    ------
+    UserError
+        When it is nobody's home.
+    """
+    try:
+        return str(Path(root).expanduser())
+    except RuntimeError:
+        raise UserError(f"system.root={root} is in the home of nobody here; write the whole path.") from None
+
+
 def contents(table: str) -> str:
     """Hash of a table and of the files in the folder of its name beside it, which it may name.
 
@@ -59,25 +74,6 @@ def contents(table: str) -> str:
     return hashlib.sha256(b"".join(p.name.encode() + p.read_bytes() for p in files)).hexdigest()[:12]
 
 
-def matching(pattern: str, **fields: str) -> list[Path]:
-    """Files of a glob pattern in the order of their paths, after its ``{fields}`` are filled in."""
-    for name, value in fields.items():
-        pattern = pattern.replace(f"{{{name}}}", value)
-    paths = glob.glob(str(Path(pattern).expanduser().absolute()), recursive=True)
-    return sorted(path for path in map(Path, paths) if path.is_file())
-
-
-def listing(pattern: str | None) -> str:
-    """Hash of the paths, sizes and times of the files of a pattern, whatever its fields; empty without a pattern.
-
-    It stands in the configuration, so that a change of the files is a change of a setting.
-    """
-    if not pattern:
-        return ""
-    states = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in matching(pattern, band="*", split="*")]
-    return hashlib.sha256(repr(states).encode()).hexdigest()[:12]
-
-
 def prepare(cfg: DictConfig) -> None:
     """Check the whole configuration and make `system.root` absolute, in place.
 
@@ -86,7 +82,7 @@ def prepare(cfg: DictConfig) -> None:
     UserError
         One sentence that names the key.
     """
-    root = Path(cfg.system.root).expanduser().absolute()
+    root = Path(home(cfg.system.root)).absolute()
     cfg.system.root = str(root)
     try:
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)

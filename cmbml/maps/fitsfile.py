@@ -14,6 +14,11 @@ from numpy.typing import DTypeLike
 
 from cmbml.core.errors import UserError
 
+MEGAJANSKY = {"MJy/sr": 1.0, "kJy/sr": 1e-3, "Jy/sr": 1e-6}
+NO_FACTOR = (
+    "and the factor of the band from K_CMB to MJy/sr is not known; write it into the instrument's table"
+    " (instrument.table) as mjy_sr_per_k_cmb, like that of planck, or give the band a bandpass there"
+)
 LARGEST = 1e20  # what is larger stands for no value, like HEALPix's UNSEEN of -1.6e30
 
 

@@ -7,7 +7,7 @@ import healpy as hp
 import numpy as np
 
 from cmbml.core.errors import UserError
-from cmbml.maps.fitsfile import PixelTable, opened, unit_named
+from cmbml.maps.fitsfile import NO_FACTOR, PixelTable, opened, unit_named
 from cmbml.maps.skymap import SkyMap
 
 _POLARISED = "{x} {x}_STOKES STOKES_{x} {x}_POLARISATION {x}_POLARIZATION"
@@ -30,7 +30,7 @@ def read_map(
     path: Path,
     nside: int,
     fields: Sequence[str],
-    factors: Mapping[str, float],
+    factors: Mapping[str, float | None],
     *,
     unit: str | None = None,
     mask: SkyMap | None = None,
@@ -48,7 +48,7 @@ def read_map(
         Of T, Q, U, E and B; columns are found by name, and E or B alone may be the only column of any name. U changes
         its sign if POLCCONV says IAU, and is COSMO otherwise.
     factors : mapping
-        Unit -> how many of the unit of the result it is. Other units are refused.
+        Unit -> how many of the unit of the result it is; None if the band does not tell. Other units are refused.
     unit : str, optional
         Of these; what each column says (TUNIT) if not given.
     mask : SkyMap, optional
@@ -77,7 +77,7 @@ def read_map(
             _refuse_nside(table, values.size, nside)
             bad = np.isnan(values)
             _refuse_bad(table, name, bad, mask)
-            row[:] = values * factors[unit or _unit(table, name, factors, unit_key)]
+            row[:] = values * _factor(table, name, factors, unit, unit_key)
             row[bad] = 0
             empty |= bad
             if field == "U" and table.u_sign < 0:
@@ -118,6 +118,17 @@ def _column(table: PixelTable, field: str, fields_key: str) -> str:
             f" out of {fields_key}."
         )
     return found[0]
+
+
+def _factor(
+    table: PixelTable, name: str, factors: Mapping[str, float | None], given: str | None, unit_key: str
+) -> float:
+    """How many of the unit of the result one of a column is."""
+    unit = given or _unit(table, name, factors, unit_key)
+    factor = factors[unit]
+    if factor is None:
+        raise UserError(f"{table.label}: the column {name} is in {unit}, {NO_FACTOR}.")
+    return factor
 
 
 def _unit(table: PixelTable, name: str, known: Iterable[str], unit_key: str) -> str:

@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from cmbml.core.errors import UserError
-from cmbml.maps.fitsfile import PixelTable, opened, squared_unit_named
+from cmbml.maps.fitsfile import MEGAJANSKY, NO_FACTOR, PixelTable, opened, squared_unit_named
 from cmbml.sky.noise import degrade_variance
 
 logger = logging.getLogger(__name__)
 
 _COLUMNS = {"T": "II_COV", "Q": "QQ_COV", "U": "UU_COV"}
 _MICROKELVIN = {"K_CMB": 1e6, "mK_CMB": 1e3, "uK_CMB": 1.0}
-_MEGAJANSKY = {"MJy/sr": 1.0, "kJy/sr": 1e-3, "Jy/sr": 1e-6}
 _LARGEST_BAD_PART = 0.01
 
 
@@ -89,14 +88,11 @@ def _scale(table: PixelTable, name: str, response: float | None) -> float:
     unit = squared_unit_named(said)
     if unit in _MICROKELVIN:
         return _MICROKELVIN[unit] ** 2
-    if unit not in _MEGAJANSKY:
+    if unit not in MEGAJANSKY:
         raise UserError(f"{table.label} has the unit {said!r} in the column {name}; (K_CMB)^2 or (MJy/sr)^2 is needed.")
     if response is None:
-        raise UserError(
-            f"{table.label} has the unit {said!r} in the column {name}; the factor of the band from MJy/sr to uK_CMB is"
-            " needed."
-        )
-    return (_MEGAJANSKY[unit] * response) ** 2
+        raise UserError(f"{table.label}: the column {name} is in {said}, {NO_FACTOR}.")
+    return (MEGAJANSKY[unit] * response) ** 2
 
 
 def _fill(values: np.ndarray, bad: np.ndarray) -> None:

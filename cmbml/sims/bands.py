@@ -12,11 +12,12 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from cmbml.config.resolvers import shipped
+from cmbml.config.truth import has_parts
 from cmbml.core.asset import Item
 from cmbml.core.errors import UserError
 from cmbml.core.stage import Stage
 from cmbml.maps.skymap import SkyMap
-from cmbml.sky import instrument
+from cmbml.sky import instrument, sht
 from cmbml.sky.pixel_window import pixel_window
 
 # What decides what a band is, but for its noise; what decides its noise; what goes before the table.
@@ -53,8 +54,9 @@ def chosen(survey: DictConfig) -> instrument.Instrument:
     """
     known = _asked_for(survey)
     bands = known.bands
+    everywhere = [band.name for band in _read(survey.table, None).bands]
     for column in OVERRIDES:
-        given = _given(survey, column, [band.name for band in bands])
+        given = _given(survey, column, [band.name for band in bands], everywhere)
         bands = tuple(as_user_error(replace, b, **{column: given.get(b.name, getattr(b, column))}) for b in bands)
     return replace(known, bands=bands)
 
@@ -134,8 +136,8 @@ def _read_once(path: Path, bands: tuple[str | int, ...] | None, changed: int) ->
     return as_user_error(instrument.read_instrument, path, bands)
 
 
-def _given(survey: DictConfig, column: str, names: list[str]) -> dict[str, float]:
-    """Return what the configuration says of a column of the table, by the names of bands."""
+def _given(survey: DictConfig, column: str, names: list[str], everywhere: list[str]) -> dict[str, float]:
+    """Return what the configuration says of a column of the table, by the names of its bands."""
     given = survey.get(column)
     if given is None:
         return {}
@@ -147,8 +149,10 @@ def _given(survey: DictConfig, column: str, names: list[str]) -> dict[str, float
             " is one band."
         )
     values = {str(name): value for name, value in given.items()}
-    if not all(name in names and isinstance(value, numbers.Real) for name, value in values.items()):
-        raise UserError(f"instrument.{column}={given} must give numbers to bands of the instrument.")
+    if not all(name in everywhere and isinstance(value, numbers.Real) for name, value in values.items()):
+        raise UserError(
+            f"instrument.{column}={given} must give numbers to bands of the instrument, {', '.join(everywhere)}."
+        )
     return {name: float(value) for name, value in values.items()}
 
 
@@ -167,7 +171,7 @@ class BandStage(Stage):
     """
 
     uses: ClassVar[tuple[str, ...]] = (*INSTRUMENT, *SKY)
-    reads: ClassVar[tuple[str, ...]] = ("splits", "instrument.bands")
+    reads: ClassVar[tuple[str, ...]] = ("splits", "instrument.bands", "sims.external")
 
     @cached_property
     def instrument(self) -> instrument.Instrument:
@@ -204,6 +208,21 @@ class BandStage(Stage):
     def bandpass(self, item: Item) -> tuple[np.ndarray, np.ndarray]:
         """Frequencies in GHz and response of a band."""
         return as_user_error(instrument.bandpass, self.instrument.band(item["band"]), self.table.with_suffix(""))
+
+    def alms(self, maps: np.ndarray, lmax: int) -> np.ndarray:
+        """Alms of a band: of T, (1, npix), or of E and B from Q and U, (2, npix).
+
+        Maps of others have a monopole and a dipole, which must not leak (`cmbml.sky.sht.analysis_apart`).
+        """
+        if len(maps) == 2:
+            return sht.analysis(maps, lmax, spin=2)
+        return sht.analysis(maps, lmax) if has_parts(self.cfg) else sht.analysis_apart(maps, lmax)
+
+    def uk_cmb_per_mjy_sr(self, item: Item) -> float | None:
+        """uK_CMB that 1 MJy/sr of a published map of a band is; None if neither table nor bandpass tells."""
+        band = self.instrument.band(item["band"])
+        factor = as_user_error(instrument.intensity_factor, band, self.table.with_suffix(""))
+        return None if factor is None else 1e6 / factor
 
     def skymap(self, item: Item, data: np.ndarray, note: str) -> SkyMap:
         """Map of a band, uK_CMB."""

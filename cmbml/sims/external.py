@@ -9,10 +9,11 @@ from typing import ClassVar
 import numpy as np
 from omegaconf import DictConfig
 
-from cmbml.config.resolvers import matching
+from cmbml.config.files import demand_the_same_numbers, matching
 from cmbml.config.truth import masked
 from cmbml.core.asset import Item, Optional
 from cmbml.core.errors import UserError
+from cmbml.maps.fitsfile import MEGAJANSKY
 from cmbml.maps.foreign import ordering, read_map
 from cmbml.maps.skymap import SkyMap
 from cmbml.sims.bands import SKY, BandStage
@@ -20,7 +21,8 @@ from cmbml.sky import sht
 from cmbml.sky.units import conversion
 
 OF_CMB = ("K_CMB", "mK_CMB", "uK_CMB")
-UNITS = (*OF_CMB, "K_RJ", "mK_RJ", "uK_RJ", "MJy/sr", "kJy/sr", "Jy/sr")
+TEMPERATURES = (*OF_CMB, "K_RJ", "mK_RJ", "uK_RJ")
+UNITS = (*TEMPERATURES, *MEGAJANSKY)
 
 
 class ExternalMaps(BandStage):
@@ -80,6 +82,7 @@ class ExternalMaps(BandStage):
                     f"sims.external.{key}={external[key]} finds {len(paths)} files of {name} and {n} of {first}; a sky"
                     " needs one of each, bring what is missing or narrow the pattern."
                 )
+        demand_the_same_numbers(files, f"sims.external.obs={external.obs}")
         splits = dict(self.cfg.splits)
         if sum(splits.values()) != n:
             asked = ", ".join(f"splits.{name}={of}" for name, of in splits.items())
@@ -134,7 +137,7 @@ class ExternalMaps(BandStage):
         return path
 
     def read(
-        self, path: Path, fields: Sequence[str], factors: Mapping[str, float], unit: str, mask: SkyMap | None
+        self, path: Path, fields: Sequence[str], factors: Mapping[str, float | None], unit: str, mask: SkyMap | None
     ) -> tuple[np.ndarray, str]:
         """Maps of a file, and where they come from; ``unit`` is the key that may give their unit."""
         return read_map(
@@ -153,6 +156,7 @@ class Truth(ExternalMaps):
     """The CMB of each sky without noise, where it is known: its map, and its alms with the beam that it has."""
 
     name = "cmb_map"
+    version = 2
     outputs = ("cmb_map", "lensed_alm")
     uses = (*SKY, "sims.external.truth_unit", "sims.external.truth_fwhm_arcmin", "sims.external.listing.truth")
 
@@ -169,7 +173,7 @@ class Truth(ExternalMaps):
         truth = SkyMap(data, tuple(sky.fields), "uK_CMB", float(external.truth_fwhm_arcmin), sky.lmax, note)
         alms = {}
         if "T" in truth.fields:
-            alms["T"] = sht.analysis(truth["T"], sky.lmax, niter=3)
+            alms["T"] = sht.analysis_apart(truth["T"], sky.lmax, niter=3)
         if {"Q", "U"} <= set(truth.fields):
             alms |= zip("EB", sht.analysis(truth.select("QU"), sky.lmax, spin=2, niter=3), strict=True)
         return truth, {x: alm.astype(np.complex64) for x, alm in alms.items()}
@@ -179,6 +183,7 @@ class Observations(ExternalMaps):
     """What a band has seen of a sky."""
 
     name = "observe"
+    version = 2
     outputs = ("band",)
     uses = (
         *SKY,
@@ -195,6 +200,8 @@ class Observations(ExternalMaps):
 
     def run(self, item: Item, *, mask: SkyMap | None = None) -> SkyMap:
         """Map of the band's fields, uK_CMB, RING."""
-        factors = {unit: conversion(unit, "uK_CMB", *self.bandpass(item)) for unit in UNITS}
+        per_mjy = self.uk_cmb_per_mjy_sr(item)
+        factors: dict[str, float | None] = {unit: per_mjy and mjy * per_mjy for unit, mjy in MEGAJANSKY.items()}
+        factors |= {unit: conversion(unit, "uK_CMB", *self.bandpass(item)) for unit in TEMPERATURES}
         data, note = self.read(self.checked(item["band"], item), self.fields(item), factors, "unit", mask)
         return self.skymap(item, data, note)

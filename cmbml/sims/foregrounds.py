@@ -160,7 +160,7 @@ def preset_sky(cfg: DictConfig, name: str, bands: Sequence[np.ndarray] | None = 
         When templates are missing or PySM3 has no such preset.
     """
     try:
-        return foregrounds.preset_sky(name, cfg.nside_sky, Path(cfg.folder), bands=bands)
+        return foregrounds.preset_sky(name, cfg.nside_sky, Path(cfg.folder).expanduser(), bands=bands)
     except foregrounds.MissingTemplates as error:
         raise UserError(
             f"{error}; fetch them with  python get_data/fetch.py assets --presets {','.join(cfg.presets)}."

@@ -14,7 +14,6 @@ from cmbml.maps.variance import read_variance
 from cmbml.sims.bands import INSTRUMENT, NOISE, BandStage, as_user_error
 from cmbml.sky import noise
 from cmbml.sky.instrument import Band
-from cmbml.sky.units import conversion
 
 
 class Variance(BandStage):
@@ -24,6 +23,7 @@ class Variance(BandStage):
     """
 
     name = "variance"
+    version = 2
     outputs = ("variance",)
     uses = (*INSTRUMENT, *NOISE, "sky.nside", "sky.fields", "noise.kind", "noise.files")
     reads = (*BandStage.reads, "noise.folder")
@@ -43,8 +43,7 @@ class Variance(BandStage):
             note = "variance of a synthetic scan"
         else:
             path = self.file(band.name)
-            response = conversion("MJy/sr", "uK_CMB", band.center_ghz)
-            maps = read_variance(path, nside, fields, uk_cmb_per_mjy_sr=response)
+            maps = read_variance(path, nside, fields, uk_cmb_per_mjy_sr=self.uk_cmb_per_mjy_sr(item))
             note = f"variance of {path.name}"
         return SkyMap(maps, fields, "uK_CMB^2", 0.0, 3 * nside - 1, note)
 
@@ -53,7 +52,7 @@ class Variance(BandStage):
         files = self.cfg.noise.files
         if band not in files:
             raise UserError(f"noise.files names no variance map of the band {band}; add it, or leave the band out.")
-        path = Path(self.cfg.noise.folder) / files[band]
+        path = Path(self.cfg.noise.folder).expanduser() / files[band]
         if not path.is_file():
             raise UserError(
                 f"The variance map {path} is missing; fetch it with  python get_data/fetch.py assets --only"

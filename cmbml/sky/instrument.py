@@ -12,6 +12,7 @@ from astropy import units as u
 from astropy.table import Table
 
 from cmbml.sky.beams import beam_table, gaussian_beam
+from cmbml.sky.units import mjy_sr_per_k_cmb
 
 TQU = ("T", "Q", "U")
 # Names that tables of other packages give to our columns, and the unit of each column that has one.
@@ -27,6 +28,7 @@ UNITS = {
     "fwhm_arcmin": u.arcmin,
     "noise_t_uk_arcmin": u.uK * u.arcmin,
     "noise_p_uk_arcmin": u.uK * u.arcmin,
+    "mjy_sr_per_k_cmb": u.MJy / u.sr / u.K,
 }
 
 DEFAULTS: dict[str, Any] = {"width_ghz": 0.0, "noise_t_uk_arcmin": 0.0, "noise_p_uk_arcmin": 0.0, "fields": "TQU"}
@@ -52,6 +54,8 @@ class Band:
     fields : tuple of str
         ``("T",)`` or ``("T", "Q", "U")``.
     l_knee_t, alpha_t, l_knee_p, alpha_p : float
+    mjy_sr_per_k_cmb : float
+        Published unit factor: MJy/sr that 1 K_CMB is in the band's maps; 0 if it is not known (`intensity_factor`).
     bandpass, beam : str
         Files that replace the top-hat and the Gaussian; empty for none.
 
@@ -75,6 +79,7 @@ class Band:
     alpha_t: float = 0.0
     l_knee_p: float = 0.0
     alpha_p: float = 0.0
+    mjy_sr_per_k_cmb: float = 0.0
     bandpass: str = ""
     beam: str = ""
 
@@ -199,6 +204,25 @@ def bandpass(band: Band, folder: str | os.PathLike[str] = ".", *, points: int = 
         return np.array([band.center_ghz]), np.ones(1)
     half = band.width_ghz / 2
     return np.linspace(band.center_ghz - half, band.center_ghz + half, points), np.ones(points)
+
+
+def intensity_factor(band: Band, folder: str | os.PathLike[str] = ".") -> float | None:
+    """Return the MJy/sr that 1 K_CMB is in the band's published maps; None if nothing tells.
+
+    That is ``mjy_sr_per_k_cmb`` of the table, or else what the bandpass (a file or a top-hat) gives under the IRAS
+    convention (`cmbml.sky.units.mjy_sr_per_k_cmb`). A single frequency is none: at 857 GHz it errs by 58 %.
+
+    Examples
+    --------
+    >>> planck = read_instrument("assets/instruments/planck.ecsv")
+    >>> [intensity_factor(planck.band(name)) for name in ("70", "857")]
+    [None, 2.27]
+    """
+    if band.mjy_sr_per_k_cmb:
+        return band.mjy_sr_per_k_cmb
+    if not band.bandpass and band.width_ghz == 0:
+        return None
+    return mjy_sr_per_k_cmb(band.center_ghz, *bandpass(band, folder))
 
 
 def beam(band: Band, lmax: int, folder: str | os.PathLike[str] = ".") -> np.ndarray:

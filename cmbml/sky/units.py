@@ -16,8 +16,8 @@ def conversion(source: str, target: str, freqs_ghz: float | np.ndarray, weights:
         factor = int W I_source dnu / int W I_target dnu
 
     by the trapezoidal rule; at a single frequency W drops out. A map in Jy/sr stands for an intensity that is the same
-    at all frequencies of the band (PySM3's convention; Planck's 545 and 857 GHz maps are calibrated on one that falls
-    as 1 / nu). The factors of a band chain: a to b times b to c is a to c.
+    at all frequencies of the band (PySM3's convention; for published maps see ``mjy_sr_per_k_cmb``). The factors of a
+    band chain: a to b times b to c is a to c.
 
     Parameters
     ----------
@@ -47,6 +47,37 @@ def conversion(source: str, target: str, freqs_ghz: float | np.ndarray, weights:
         return float(above[0] / below[0])
     response = np.ones_like(freqs) if weights is None else np.asarray(weights, dtype=np.float64)
     return float(np.trapezoid(response * above, freqs) / np.trapezoid(response * below, freqs))
+
+
+def mjy_sr_per_k_cmb(center_ghz: float, freqs_ghz: np.ndarray, weights: np.ndarray) -> float:
+    """Return the MJy/sr of a published map that 1 K_CMB is, in a band with a bandpass.
+
+    Such maps (IRAS, Planck) give the intensity at the centre of one that falls as 1 / nu; with W the response to power
+
+        factor = int W I_K_CMB dnu / int W (center / nu) dnu
+
+    (Planck 2013 results IX, arXiv:1303.5070, eq. 32). ``conversion`` has the intensity the same at all frequencies.
+
+    Parameters
+    ----------
+    center_ghz : float
+    freqs_ghz, weights : array (n,)
+        Rising; W, of any normalisation.
+
+    Examples
+    --------
+    A narrow band is a single frequency:
+
+    >>> narrow = mjy_sr_per_k_cmb(143.0, np.array([142.9, 143.1]), np.ones(2))
+    >>> round(narrow * conversion("MJy/sr", "K_CMB", 143.0), 5)
+    1.0
+    """
+    freqs = np.atleast_1d(np.asarray(freqs_ghz, dtype=np.float64))
+    above = intensity("K_CMB", freqs) / 1e6
+    below = center_ghz / freqs
+    if len(freqs) == 1:
+        return float(above[0] / below[0])
+    return float(np.trapezoid(weights * above, freqs) / np.trapezoid(weights * below, freqs))
 
 
 def intensity(unit: str, freqs_ghz: float | np.ndarray) -> np.ndarray:

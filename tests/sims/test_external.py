@@ -11,11 +11,13 @@ from astropy.cosmology import FlatLambdaCDM
 from astropy.io import fits
 from omegaconf import OmegaConf
 
+from cmbml.config.files import matching
 from cmbml.core.errors import UserError
 from cmbml.maps.foreign import read_map
 from cmbml.maps.skymap import SkyMap, read_skymap
 from cmbml.sky import sht
 from cmbml.start import build
+from tests.conftest import REPO
 
 NSIDE = 8
 NPIX = 12 * NSIDE**2
@@ -57,8 +59,17 @@ def maps(tmp_path):
 @pytest.fixture
 def pipeline(composed, maps):
     """Function from settings, changed after the configuration was composed once, to the pipeline."""
+    table = (REPO / "assets/instruments/toy.ecsv").read_text().replace("212.132,TQU", "212.132,TQU,371.74")
+    table = table.replace("TQU\n", "TQU,0\n").replace(
+        "noise_p_uk_arcmin,fields", "noise_p_uk_arcmin,fields,mjy_sr_per_k_cmb"
+    )
+    column = "# - {name: fields, datatype: string}\n"
+    (maps.parent / "toy.ecsv").write_text(
+        table.replace(column, column + "# - {name: mjy_sr_per_k_cmb, datatype: float64}\n")
+    )
     given = (
-        "sims=external", "instrument=toy", "instrument.bands=[100,143]", f"nside={NSIDE}", "splits.test=2",
+        "sims=external", "instrument=toy", f"instrument.table={maps.parent}/toy.ecsv",
+        "instrument.bands=[100,143]", f"nside={NSIDE}", "splits.test=2",
         f'sims.external.obs="{maps}/*/map_{{band}}_*.fits"', "sims.external.fwhm_arcmin={143:7}",
     )  # fmt: skip
     cfg = composed(*given, name="sims")
@@ -73,16 +84,15 @@ def pipeline(composed, maps):
 
 
 def test_maps_become_a_dataset(pipeline, maps, tmp_path):
-    """Beside the arrays that were written, and astropy's equivalency of intensity and temperature."""
+    """Beside the arrays that were written, with the table's factor of 143 GHz, and astropy's equivalency."""
     truth = {"sims.external.truth": f"{maps}/*/cmb.fits", "sims.external.truth_fwhm_arcmin": 5}
     pipeline(**truth).run(only=["cmb_map", "observe"])
     t_cmb = FlatLambdaCDM(H0=70, Om0=0.3, Tcmb0=2.7255).Tcmb0
-    per_mjy = (1 * u.MJy / u.sr).to_value(u.uK, u.thermodynamic_temperature(143 * u.GHz, t_cmb))
     for sim in range(2):
         folder = tmp_path / f"data/sims/Simulations/Test/sim000{sim}"
         known = {
             "obs_100_map": (100 * sky(sim, 100), 480, "map_100_R3"),  # the instrument's beam
-            "obs_143_map": (per_mjy * sky(sim, 143), 7, "map_143_R3"),
+            "obs_143_map": (1e6 / 371.74 * sky(sim, 143), 7, "map_143_R3"),
             "cmb_map_fid": (1e3 * sky(sim), 5, "cmb"),
         }
         for name, (values, fwhm_arcmin, source) in known.items():
@@ -95,6 +105,27 @@ def test_maps_become_a_dataset(pipeline, maps, tmp_path):
     per_k = (2 * constants.k_B * (143 * u.GHz) ** 2 / constants.c**2 / u.sr).to(u.MJy / u.sr / u.K) * u.K
     in_cmb = per_k.to_value(u.uK, u.thermodynamic_temperature(143 * u.GHz, t_cmb))
     np.testing.assert_allclose(read_skymap(folder / "obs_143_map.fits").data, in_cmb * sky(1, 143), rtol=2e-6)
+
+
+def test_intensity_wants_the_factor_of_the_band(composed, tmp_path):
+    """Planck's published factors, not those of a single frequency; none for a band without factor and bandpass."""
+    factors = {100: 244.1, 143: 371.74, 217: 483.69, 353: 287.45, 545: 58.04, 857: 2.27}
+    cfg = composed(
+        "sims=external", "instrument=planck", f"nside={NSIDE}", "splits.test=1", "sky.fields=[T]",
+        f"sims.external.obs={tmp_path}/m/map_{{band}}.fits", name="sims",
+    )  # fmt: skip
+    for unit, mjy, given in (("MJy/sr", 1, None), ("kJy sr-1", 1e-3, None), ("Jy/sr", 1e-6, None), (None, 1, "MJy/sr")):
+        for band in (30, *factors):
+            written(tmp_path / f"m/map_{band}.fits", sky(band)[:1], unit=unit, names=NAMES[:1])
+        cfg.sims.external.unit = given
+        cfg.instrument.bands = list(factors)
+        build(cfg).run(only=["observe"], force=["observe"])
+        for band, factor in factors.items():
+            found = read_skymap(tmp_path / f"data/sims/Simulations/Test/sim0000/obs_{band}_map.fits")
+            np.testing.assert_allclose(found.data, 1e6 * mjy / factor * sky(band)[:1], rtol=2e-6)
+        cfg.instrument.bands = [30]
+        with pytest.raises(UserError, match=r"I_STOKES is in .?Jy/sr, and the factor of the band .*mjy_sr_per_k_cmb"):
+            build(cfg).run(only=["observe"], force=["observe"])
 
 
 def test_the_first_skies_are_those_to_learn_from(pipeline, maps, tmp_path):
@@ -146,6 +177,42 @@ def test_pictures_do_without_the_truth_and_nothing_runs_twice(pipeline, maps, tm
     plan = pipeline(**settings, **{"sims.external.truth": f"{maps}/*/cmb.fits"}).plan()
     assert "sims.external.listing.obs" in plan["observe"][0].why
     assert [len([w for w in plan[name] if w.why]) for name in ("mask", "cmb_map", "observe")] == [0, 2, 2]
+
+
+def test_files_are_sorted_with_their_numbers_as_numbers(pipeline, maps, tmp_path):
+    """sim10 after sim9, whatever follows the number: the truth and the bands of one sky meet."""
+    for sim in range(1, 12):
+        for band in (100, 143):
+            written(maps / f"many/sim{sim}_{band}.fits", sky(sim, band))
+        written(maps / f"many/truth/sim{sim}.fits", sky(sim))
+    settings = {"sims.external.obs": f"{maps}/many/sim*_{{band}}.fits", "splits.test": 11}
+    truth = {"sims.external.truth": f"{maps}/many/truth/sim*[0-9].fits"}  # an expression, for no file has that name
+    pipeline(**settings, **truth).run(only=["cmb_map", "observe"])
+    for k in (1, 9, 10):
+        folder = tmp_path / f"data/sims/Simulations/Test/sim{k:04d}"
+        np.testing.assert_allclose(read_skymap(folder / "obs_143_map.fits").data, 1e6 * sky(k + 1, 143), rtol=2e-6)
+        np.testing.assert_allclose(read_skymap(folder / "cmb_map_fid.fits").data, 1e6 * sky(k + 1), rtol=2e-6)
+    (maps / "many/truth/sim4.fits").rename(maps / "many/truth/sim12.fits")
+    with pytest.raises(UserError, match="file 4 of truth is sim5.fits and that of 100 is sim4_100.fits; their numbers"):
+        pipeline(**settings, **truth)
+    (maps / "many/sim7_143.fits").rename(maps / "many/sim0_143.fits")
+    with pytest.raises(UserError, match="file 1 of 143 is sim0_143.fits and that of 100 is sim1_100.fits"):
+        pipeline(**settings)
+
+
+def test_folders_may_have_brackets_in_their_names(pipeline, maps, tmp_path, monkeypatch):
+    inside = tmp_path / "run[1] of {x}"
+    maps.rename(inside)
+    pipeline(**{"sims.external.obs": f"{inside}/*/map_{{band}}_*.fits"}).run(only=["observe"])
+    found = read_skymap(tmp_path / "data/sims/Simulations/Test/sim0001/obs_100_map.fits")
+    np.testing.assert_allclose(found.data, 100 * sky(1, 100), rtol=2e-6)
+    (inside / "0").rename(inside / "[0]")
+    (inside / "1").rename(inside / "[1]")
+    monkeypatch.chdir(inside)
+    for pattern in ("[?]/map_{band}_R3.fits", "[[]*/map_{band}_R3.fits"):
+        assert len(pipeline(**{"sims.external.obs": pattern}).stages[1].files["100"]) == 2
+    (tmp_path / "map[a].fits").touch()
+    assert matching(f"{tmp_path}/map[{{band}}].fits", band="a") == [tmp_path / "map[a].fits"]
 
 
 def test_what_does_not_fit_is_refused_before_anything_runs(pipeline, maps):

@@ -7,6 +7,7 @@ from astropy.io import fits
 
 from cmbml.core.errors import UserError
 from cmbml.maps.variance import read_variance
+from cmbml.sims.noise import Variance
 
 NSIDE = 16
 NPIX = 12 * NSIDE**2
@@ -95,3 +96,16 @@ def test_a_file_that_will_not_do_is_refused(tmp_path, values):
     refused("no table of pixels", make=False)
     (tmp_path / "map.fits").write_text("<html>Not found</html>")
     refused("cannot be read as a FITS file", make=False)
+
+
+def test_intensity_takes_the_factor_of_the_band_or_none(composed, tmp_path, values):
+    """The variance goes with the square of the factor that the band's map has; without one it is refused."""
+    column = {"II_COV": 1e10 * values["II_COV"]}
+    cfg = composed("noise=variance_map", "instrument=planck", f"nside={NSIDE}", "sky.fields=[T]", name="sims")
+    cfg.noise.folder, cfg.noise.files = str(tmp_path), {"857": "map.fits", "70": "map.fits"}
+    stage = Variance(cfg)
+    written(tmp_path / "map.fits", column, unit="kJy2 sr-2")
+    found = stage.run({"band": "857"})["T"]
+    np.testing.assert_allclose(found, (1e3 / 2.27) ** 2 * column["II_COV"].astype(np.float32), rtol=1e-6)
+    with pytest.raises(UserError, match="II_COV is in kJy2 sr-2, and the factor of the band .*mjy_sr_per_k_cmb"):
+        stage.run({"band": "70"})

@@ -8,10 +8,11 @@ import pysm3
 import pytest
 import yaml
 from astropy import units as u
+from astropy.modeling.models import BlackBody
 from astropy.table import Table
 
 from cmbml.sky.beams import gaussian_beam
-from cmbml.sky.instrument import Band, bandpass, beam, read_instrument
+from cmbml.sky.instrument import Band, bandpass, beam, intensity_factor, read_instrument
 from cmbml.sky.units import conversion
 
 REPO = Path(__file__).parents[2]
@@ -203,6 +204,23 @@ def test_bandpass_of_a_file(tmp_path, write):
     freqs, weights = bandpass(dataclasses.replace(BAND, bandpass=write(tmp_path)), tmp_path)
     np.testing.assert_allclose(freqs, FREQS, rtol=1e-12)
     np.testing.assert_allclose(weights, RESPONSE, rtol=1e-12)
+
+
+def test_intensity_of_a_published_map(tmp_path):
+    """At the centre of a spectrum that falls as 1 / nu (IRAS): its own map over its own brightness in the band.
+
+    A blackbody of 2.7255 K and one of 2.7265 K differ by 1 mK_CMB, to 1e-3 of it.
+    """
+    freqs = np.linspace(600, 1100, 501)
+    response = np.exp(-(((freqs - 840) / 90) ** 2))
+    np.savetxt(tmp_path / "b.txt", np.transpose([freqs, response]))
+    band = dataclasses.replace(BAND, center_ghz=857.0, bandpass="b.txt")
+    both = [BlackBody(t * u.K)(freqs * u.GHz).to_value(u.MJy / u.sr) for t in (2.7255, 2.7265)]
+    per_k = np.trapezoid(response * (both[1] - both[0]), freqs) / np.trapezoid(response * 857 / freqs, freqs) / 1e-3
+    assert intensity_factor(band, tmp_path) == pytest.approx(per_k, rel=5e-3)  # at x = 15 the second order is 3e-3
+    assert intensity_factor(dataclasses.replace(band, mjy_sr_per_k_cmb=2.27), tmp_path) == 2.27
+    assert intensity_factor(dataclasses.replace(BAND, width_ghz=40.0)) == pytest.approx(384, rel=0.05)
+    assert intensity_factor(BAND) is None
 
 
 def test_pysm_reads_a_bandpass_as_we_do():

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
+from cmbml.config.truth import has_parts
 from cmbml.core.asset import Files, Item
 from cmbml.core.errors import UserError
 from cmbml.maps.skymap import SkyMap
@@ -55,10 +56,13 @@ class Broom(ForeignIlc):
         """Alms of a band to ELLMAX, without its beam."""
         field = self.cfg.clean.field
         if field == "T":
-            alm = sht.analysis(sky["T"], self.lmax)
+            alm = self.alms(sky.select("T"), self.lmax)[0]
         else:
-            alm = sht.analysis(sky.select("QU"), self.lmax, spin=2)["EB".index(field)]
-        return sht.almxfl(alm, 1 / self.beam(item)[: self.lmax + 1])
+            alm = self.alms(sky.select("QU"), self.lmax)["EB".index(field)]
+        beam = 1 / self.beam(item)[: self.lmax + 1]
+        if not has_parts(self.cfg):
+            beam[:2] = 0  # monopole and dipole of maps of others would decide on the weights
+        return sht.almxfl(alm, beam)
 
     def asked(self, fwhm_arcmin: Mapping[str, float], target: float) -> dict[str, Any]:
         """BROOM's configuration, for bands with these beams and a result with the beam ``target``."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from cmbml.config.resolvers import matching
+from cmbml.config.files import demand_the_same_numbers, matching
 from cmbml.config.truth import masked
 from cmbml.core.asset import Item, Optional
 from cmbml.core.errors import UserError
@@ -26,7 +26,15 @@ class ReadPredictions(SimStage):
     inputs = (Optional("mask", when=masked),)
     outputs = ("prediction",)
     uses = ("clean.field", "sky.nside", "method.unit", "method.fwhm_arcmin", "method.lmax", "method.listing")
-    reads = (*SimStage.reads, "method.name", "method.predictions", "system.root", "dataset", "mask.kind")
+    reads = (
+        *SimStage.reads,
+        "method.name",
+        "method.predictions",
+        "sims.external",
+        "system.root",
+        "dataset",
+        "mask.kind",
+    )
 
     def __init__(self, config: DictConfig):
         """Refuse settings that no map can follow."""
@@ -56,11 +64,18 @@ class ReadPredictions(SimStage):
                 f"method.predictions={method.predictions} finds {len(paths)} files, and splits.test is {n}; a test sky"
                 " needs one each, bring what is missing or narrow the pattern."
             )
+        self._demand_the_same_numbers(paths)
         results = (Path(self.cfg.system.root) / self.cfg.dataset / method.name).resolve()
         for path in paths:
             if path.resolve().is_relative_to(results):
                 raise UserError(f"{path} lies where method.name={method.name} writes; choose another name.")
         return paths
+
+    def _demand_the_same_numbers(self, paths: list[Path]) -> None:
+        """Refuse predictions whose numbers are not those of the truth of the test skies, where that is in files."""
+        truth = matching(self.cfg.sims.external.get("truth") or "", split="Test")[-len(paths) :]
+        if len(truth) == len(paths):
+            demand_the_same_numbers({"the predictions": paths, "the truth": truth}, "method.predictions")
 
     def items(self) -> list[Item]:
         """The test skies, of which each must have a file."""

@@ -33,11 +33,11 @@ class IlcStage(BandStage):
         """Names of the bands that have the field, and the alms of the field in them, (nband, nalm) to `sky.lmax`."""
         field = self.cfg.clean.field
         alms = {}
-        needed, spin = (("T",), 0) if field == "T" else (("Q", "U"), 2)
+        needed = ("T",) if field == "T" else ("Q", "U")
         for i, item in enumerate(bands.items):
             sky_of_band: SkyMap = bands[i]
             if set(needed) <= set(sky_of_band.fields):
-                alm = sht.analysis(sky_of_band.select(needed), self.cfg.sky.lmax, spin=spin)
+                alm = self.alms(sky_of_band.select(needed), self.cfg.sky.lmax)
                 alms[item["band"]] = alm[int(field == "B")]
         if not alms:
             raise UserError(f"field={field} needs bands with {' and '.join(needed)}, and none of the bands has them.")
@@ -80,7 +80,8 @@ class Clean(IlcStage):
         """Map of `clean.field`, uK_CMB, RING, with a Gaussian beam, and the weights of `cmbml.methods.ilc.weights.fit`.
 
         With the weights are stored ``bands``, their names, and ``beams`` (nband, ELLMAX + 1), by which each band's alms
-        are multiplied beforehand: the map's beam over the band's own.
+        are multiplied beforehand: the map's beam over the band's own. Monopole and dipole of maps of others do not
+        decide on the weights; they are combined by them, and what the weights would spread of them is left out.
         """
         method = self.cfg.method
         sky = self.cfg.sky
@@ -97,8 +98,15 @@ class Clean(IlcStage):
         )
         ratio = beam_ratio(beams, fwhm_arcmin)
         alms = rebeamed(alms, ratio)
+        low = np.zeros_like(alms)
+        if not has_parts(self.cfg):
+            low = sht.almxfl(alms, np.arange(sht.alm_lmax(alms) + 1) < 2)
+        alms = alms - low
         weights = fit(alms, scales, self.mixing(names), prewhiten=method.prewhiten)
-        data = sht.synthesis(apply(weights, alms), sky.nside)
+        found = apply(weights, alms)
+        if low.any():
+            found += sht.almxfl(apply(weights, low), np.arange(ellmax + 1) < 2)
+        data = sht.synthesis(found, sky.nside)
         note = f"{self.kind} internal linear combination of {len(names)} bands"
         prediction = SkyMap(data[None], (self.cfg.clean.field,), "uK_CMB", fwhm_arcmin, ellmax, note)
         return prediction, {"bands": np.array(names), "beams": ratio[:, : ellmax + 1], **weights}

@@ -12,11 +12,13 @@ import numpy as np
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from cmbml.config.truth import has_parts
 from cmbml.core.asset import File, Files, Item
 from cmbml.core.errors import UserError
 from cmbml.maps.foreign import read_map
 from cmbml.maps.skymap import SkyMap
 from cmbml.methods.shared.foreign_ilc import ForeignIlc
+from cmbml.sky import sht
 
 # Beside those of ForeignIlc.
 SETTINGS = (
@@ -112,6 +114,8 @@ class Pyilc(ForeignIlc):
                 freqs = freqs * [0.999, 1.001]
                 response = np.ones(2)
             kelvin = 1e-6 * sky["T"].astype(np.float64)
+            if not has_parts(self.cfg):  # monopole and dipole of maps of others leak, and would decide on the weights
+                kelvin, _ = sht.without_dipole(kelvin)
             hp.write_map(folder / f"map_{name}.fits", kelvin, dtype=np.float64, column_units="K_CMB", coord="G")
             np.savetxt(folder / f"beam_{name}.txt", np.transpose([np.arange(len(beam)), beam]))
             np.savetxt(folder / f"bandpass_{name}.txt", np.transpose([freqs, response]))
