@@ -1,5 +1,6 @@
 """From a configuration to a finished run, and from a user's mistake to a sentence."""
 
+import importlib
 import os
 import signal
 import sys
@@ -58,10 +59,14 @@ def unread(keys: Sequence[str], stages: Sequence[Stage]) -> list[str]:
 
 
 def _stage_class(path: str) -> type[Stage]:
+    module, _, name = path.rpartition(".")
     try:
-        return hydra.utils.get_class(path)
+        found = getattr(importlib.import_module(module), name)
     except Exception as error:
-        raise UserError(f"The pipeline names the stage {path}, which cannot be imported: {error}") from None
+        raise UserError(f"The pipeline names the stage {path}, which cannot be imported: {error}.") from None
+    if not (isinstance(found, type) and issubclass(found, Stage)):
+        raise UserError(f"The pipeline names the stage {path}, which is none; name a class made from Stage.")
+    return found
 
 
 def run(cfg: DictConfig) -> None:

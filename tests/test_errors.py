@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from cmbml.config.checks import check_name
 from cmbml.core.errors import UserError
 from tests.conftest import REPO
 
@@ -37,7 +38,7 @@ MISTAKES = {
     "target": (["delens.target=kapa"], r"delens.target=kapa is not known"),
     "spin and symmetries": (["delens.inputs=[Q,U]"], r"not right for Q: set rotation.symmetries=false"),
     "spin": (["delens.inputs=[Q,U]", "rotation=permutation"], r"rotation=permutation cannot turn Q"),
-    "average": (["rotation.average=9"], r"rotation.average=9 must lie between 1 and 8"),
+    "average": (["rotation.average=9"], r"rotation.average=9 must be a number between 1 and 8"),
     "input": (["delens.inputs=[E_wf,kappa]"], r"delens.inputs: kappa is not known; choose among T, E"),
     "estimator": (["quadratic.estimator=tt"], r"quadratic.estimator=tt is not known; choose one of mv, eb"),
     "low l": (["nside=64"], r"delens.lmin_b=200 must lie between 0 and sky.lmax=187"),
@@ -45,7 +46,7 @@ MISTAKES = {
     "lmax": (["sky.lmax=5000"], r"sky.lmax=5000 must lie between"),
     "common beam": (["analysis.fwhm_arcmin=1"], r"analysis.fwhm_arcmin=1.0 is finer"),
     "no name": (['dataset=""'], r"dataset is empty; give it a name"),
-    "no test skies": (["splits.test=0"], r"splits.test=0 must be larger than 0"),
+    "no test skies": (["splits.test=0"], r"splits.test=0 must be a number between 1 and 10000"),
     "no training skies": (["splits.train=0"], r"splits.train=0 leaves none"),
     "no skies to measure on": (["splits.train=0", "method=quadratic"], r"weights are measured on training skies"),
     "stage": (["run.only=[trian]"], r"there is no stage 'trian'; the stages are theory"),
@@ -53,6 +54,27 @@ MISTAKES = {
         ["run.only=[network_estimate]"],
         r"'network_estimate' reads .*, which is not up to date \(not made yet\)",
     ),
+    "no finite number": (["scale=inf"], r"scale=inf must be a number between 1e-09 and 1000000000\."),
+    "no number": (["mask.b_deg=nan"], r"mask.b_deg=nan must be a number between 0 and 90\."),
+    "huge number": (["mask.f_sky=1e300"], r"mask.f_sky=1e\+300 must be a number between 0 and 1\."),
+    "huge number in a list": (["analysis.zoom=[0,1e300,1]"], r"analysis.zoom.1=1e\+300 must be a number"),
+    "list for a number": (["train.seed=[1]"], r"train.seed=\[1\] must be a whole number between 0 and 4294967295"),
+    "nothing for a number": (["train.epochs=null"], r"train.epochs=None must be a whole number between 1"),
+    "negative seed": (["sky.seed=-1"], r"sky.seed=-1 must be a number between 0 and 4294967295"),
+    "huge seed": (["sky.seed=99999999999999999999"], r"sky.seed=99999999999999999999 must be a number between"),
+    "number of any method": (["+method.own=inf"], r"method.own=inf must be a number between -1e\+15 and 1e\+15"),
+    "many skies": (["splits.test=1000000000"], r"splits.test=1000000000 must be a number between 1 and 10000"),
+    "nothing for a group": (["train=null"], r"train=null is not known; .* the options are bands"),
+    "number for a group": (["method=3"], r"method=3 is not known; .* the options are delens_unet"),
+    "nothing for a group within": (["train.optimizer=null"], r"train.optimizer=None must be a mapping"),
+    "number for a list": (["train.optimizer.betas=3"], r"train.optimizer.betas=3 must be two numbers"),
+    "list for a text": (["train.loss=[mse]"], r"train.loss=\['mse'\] must be one of"),
+    "label": (["delens.label=foo"], r"delens.label=foo is not what the network is asked for, kappa; leave it out"),
+    "repeated fields": (["sky.fields=[T,E,B,E]"], r"sky.fields=\[T,E,B,E\] names something twice"),
+    "repeated inputs": (["delens.inputs=[E,E]"], r"delens.inputs=\[E,E\] names something twice"),
+    "cluster": (["system.cluster.kind=text"], r"system.cluster.kind=text is not known; choose one of none, dask"),
+    "no stage": (["pipeline=[os.path.join]"], r"names the stage os.path.join, which is none"),
+    "stages": (["method.stages=3"], r"pipeline does not resolve|method.stages=3 must be a list"),
     "devices": (["system.devices=-1"], r"system.devices=-1 must be auto or a positive number"),
 }
 
@@ -115,3 +137,45 @@ def test_traceback_of_a_mistake_for_who_wants_it(command):
     with pytest.raises(UserError, match="field=X is not known") as caught:
         command("field=X", full_error="1")
     assert "checks" in [place.path.stem for place in caught.traceback]
+
+
+NAMES = {
+    "../evil": "must be a name",
+    "/abs": "must be a name",
+    "..": "must be a name",
+    ".": "must be a name",
+    "a/b": "must be a name",
+    "a\\b": "must be a name",
+    "a\nb": "must be a name",
+    "a\x00b": "must be a name",
+    " a": "must be a name",
+    "a.": "must be a name",
+    "größe": "must be a name",
+    "a$b": "must be a name",
+    "a" * 101: "must be a name",
+    "": "is empty; give it a name",
+    **dict.fromkeys(("Logs", "rotations", "ASSETS", "Simulations"), "is the name of a folder of cmbml's own"),
+    **dict.fromkeys(("Simulation_Working", "comparison"), "is the name of a folder of cmbml's own"),
+}
+
+
+@pytest.mark.parametrize("key", ["dataset", "method.name", "compare.methods"])
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_no_name_of_a_folder_of_its_own_is_refused(name, key):
+    with pytest.raises(UserError, match=NAMES[name]) as refused:
+        check_name(key, name)
+    assert str(refused.value).startswith(key)
+    assert str(refused.value).isprintable()
+
+
+def test_names_are_checked_where_they_become_folders(composed):
+    for word in ("dataset=../evil", "method.name=../../x", "assets.constants.label=.."):
+        with pytest.raises(UserError, match=f"^{word} must be a name"):
+            composed(word)
+    with pytest.raises(UserError, match="^compare.methods=../x must be a name"):
+        composed("compare.methods=[none,../x]", name="compare")
+    with pytest.raises(UserError, match="^method.name=none is what a comparison calls no method"):
+        composed("method.name=none")
+    with pytest.raises(UserError, match="^assets.constants.root=/ is not system.root"):
+        composed("assets.constants.root=/")
+    composed("dataset='my data, 2.5'", "method.name='unet [2]=x'")

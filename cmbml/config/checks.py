@@ -1,6 +1,7 @@
 """The checks of a configuration that types cannot express."""
 
 import numbers
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ CLEANED = ("T", "E", "B", "TQU")
 ROTATIONS = ("permutation", "harmonic", "none")
 MASKS = ("none", "band", "file")
 FOREGROUNDS = ("none", "synthetic", "pysm")
+NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9 _+.,=@()\[\]-]*[A-Za-z0-9_+=@()\[\]-])?")
+RESERVED = ("logs", "rotations", "assets", "simulations", "simulation_working", "comparison")
 NOISES = ("none", "white", "scan", "variance_map")
 
 
@@ -31,12 +34,34 @@ def check(cfg: DictConfig) -> None:
             checked(cfg)
 
 
-def _one_of(key: str, value: str, options: Sequence[str]) -> None:
+def _one_of(key: str, value: object, options: Sequence[str]) -> None:
     demand(value in options, f"{key}={value} is not known; choose one of {', '.join(options)}.")
+
+
+def _no_repeats(key: str, names: Sequence[str]) -> None:
+    demand(len(set(names)) == len(names), f"{key}=[{','.join(names)}] names something twice; once is enough.")
 
 
 def _power_of_two(n: int) -> bool:
     return n > 0 and n & (n - 1) == 0
+
+
+def check_name(key: str, name: object) -> None:
+    """Refuse what cannot be the name of a folder of its own, in a figure, in a table and in the header of a file.
+
+    Raises
+    ------
+    UserError
+        One sentence that names the key.
+    """
+    shown = f"{key}={name!a}" if isinstance(name, str) and not name.isprintable() else f"{key}={name}"
+    demand(name is not None and name != "", f"{key} is empty; give it a name.")
+    demand(
+        isinstance(name, str) and len(name) <= 100 and NAME.fullmatch(name) is not None,
+        f"{shown} must be a name: up to 100 letters a to z, digits, spaces and any of _-+.,=@()[], of which the"
+        " first is a letter or digit and the last no point, comma or space.",
+    )
+    demand(str(name).lower() not in RESERVED, f"{shown} is the name of a folder of cmbml's own; choose another.")
 
 
 def check_patches(nside: int, patch: int, halo: int) -> None:
@@ -52,47 +77,30 @@ def check_patches(nside: int, patch: int, halo: int) -> None:
     demand(halo <= nside, f"patches.halo={halo} must not be wider than nside={nside}.")
 
 
-def _check_numbers(cfg: DictConfig) -> None:
-    positive = (
-        "scale",
-        "epochs",
-        "run.workers",
-        "system.checkpoint_every",
-        "analysis.delta_l",
-        "splits.test",
-    )
-    for key in positive:
-        value = OmegaConf.select(cfg, key)  # None: this job has no such key
-        demand(value is None or value > 0, f"{key}={value} must be larger than 0.")
-    not_negative = (
-        "splits.train",
-        "splits.valid",
-        "sky.margin",
-        "patches.halo",
-        "noise.factor",
-        "instrument.min_fwhm_pixels",
-        "foregrounds.vary.amplitude",
-        "foregrounds.vary.index",
-    )
-    for key in not_negative:
-        value = OmegaConf.select(cfg, key)
-        demand(value is None or value >= 0, f"{key}={value} must not be negative.")
-    demand(cfg.get("dataset") != "", "dataset is empty; give it a name.")
+def _check_system(cfg: DictConfig) -> None:
+    check_name("dataset", cfg.dataset)
+    check_name("instrument.name", cfg.instrument.name)
+    cluster = cfg.system.cluster
+    _one_of("system.cluster.kind", cluster.kind, ("none", "dask", "slurm"))
+    address = cluster.address
+    demand(address is None or isinstance(address, str), f"system.cluster.address={address} must be null or a text.")
+    demand(OmegaConf.is_dict(cluster.job), f"system.cluster.job={cluster.job} must be a mapping.")
     devices = cfg.system.devices
-    good = devices == "auto" or (isinstance(devices, int) and devices > 0)
+    good = devices == "auto" or (isinstance(devices, int) and 0 < devices <= 1024)
     demand(good, f"system.devices={devices} must be auto or a positive number.")
     _one_of("system.device", cfg.system.device, ("auto", "cpu", "cuda"))
 
 
 def _check_sky(cfg: DictConfig) -> None:
     nside = cfg.sky.nside
-    demand(_power_of_two(nside) and nside <= 8192, f"nside={nside} must be a power of two up to 8192.")
+    demand(_power_of_two(nside), f"nside={nside} must be a power of two up to 8192.")
     demand(
         2 <= cfg.sky.lmax <= 3 * nside - 1,
         f"sky.lmax={cfg.sky.lmax} must lie between 2 and 3 nside - 1 = {3 * nside - 1}.",
     )
     for name in cfg.sky.fields:
         _one_of("sky.fields", name, FIELDS)
+    _no_repeats("sky.fields", cfg.sky.fields)
 
 
 def _check_mask(cfg: DictConfig) -> None:
@@ -101,7 +109,7 @@ def _check_mask(cfg: DictConfig) -> None:
     demand(0 < mask.f_sky < 1, f"mask.f_sky={mask.f_sky} must lie between 0 and 1.")
     _one_of("mask.apodise_kind", mask.apodise_kind, ("C1", "C2"))
     demand(0 < mask.b_deg < 90, f"mask.b_deg={mask.b_deg} must lie between 0 and 90 degrees.")
-    demand(0 <= mask.apodise_deg < 90, f"mask.apodise_deg={mask.apodise_deg} must lie between 0 and 90 degrees.")
+    demand(mask.apodise_deg < 90, f"mask.apodise_deg={mask.apodise_deg} must lie below 90 degrees.")
     if mask.kind == "file":
         demand(mask.file is not None, "mask=file needs a file; give mask.file=/path/to/mask.fits.")
         demand(
@@ -115,13 +123,14 @@ def _check_method(cfg: DictConfig) -> None:
     method = cfg.method
     for key in ("name", "target", "stages"):
         demand(key in method, f"method.{key} is missing; the yaml file of a method gives its name, target and stages.")
-    demand(isinstance(method.name, str) and method.name != "", f"method.name={method.name} must be a text.")
+    check_name("method.name", method.name)
+    demand(str(method.name).lower() != "none", "method.name=none is what a comparison calls no method; choose another.")
+    demand(isinstance(method.target, str), f"method.target={method.target} must be a text.")
     demand(OmegaConf.is_list(method.stages), f"method.stages={method.stages} must be a list of classes.")
 
 
 def _check_delens(cfg: DictConfig) -> None:
     d = cfg.delens
-    demand(d.fwhm_arcmin > 0, f"delens.fwhm_arcmin={d.fwhm_arcmin}, the beam of the maps, must be larger than 0.")
     _one_of("field", d.field, FIELDS)
     _one_of("delens.target", d.target, TARGETS)
     demand(cfg.method.target != "cmb", f"method={cfg.method.name} estimates the CMB; it belongs to main_clean.py.")
@@ -129,10 +138,17 @@ def _check_delens(cfg: DictConfig) -> None:
     _one_of("quadratic.estimator", cfg.quadratic.estimator, ("mv", "eb"))
     _one_of("quadratic.template", cfg.quadratic.template, ("gradient", "remap"))
     _one_of("quadratic.wiener", cfg.quadratic.wiener, ("measured", "theory"))
+    label = d.target if d.target == "kappa" else f"{d.target}_{d.field}"
+    demand(
+        d.label == label,
+        f"delens.label={d.label} is not what the network is asked for, {label}; leave it out: it follows from"
+        " delens.target and field.",
+    )
     demand(len(d.inputs) > 0, "delens.inputs is empty; name at least one field.")
     for name in d.inputs:
         options = (*FIELDS, *FEATURES)
         demand(name in options, f"delens.inputs: {name} is not known; choose among {', '.join(options)}.")
+    _no_repeats("delens.inputs", d.inputs)
     for name in (*(x for x in d.inputs if x in FIELDS), d.field, *"EB"):
         demand(
             name in cfg.sky.fields,
@@ -153,7 +169,6 @@ def _check_rotation(cfg: DictConfig) -> None:
     for pair in cfg.rotation.predict:
         demand(pair in trained, f"rotation.predict: {pair} is neither [0,0] nor one of rotation.pairs.")
     average = cfg.rotation.average
-    demand(1 <= average <= 8, f"rotation.average={average} must lie between 1 and 8, the symmetries of a square.")
     if "delens" not in cfg:
         return
     target = [] if cfg.delens.target == "kappa" else [cfg.delens.field]
@@ -187,7 +202,6 @@ def _check_analysis(cfg: DictConfig) -> None:
         len(a.zoom) == 3 and a.zoom[2] > 0, f"analysis.zoom={a.zoom} must be longitude, latitude and side in degrees."
     )
     if "clean" in cfg:
-        demand(a.pictures >= 0, f"analysis.pictures={a.pictures} must not be negative.")
         for band in a.bands:
             good = len(band) == 2 and 2 <= band[0] < band[1]
             demand(good, f"analysis.bands: {band} must be two multipoles, the first from 2 and below the second.")
@@ -210,7 +224,6 @@ def _check_clean(cfg: DictConfig) -> None:
             name in cfg.sky.fields,
             f"field={c.field} needs {name}, which is not among sky.fields=[{','.join(cfg.sky.fields)}]; add it there.",
         )
-    demand(c.target_fwhm_arcmin >= 0, f"clean.target_fwhm_arcmin={c.target_fwhm_arcmin} must not be negative.")
 
 
 def _check_foregrounds(cfg: DictConfig) -> None:
@@ -234,11 +247,21 @@ def _check_foregrounds(cfg: DictConfig) -> None:
     demand(list(cfg.sky.fields) in fields, message)
 
 
+def _check_assets(cfg: DictConfig) -> None:
+    for key, value in cfg.assets.constants.items():
+        if key == "root":
+            demand(str(value) == cfg.system.root, f"assets.constants.root={value} is not system.root; set that one.")
+        elif isinstance(value, str):
+            check_name(f"assets.constants.{key}", value)
+
+
 def _check_compare(cfg: DictConfig) -> None:
     c = cfg.compare
     methods = [name for name in c.methods if name != "none"]
     demand(len(methods) > 0, "compare.methods names no method; name folders of results, e.g. [none,wiener,quadratic].")
-    demand(len(set(c.methods)) == len(c.methods), f"compare.methods={c.methods} names a method twice.")
+    _no_repeats("compare.methods", c.methods)
+    for name in methods:
+        check_name("compare.methods", name)
     demand(
         c.reference in methods,
         f"compare.reference={c.reference} is not among the methods of compare.methods={c.methods}; choose one of them.",
@@ -248,7 +271,7 @@ def _check_compare(cfg: DictConfig) -> None:
 
 # The group of a configuration that a check is about: a job without them does not need it.
 _CHECKS = (
-    ("system", _check_numbers),
+    ("system", _check_system),
     ("sky", _check_sky),
     ("mask", _check_mask),
     ("method", _check_method),
@@ -258,4 +281,5 @@ _CHECKS = (
     ("analysis", _check_analysis),
     ("compare", _check_compare),
     ("foregrounds", _check_foregrounds),
+    ("assets", _check_assets),
 )

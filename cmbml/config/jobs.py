@@ -6,7 +6,12 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from cmbml.config.limits import keyed, within
 from cmbml.config.schema import (
+    METHOD,
+    NETWORK,
+    NSIDE,
+    TRAIN,
     Analysis,
     Assets,
     Clean,
@@ -33,7 +38,7 @@ from cmbml.config.schema import (
 class Root:
     """What every job has."""
 
-    nside: int = MISSING
+    nside: int = within(*NSIDE)
     dataset: str = MISSING
     system: System = dataclasses.field(default_factory=System)
     run: Run = dataclasses.field(default_factory=Run)
@@ -52,15 +57,15 @@ class Config(Root):
     """Everything that `main_delens.py` knows; a method has keys of its own."""
 
     field: str = MISSING
-    scale: float = MISSING
-    epochs: int = MISSING
+    scale: float = within(1e-9, 1e9)
+    epochs: int = within(1, 1e6)
     rotation: Rotation = dataclasses.field(default_factory=Rotation)
     patches: Patches = dataclasses.field(default_factory=Patches)
     delens: Delens = dataclasses.field(default_factory=Delens)
     quadratic: Quadratic = dataclasses.field(default_factory=Quadratic)
-    method: dict[str, Any] = MISSING
-    network: dict[str, Any] = MISSING
-    train: dict[str, Any] = MISSING
+    method: dict[str, Any] = keyed(METHOD)
+    network: dict[str, Any] = keyed(NETWORK)
+    train: dict[str, Any] = keyed(TRAIN)
     analysis: Analysis = dataclasses.field(default_factory=Analysis)
 
 
@@ -77,14 +82,14 @@ class CleanConfig(SimsConfig):
     """Everything that `main_clean.py` knows; a method has keys of its own."""
 
     field: str = MISSING
-    scale: float = MISSING
-    epochs: int = MISSING
+    scale: float = within(1e-9, 1e9)
+    epochs: int = within(1, 1e6)
     clean: Clean = dataclasses.field(default_factory=Clean)
     rotation: Rotation = dataclasses.field(default_factory=Rotation)
     patches: Patches = dataclasses.field(default_factory=Patches)
-    method: dict[str, Any] = MISSING
-    network: dict[str, Any] = MISSING
-    train: dict[str, Any] = MISSING
+    method: dict[str, Any] = keyed(METHOD)
+    network: dict[str, Any] = keyed(NETWORK)
+    train: dict[str, Any] = keyed(TRAIN)
     analysis: CleaningAnalysis = dataclasses.field(default_factory=CleaningAnalysis)
 
 

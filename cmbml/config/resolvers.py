@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from cmbml.config import checks
 from cmbml.config.files import listing
 from cmbml.config.jobs import CleanConfig, CompareCleanConfig, CompareConfig, Config, SimsConfig
+from cmbml.config.limits import check_numbers
 from cmbml.core.errors import UserError
 
 SHIPPED = Path(__file__).parents[2] / "assets"
@@ -84,13 +85,16 @@ def prepare(cfg: DictConfig) -> None:
     """
     root = Path(home(cfg.system.root)).absolute()
     cfg.system.root = str(root)
+    check_numbers(cfg)  # before anything is made of them
     try:
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except Exception as error:
         mistake = _mistake(error)
         if mistake is not None:
             raise mistake from None
-        raise UserError(f"The configuration does not resolve: {str(error).splitlines()[0]}") from None
+        key = getattr(error, "full_key", None)
+        what = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"{key or 'The configuration'} does not resolve: {what}.") from None
     checks.check(cfg)
     try:
         root.mkdir(parents=True, exist_ok=True)

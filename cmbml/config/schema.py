@@ -5,6 +5,16 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from cmbml.config.limits import Limits, keyed, within
+
+SEED = (0, 2**32 - 1)
+LMAX = (2, 24575)  # 3 nside - 1 of the finest sky
+NSIDE = (1, 8192)
+BEAM = (0, 10800)  # arcmin
+WIDTH = (1e-3, 10800)  # arcmin, of what has one
+ANGLE = (-360, 360)  # degrees
+SKIES = 10000  # of a split: sim0000 to sim9999
+
 
 @dataclass
 class System:
@@ -14,8 +24,8 @@ class System:
     device: str = MISSING
     devices: Any = MISSING
     tensorboard: bool = MISSING
-    checkpoint_every: int = MISSING
-    cluster: dict[str, Any] = MISSING
+    checkpoint_every: int = within(1, 1e6)
+    cluster: dict[str, Any] = keyed({"threads": Limits(1, 1024, whole=True), "timeout_s": Limits(0.1, 1e7)})
 
 
 @dataclass
@@ -27,18 +37,18 @@ class Run:
     force: list[str] = MISSING
     dry: bool = MISSING
     verify: bool = MISSING
-    workers: int = MISSING
+    workers: int = within(1, 4096)
 
 
 @dataclass
 class Sky:
     """The sphere on which skies are made."""
 
-    nside: int = MISSING
-    lmax: int = MISSING
-    margin: int = MISSING
+    nside: int = within(*NSIDE)
+    lmax: int = within(*LMAX)
+    margin: int = within(0, 20000)
     fields: list[str] = MISSING
-    seed: int = MISSING
+    seed: int = within(*SEED)
 
 
 @dataclass
@@ -58,7 +68,7 @@ class Instrument:
     name: str = MISSING
     table: str = MISSING
     contents: str = MISSING
-    min_fwhm_pixels: float = MISSING
+    min_fwhm_pixels: float = within(0, 1000)
     fwhm_arcmin: Any = MISSING
     noise_t_uk_arcmin: Any = MISSING
     noise_p_uk_arcmin: Any = MISSING
@@ -73,9 +83,9 @@ class Foregrounds:
     kind: str = MISSING
     presets: list[str] = MISSING
     folder: str = MISSING
-    nside_sky: int = MISSING
-    seed: int = MISSING
-    vary: dict[str, float] = MISSING
+    nside_sky: int = within(*NSIDE)
+    seed: int = within(*SEED)
+    vary: dict[str, float] = within(0, 10)
     components: bool = MISSING
 
 
@@ -84,7 +94,7 @@ class Noise:
     """Noise of the bands: how it is spread over the sky, how strong, and its long-range part."""
 
     kind: str = MISSING
-    factor: float = MISSING
+    factor: float = within(0, 1e6)
     knee: bool = MISSING
     folder: str = MISSING
     files: dict[str, str] = MISSING
@@ -95,12 +105,12 @@ class Mask:
     """Which part of the sky is seen: kind of mask, width and shape of the taper at its border."""
 
     kind: str = MISSING
-    b_deg: float = MISSING
-    f_sky: float = MISSING
+    b_deg: float = within(0, 90)
+    f_sky: float = within(0, 1)
     file: str | None = MISSING
     column: str | None = MISSING
-    threshold: float | None = MISSING
-    apodise_deg: float = MISSING
+    threshold: float | None = within(-1e30, 1e30)
+    apodise_deg: float = within(0, 90)
     apodise_kind: str = MISSING
 
 
@@ -108,9 +118,9 @@ class Mask:
 class Splits:
     """Number of skies of each split."""
 
-    train: int = MISSING
-    valid: int = MISSING
-    test: int = MISSING
+    train: int = within(0, SKIES)
+    valid: int = within(0, SKIES)
+    test: int = within(1, SKIES)
 
 
 @dataclass
@@ -118,10 +128,10 @@ class Rotation:
     """Orientations of the sphere: kind of rotation and pairs of angles (theta, phi) in degrees."""
 
     kind: str = MISSING
-    pairs: list[Any] = MISSING
-    predict: list[Any] = MISSING
+    pairs: list[Any] = within(*ANGLE)
+    predict: list[Any] = within(*ANGLE)
     symmetries: bool = MISSING
-    average: int = MISSING
+    average: int = within(1, 8)
 
 
 @dataclass
@@ -129,8 +139,8 @@ class Patches:
     """Side of the square patches and width of their halo, in pixels."""
 
     layout: str = MISSING
-    patch: int = MISSING
-    halo: int = MISSING
+    patch: int = within(*NSIDE)
+    halo: int = within(0, 8192)
 
 
 @dataclass
@@ -141,8 +151,8 @@ class Delens:
     target: str = MISSING
     label: str = MISSING
     inputs: list[str] = MISSING
-    fwhm_arcmin: float = MISSING
-    lmin_b: int = MISSING
+    fwhm_arcmin: float = within(*WIDTH)
+    lmin_b: int = within(0, LMAX[1])
     fiducial: dict[str, float] = MISSING
     export_npy: bool = MISSING
 
@@ -160,13 +170,13 @@ class Quadratic:
 class Analysis:
     """Common form, bands and bins of the measurement."""
 
-    fwhm_arcmin: float = MISSING
-    lmax: int = MISSING
-    band: list[int] = MISSING
-    delta_l: int = MISSING
-    band_r: list[int] = MISSING
-    f_sky: float = MISSING
-    zoom: list[float] = MISSING
+    fwhm_arcmin: float = within(*BEAM)
+    lmax: int = within(*LMAX)
+    band: list[int] = within(0, LMAX[1])
+    delta_l: int = within(1, LMAX[1])
+    band_r: list[int] = within(0, LMAX[1])
+    f_sky: float = within(0, 1)
+    zoom: list[float] = within(*ANGLE)
     stages: list[str] = MISSING
 
 
@@ -176,7 +186,7 @@ class Compare:
 
     methods: list[str] = MISSING
     reference: str = MISSING
-    sim: int = MISSING
+    sim: int = within(0, SKIES - 1)
     stages: list[str] = MISSING
 
 
@@ -185,23 +195,23 @@ class Clean:
     """What is recovered from the bands, and what learned methods are asked for."""
 
     field: str = MISSING
-    fwhm_arcmin: float = MISSING
-    target_fwhm_arcmin: float = MISSING
-    channels: int = MISSING
-    outputs: int = MISSING
+    fwhm_arcmin: float = within(*BEAM)
+    target_fwhm_arcmin: float = within(*BEAM)
+    channels: int = within(1, 10000)
+    outputs: int = within(1, 3)
 
 
 @dataclass
 class CleaningAnalysis:
     """Common form, bands and bins of the measurement of a cleaned map."""
 
-    fwhm_arcmin: float = MISSING
-    lmax: int = MISSING
-    band: list[int] = MISSING
-    bands: list[list[int]] = MISSING
-    delta_l: int = MISSING
-    pictures: int = MISSING
-    zoom: list[float] = MISSING
+    fwhm_arcmin: float = within(*BEAM)
+    lmax: int = within(*LMAX)
+    band: list[int] = within(0, LMAX[1])
+    bands: list[list[int]] = within(0, LMAX[1])
+    delta_l: int = within(1, LMAX[1])
+    pictures: int = within(0, SKIES)
+    zoom: list[float] = within(*ANGLE)
     stages: list[str] = MISSING
 
 
@@ -219,4 +229,30 @@ class Sims:
     """The stages that make a dataset, and where its files are if they exist already."""
 
     stages: list[str] = MISSING
-    external: dict[str, Any] = MISSING
+    external: dict[str, Any] = keyed({"truth_fwhm_arcmin": Limits(*BEAM)})
+
+
+# Numbers of the groups that have keys of their own.
+METHOD = {"lmax": Limits(*LMAX, whole=True)}
+NETWORK = {  # what its layers make of them, a network says itself
+    "in_channels": Limits(1, 10000, whole=True),
+    "out_channels": Limits(1, 10000, whole=True),
+    "n_filters": Limits(1, 8192, whole=True),
+    "conv_width": Limits(1, 64, whole=True),
+    "network_depth": Limits(1, 12, whole=True),
+    "growth_factor": Limits(1, 16, whole=True),
+    "shortcut": Limits(0, 1023, whole=True),
+    "width": Limits(1, 1023, whole=True),
+    "dropout": Limits(0, 1),
+}
+TRAIN = {  # more is checked in `cmbml.train.settings`
+    "epochs": Limits(1, 1e6, whole=True),
+    "batch_size": Limits(1, 1e6, whole=True),
+    "optimizer.lr": Limits(1e-12, 100),
+    "optimizer.weight_decay": Limits(0, 1e6),
+    "schedule.final": Limits(0, 1),
+    "schedule.steps": Limits(1, 1e12, optional=True),
+    "repeats": Limits(1, 1000, whole=True),
+    "scale": Limits(1e-9, 1e9),
+    "seed": Limits(*SEED, whole=True),
+}

@@ -33,12 +33,12 @@ OVERRIDES = ("fwhm_arcmin", "noise_t_uk_arcmin", "noise_p_uk_arcmin")
 SKY = ("sky.nside", "sky.lmax", "sky.fields")
 
 
-def as_user_error(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call a function of `cmbml.sky`; what it finds wrong with its arguments is a user's mistake."""
+def as_user_error(function: Callable[..., Any], *args: Any, key: str = "", **kwargs: Any) -> Any:
+    """Call a function of `cmbml.sky`; what it finds wrong with its arguments is a user's mistake, below ``key``."""
     try:
         return function(*args, **kwargs)
     except ValueError as error:
-        raise UserError(f"{error}.") from None
+        raise UserError(f"{key}{error}.") from None
 
 
 def chosen(survey: DictConfig) -> instrument.Instrument:

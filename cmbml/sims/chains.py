@@ -1,5 +1,6 @@
 """Cosmologies from a Markov chain, as LAMBDA publishes those of WMAP."""
 
+import numbers
 import tarfile
 import zlib
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from cmbml.core.errors import UserError
+from cmbml.core.errors import UserError, demand_value
 
 _PIVOT = 0.05  # 1/Mpc, of every amplitude in cmbml.sky.cosmology
 _KEYS = {"path", "names", "scale", "pivot", "burn_in"}
@@ -48,6 +49,12 @@ def with_chain(spec: Mapping[str, Any], root: Path) -> dict[str, Any]:
         raise UserError(
             f"cosmology.chain wants path and names, and knows no other key than {', '.join(sorted(_KEYS))}."
         )
+    for key, kind, wish in (("path", str, "a text"), ("names", dict, "a mapping"), ("scale", dict, "a mapping")):
+        demand_value(isinstance(chain.get(key, kind()), kind), f"cosmology.chain.{key}", chain.get(key), wish)
+    for key, least in (("pivot", 1e-9), ("burn_in", 0), *((f"scale.{name}", 0) for name in chain.get("scale", {}))):
+        value = chain["scale"][key[6:]] if key.startswith("scale.") else chain.get(key, 1)
+        good = isinstance(value, numbers.Real) and not isinstance(value, bool) and float(value) >= least
+        demand_value(good, f"cosmology.chain.{key}", value, f"a number of at least {least:g}")
     path = Path(root) / Path(chain["path"]).expanduser()
     names, scale = (tuple(chain.get(key, {}).items()) for key in ("names", "scale"))
     columns = _columns(path, names, scale, float(chain.get("pivot", _PIVOT)), int(chain.get("burn_in", 0)))

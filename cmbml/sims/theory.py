@@ -1,5 +1,6 @@
 """Cosmological parameters of each sky, and their spectra."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,21 @@ class Theory(SimStage):
     uses = ("cosmology", "sky.seed", "sky.lmax", "sky.margin")
     memory = "380 MB"  # of CAMB
 
-    def run(self, item: Item) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """Parameters, and spectra of `cmbml.sky.cosmology.spectra`."""
-        sky = self.cfg.sky
-        rng = self.rng("cosmology", sky.seed, item["split"], item["sim"])
+    def check(self) -> None:
+        """Refuse a description that is none, and parameters that are out of range, of the first skies."""
+        for item in itertools.islice(self.items(), 20):
+            self.parameters(item)
+
+    def parameters(self, item: Item) -> dict[str, float]:
+        """Draw the parameters of a sky."""
+        rng = self.rng("cosmology", self.cfg.sky.seed, item["split"], item["sim"])
         description: Any = OmegaConf.to_container(self.cfg.cosmology)
         spec = with_chain(description, Path(self.cfg.system.root))
-        parameters = as_user_error(cosmology.draw_parameters, spec, rng)
-        return parameters, cosmology.spectra(parameters, sky.lmax + sky.margin)
+        drawn: dict[str, float] = as_user_error(cosmology.draw_parameters, spec, rng)
+        return drawn
+
+    def run(self, item: Item) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """Parameters, and spectra of `cmbml.sky.cosmology.spectra`."""
+        parameters = self.parameters(item)
+        lmax = self.cfg.sky.lmax + self.cfg.sky.margin
+        return parameters, as_user_error(cosmology.spectra, parameters, lmax, key="cosmology: ")

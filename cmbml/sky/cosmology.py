@@ -8,7 +8,8 @@ Both amplitudes are given at k = 0.05 / Mpc.
 
 import itertools
 import math
-from collections.abc import Mapping
+import numbers
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,22 @@ if TYPE_CHECKING:
 _REQUIRED = ("ombh2", "omch2", "tau", "ns")
 _EITHER = (("H0", "theta_MC_100"), ("As", "ln10As"))
 _DEFAULTS = {"mnu": 0.06, "omk": 0.0, "r": 0.0}
-_KNOWN = {*_REQUIRED, *itertools.chain(*_EITHER), *_DEFAULTS, "nt"}
+# Beyond these CAMB aborts the process, ignores the value, or has not been tried; they are far beyond what is measured.
+RANGES = {
+    "H0": (30.0, 150.0),
+    "theta_MC_100": (0.5, 2.0),
+    "ombh2": (0.005, 0.1),
+    "omch2": (0.01, 1.0),
+    "mnu": (0.0, 3.0),
+    "omk": (-0.3, 0.3),
+    "tau": (0.01, 0.5),
+    "As": (1e-10, 1e-8),
+    "ln10As": (1.0, 5.0),
+    "ns": (0.5, 1.5),
+    "r": (0.0, 3.0),
+    "nt": (-2.0, 2.0),
+}
+_GAUSSIAN = {"names", "mean", "sigma", "correlation"}
 
 # CAMB runs to one and the same l whatever lmax is asked for (up to 4100), so that lmax changes no bit of a spectrum.
 # The tensors end where their B is below 3e-5 of the lensing B.
@@ -50,7 +66,7 @@ def draw_parameters(spec: Mapping[str, Any], rng: np.random.Generator) -> dict[s
     ------
     ValueError
         If a name is unknown, missing or given twice, the covariance is not positive definite, or the columns of the
-        chain differ in length.
+        chain differ in length; if a value is no number or beyond ``RANGES``, with its key: ``cosmology.base.As=-1``.
 
     Examples
     --------
@@ -59,7 +75,16 @@ def draw_parameters(spec: Mapping[str, Any], rng: np.random.Generator) -> dict[s
     >>> params["H0"], params["r"] in (0.0, 0.01)
     (67.4, True)
     """
-    base, grid, gaussian, chain = (spec.get(key) or {} for key in ("base", "grid", "gaussian", "chain"))
+    base, grid, gaussian, chain = (
+        _mapping(f"cosmology.{key}", spec.get(key)) for key in ("base", "grid", "gaussian", "chain")
+    )
+    for name, values in grid.items():
+        _demand_list(f"cosmology.grid.{name}", values)
+        for value in values:
+            _demand(f"cosmology.grid.{name}", name, value)
+    demand_in_range(base, "cosmology.base")
+    if gaussian:
+        _check_gaussian(gaussian)
     names = [*base, *grid, *gaussian.get("names", []), *chain]
     repeated = {name for name in names if names.count(name) > 1}
     if repeated:
@@ -74,15 +99,74 @@ def draw_parameters(spec: Mapping[str, Any], rng: np.random.Generator) -> dict[s
         mean = np.asarray(gaussian["mean"], dtype=float)
         root = np.linalg.cholesky(_covariance(gaussian))
         values = mean + root @ rng.standard_normal(len(mean))
-        params |= zip(gaussian["names"], values.tolist(), strict=True)
+        drawn = dict(zip(gaussian["names"], values.tolist(), strict=True))
+        demand_in_range(drawn, "cosmology.gaussian")
+        params |= drawn
     if chain:
         lengths = {len(column) for column in chain.values()}
         if len(lengths) > 1:
             raise ValueError("the columns of the cosmology's chain differ in length")
         row = rng.integers(lengths.pop())
-        params |= {name: float(column[row]) for name, column in chain.items()}
+        drawn = {name: float(column[row]) for name, column in chain.items()}
+        demand_in_range(drawn, "cosmology.chain")
+        params |= drawn
     _complete(params)
     return params
+
+
+def demand_in_range(params: Mapping[str, Any], key: str = "") -> None:
+    """Refuse parameters that are no numbers or beyond ``RANGES``, and name them below ``key``.
+
+    Raises
+    ------
+    ValueError
+        For the first of them: ``cosmology.base.As=-1 must be a number between 1e-10 and 1e-08``.
+
+    Examples
+    --------
+    >>> demand_in_range({"r": -0.1}, "cosmology.base")
+    Traceback (most recent call last):
+    ValueError: cosmology.base.r=-0.1 must be a number between 0 and 3
+    """
+    for name, value in params.items():
+        _demand(f"{key}.{name}".lstrip("."), name, value)
+
+
+def _demand(key: str, name: str, value: object) -> None:
+    low, high = RANGES.get(name, (-math.inf, math.inf))
+    good = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not good or not low <= value <= high:  # type: ignore[operator]
+        raise ValueError(f"{key}={value} must be a number{f' between {low:g} and {high:g}' if name in RANGES else ''}")
+
+
+def _mapping(key: str, value: object) -> Mapping[str, Any]:
+    """Return a part of a description; an empty mapping for none."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{key}={value} must be a mapping")
+    return value
+
+
+def _demand_list(key: str, value: object) -> None:
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) == 0:
+        raise ValueError(f"{key}={value} must be a list of at least one")
+
+
+def _check_gaussian(gaussian: Mapping[str, Any]) -> None:
+    """Refuse a ``gaussian`` description whose parts are not of their kinds."""
+    if not {"names", "mean", "sigma"} <= set(gaussian) <= _GAUSSIAN:
+        raise ValueError(
+            f"cosmology.gaussian has the keys {', '.join(gaussian)}; it wants names, mean, sigma and correlation"
+        )
+    for key in ("names", "mean", "sigma"):
+        _demand_list(f"cosmology.gaussian.{key}", gaussian[key])
+    for name, mean in zip(gaussian["names"], gaussian["mean"], strict=False):
+        _demand("cosmology.gaussian.mean", str(name), mean)
+    for sigma in gaussian["sigma"]:
+        _demand("cosmology.gaussian.sigma", "", sigma)
+    for pair, value in _mapping("cosmology.gaussian.correlation", gaussian.get("correlation")).items():
+        _demand(f"cosmology.gaussian.correlation.{pair}", "", value)
 
 
 def _covariance(gaussian: Mapping[str, Any]) -> np.ndarray:
@@ -108,10 +192,10 @@ def _covariance(gaussian: Mapping[str, Any]) -> np.ndarray:
 
 def _complete(params: Mapping[str, float]) -> dict[str, float]:
     """Fill in the defaults; refuse unknown, missing and doubly given parameters."""
-    unknown = set(params) - _KNOWN
+    unknown = set(params) - set(RANGES)
     if unknown:
         raise ValueError(
-            f"unknown cosmological parameter {', '.join(sorted(unknown))}; known: {', '.join(sorted(_KNOWN))}"
+            f"unknown cosmological parameter {', '.join(sorted(unknown))}; known: {', '.join(sorted(RANGES))}"
         )
     missing = [name for name in _REQUIRED if name not in params]
     if missing:
@@ -156,13 +240,25 @@ def spectra(params: Mapping[str, float], lmax: int) -> dict[str, np.ndarray]:
         ``tp ep``: T-phi and E-phi, uK; ``lensed_tt`` ... ``lensed_te``: CAMB's lensed scalars + unlensed tensors, uK^2,
         for comparisons only. Monopole and dipole are zero.
 
+    Raises
+    ------
+    ValueError
+        If a parameter is unknown, missing or beyond ``RANGES``, or CAMB finds no solution.
+
     Examples
     --------
     >>> spectra({"H0": 67.4, "ombh2": 0.0224, "omch2": 0.12, "tau": 0.054, "ns": 0.965}, 1000)
     Traceback (most recent call last):
     ValueError: the cosmology wants either As or ln10As
     """
-    table = _spectra(tuple(sorted(_complete(params).items())), max(_LMAX_CAMB, lmax + _MARGIN))
+    given = _complete(params)
+    demand_in_range(given)
+    try:
+        table = _spectra(tuple(sorted(given.items())), max(_LMAX_CAMB, lmax + _MARGIN))
+    except Exception as error:
+        values = ", ".join(f"{name}={value:g}" for name, value in given.items())
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise ValueError(f"CAMB computes no spectra of {values} ({reason})") from error
     cls = {name: cl[: lmax + 1].copy() for name, cl in table.items()}
     for cl in cls.values():
         cl[:2] = 0

@@ -79,12 +79,12 @@ def read_train(group: Mapping[str, Any]) -> TrainSettings:
         ("train.keep", cfg.keep, KEPT),
         ("train.schedule.name", schedule.name, SCHEDULES),
     ):
-        demand_value(value in known, key, value, f"one of {', '.join(known)}")
+        demand_value(value in list(known), key, value, f"one of {', '.join(known)}")
     for key in ("compile", "channels_last"):
         demand_value(isinstance(getattr(cfg, key), bool), f"train.{key}", getattr(cfg, key), "true or false")
     betas = optimizer.betas
     decay = optimizer.weight_decay
-    good = len(betas) == 2 and all(_number(b) and 0 <= b < 1 for b in betas)
+    good = _numbers(betas) and len(betas) == 2 and all(0 <= b < 1 for b in betas)
     demand_value(good, "train.optimizer.betas", betas, "two numbers from 0 to below 1")
     demand_value(_number(decay) and decay >= 0, "train.optimizer.weight_decay", decay, "a number of at least 0")
     _check_schedule(schedule)
@@ -92,7 +92,10 @@ def read_train(group: Mapping[str, Any]) -> TrainSettings:
 
 
 def _check_schedule(schedule: Schedule) -> None:
-    """Check the keys that the chosen schedule uses."""
+    """Check the types of all keys, and the values of those that the chosen schedule uses."""
+    for key in ("boundaries", "factors"):
+        value = getattr(schedule, key)
+        demand_value(_numbers(value), f"train.schedule.{key}", value, "a list of numbers")
     if schedule.name == "piecewise":
         edges = schedule.boundaries
         factors = schedule.factors
@@ -114,6 +117,7 @@ def _check_schedule(schedule: Schedule) -> None:
 
 def _fill(kind: type, group: Mapping[str, Any], where: str) -> Any:
     """Make the dataclass, naming an unknown or missing key."""
+    demand_value(isinstance(group, Mapping), where, group, "a mapping")
     names = [field.name for field in dataclasses.fields(kind)]
     for key in group:
         if key not in names:
@@ -122,6 +126,10 @@ def _fill(kind: type, group: Mapping[str, Any], where: str) -> Any:
         if key not in group:
             raise UserError(f"{where}.{key} is missing.")
     return kind(**group)
+
+
+def _numbers(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and all(map(_number, value))
 
 
 def _number(value: object) -> bool:

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from cmbml.core.asset import Item
 from cmbml.core.stage import Stage
-from cmbml.sims.bands import one_band
+from cmbml.sims.bands import as_user_error, one_band
 from cmbml.sky import cosmology
 from cmbml.sky.beams import gaussian_beam
 from cmbml.sky.lensing_theory import reconstruction
@@ -25,6 +25,10 @@ class Filters(Stage):
     uses = ("delens.fiducial", "delens.fwhm_arcmin", "delens.lmin_b", "quadratic.estimator", "instrument", "sky.lmax")
     memory = "12 alm + 380 MB"  # of Wigner functions and of CAMB
 
+    def check(self) -> None:
+        """Refuse a fiducial cosmology that CAMB cannot compute."""
+        as_user_error(cosmology.demand_in_range, OmegaConf.to_container(self.cfg.delens.fiducial), "delens.fiducial")
+
     def run(self, item: Item) -> dict[str, np.ndarray]:
         """Arrays over l = 0 .. `sky.lmax`.
 
@@ -35,7 +39,7 @@ class Filters(Stage):
         lmax = self.cfg.sky.lmax
         band = one_band(self.cfg.instrument)
         parameters: Any = OmegaConf.to_container(self.cfg.delens.fiducial)
-        cls = cosmology.spectra(parameters, lmax)
+        cls = as_user_error(cosmology.spectra, parameters, lmax, key="delens.fiducial: ")
         beam = gaussian_beam(self.cfg.delens.fwhm_arcmin, lmax)
         noise_t = noise_cl(band.noise_t_uk_arcmin, lmax, l_knee=band.l_knee_t, alpha=band.alpha_t) / beam**2
         noise_p = noise_cl(band.noise_p_uk_arcmin, lmax, l_knee=band.l_knee_p, alpha=band.alpha_p) / beam**2
