@@ -19,7 +19,7 @@ from cmbml.analysis.page import (
     picture,
     section,
 )
-from cmbml.analysis.tables import format_value
+from cmbml.analysis.tables import SCATTER, format_value
 
 _NOTHING = 0.001  # uK; the rounding of maps in single precision is less
 SYNTHETIC = (
@@ -122,8 +122,8 @@ class Compared(comparison.Compared):
 
     def blocks(self) -> list[tuple[dict[str, str], list[dict[str, Any]]]]:
         """Tables of the text files: (entries of the caption, lines), the headline and its differences first."""
-        first, *others = [(self.entries(*part), self.lines(*part)) for part in self.parts()]
-        entries = self.entries(**self.headline) | {"mean difference from": f"{self.reference} ± standard error"}
+        first, *others = [({**self.entries(*part), **SCATTER}, self.lines(*part)) for part in self.parts()]
+        entries = self.entries(**self.headline) | {"mean difference from": self.reference, **comparison.ERROR}
         lines = comparison.without_intervals(self.differences(**self.headline))
         return [first, *([(entries, lines)] if lines else []), *others]
 
@@ -197,7 +197,7 @@ def _against(line: Mapping[str, Any], reference: str) -> str:
         return f"these {line['n']} skies cannot tell it from {reference} (95 %: {low:+.2g} .. {high:+.2g} µK)"
     bounds = "" if math.isnan(low) else f" (95 %: {low:+.2g} .. {high:+.2g} µK)"
     way = "above" if mean > 0 else "below"
-    size = f"{abs(mean):.3g}" if math.isnan(error) else format_value(abs(mean), error)
+    size = f"{abs(mean):.3g}" if math.isnan(error) else f"{format_value(abs(mean), error)} (standard error)"
     return f"{size} µK {way} {reference} {skies}{bounds}"
 
 

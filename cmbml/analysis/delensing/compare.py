@@ -83,7 +83,7 @@ class Comparing(Delensing, compare.Comparing):
             targets={name: result.target for name, result in results.items()},
             rows=rows,
             summary=summary,
-            paired=self.differences(rows, {"form": "native"}, tables.notes(summary), self.field),
+            paired=self.differences(rows, {"form": "native"}, tables.notes(summary)),
             costs=self.costs(results, [inputs[record.name] for record in STEPS]),
             origins=self.origins(results),
         )

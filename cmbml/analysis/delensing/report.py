@@ -20,8 +20,9 @@ from cmbml.analysis.page import (
     picture,
     section,
 )
-from cmbml.analysis.tables import judged_text
+from cmbml.analysis.tables import SCATTER, judged_text
 
+MEANS = "Mean ± standard deviation over the test skies."
 # What a method may claim follows from what it estimates; the last entry is for any map whose transfer is not kept.
 KINDS = {
     "kappa": (
@@ -94,9 +95,9 @@ class Compared(comparison.Compared):
 
     def blocks(self) -> list[tuple[dict[str, str], Sequence[Mapping[str, Any]]]]:
         """The summary and the differences."""
-        blocks: list[tuple[dict[str, str], Sequence[Mapping[str, Any]]]] = [({}, self.summary)]
+        blocks: list[tuple[dict[str, str], Sequence[Mapping[str, Any]]]] = [(SCATTER, self.summary)]
         if self.paired:
-            entries = {"mean difference from": f"{self.reference} ± standard error"}
+            entries = {"mean difference from": self.reference, **comparison.ERROR}
             blocks.append((entries, comparison.without_intervals(self.paired)))
         return blocks
 
@@ -157,7 +158,7 @@ def _delensing_table(compared: Compared) -> str:
     struck = judged_text(compared.metrics)
     foot = [paragraph(f"{i}: {struck} is no headline: {note}.", look="small") for i, note in enumerate(notes, start=1)]
     shown = metric_table(lines, heads, compared.caption, labels=("method", "estimates"))
-    return "\n".join([shown, *foot, paragraph(directions(heads), look="small")])
+    return "\n".join([shown, *foot, paragraph(f"{MEANS} {directions(heads)}", look="small")])
 
 
 def _paired_table(compared: Compared) -> str:
@@ -170,7 +171,7 @@ def _pixel_table(compared: Compared) -> str:
     pixels = [metric for metric in compared.metrics if not metric.heads]
     legend = (
         "Native: the truth carries the beam of the maps. Common: all are brought to one wider beam. Predictions hold"
-        f" the noise of the observation, which a filter removes and a delensing leaves. {directions(pixels)}"
+        f" the noise of the observation, which a filter removes and a delensing leaves. {MEANS} {directions(pixels)}"
     )
     shown = metric_table(compared.summary, pixels, compared.caption, labels=("method", "form"))
     return shown + paragraph(legend, look="small")
