@@ -35,7 +35,8 @@ HEADLINE = (
     "Mean ± standard deviation over the test skies, at one beam and one band limit for all, T without monopole and"
     " dipole. NRMSE: in units of the rms of the CMB. PSNR: of the range of the truth alone. transfer: the part of the"
     " CMB's amplitude that is kept (1: all of it); rho: correlation, multipole by multipole; residual: power of what is"
-    " wrong over that of the CMB. A baseline has seen the truth: no method can be expected to reach it."
+    " wrong over that of the CMB. A baseline has seen the truth: no method that treats all pixels alike can be expected"
+    " to reach it."
 )
 FORM_TEXTS = {
     "common": "The same beam and band limit for all.",
