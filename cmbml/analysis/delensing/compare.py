@@ -28,6 +28,7 @@ class Comparing(Delensing, compare.Comparing):
         *Delensing.dataset_keys,
         *compare.Comparing.compare_keys,
         *(key for key in Measure.uses if key.startswith("analysis.")),
+        "delens.lmin_b",
     )
     # The words of main_delens.py may be repeated here: how a method came to its results changes nothing.
     reads = (
@@ -76,6 +77,7 @@ class Comparing(Delensing, compare.Comparing):
         summary = tables.summarise(every_row, by=self.by, judge=self.note)
         return report.Compared(
             caption=self.methods_caption(),
+            sigma=self.of_sigma(),
             reference=self.cfg.compare.reference,
             metrics=self.metrics,
             baseline=NONE,
