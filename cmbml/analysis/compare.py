@@ -95,15 +95,13 @@ class Comparing(Judged):
         rows: Mapping[str, Sequence[Mapping[str, Any]]],
         where: Mapping[str, str],
         notes: Mapping[str, str],
-        *stream: str,
     ) -> list[dict[str, Any]]:
-        """Paired differences from the reference, of the rows that have these values; drawn from the stream's name."""
+        """Paired differences from the reference, of the rows that have these values."""
         return comparison.paired(
             rows,
             self.cfg.compare.reference,
             metrics=[metric.name for metric in self.metrics if metric.pairs and metric.shown_in(where["form"])],
             where=where,
-            rng=self.rng("compare", self.cfg.dataset, *stream),
             notes=notes,
         )
 
@@ -118,6 +116,7 @@ class Compare(Comparing):
     """Tables and figures of all methods."""
 
     name = "compare"
+    version = 2
 
     def figures(self, compared: Any, metrics: Files, spectra: Files, *args: Any, **inputs: Any) -> Iterable[Figure]:
         """Figures of the job."""
@@ -194,6 +193,7 @@ class Report(Comparing):
     """One HTML page with the tables, the figures, and what they do and do not say."""
 
     name = "report"
+    version = 2
     outputs = ("report",)
     pictures: ClassVar[tuple[str, ...]]
 

@@ -68,6 +68,7 @@ class Summary(Judged):
     """The table over all test skies, and the figures of it."""
 
     name = "summary"
+    version = 2
     memory = "20 MB"
 
     def run(
@@ -77,7 +78,7 @@ class Summary(Judged):
         caption = self.caption(split="test", sims=len(metrics), mask=mask)
         rows = [row for sky in metrics for row in sky]
         summary = tables.summarise(rows, by=self.by, judge=self.note)
-        of_tables = caption | self.more(mask)
+        of_tables = caption | self.more(mask) | tables.SCATTER
         return (
             tables.to_rows(summary),
             tables.to_markdown(summary, caption=of_tables, metrics=self.metrics),

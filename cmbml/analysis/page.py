@@ -26,14 +26,14 @@ figcaption, .small { color: #444; font-size: .88rem; } s { color: #a33; } dt { f
 dd { margin-left: 1rem; } .warning { border-left: 4px solid #d55e00; padding-left: .8rem; }
 """
 DIFFERENCES = (
-    "Method minus reference, mean ± standard error over the skies; below it, where there are enough of them: 95 % of"
-    " the means of resampled skies."
+    "Method minus reference, mean ± standard error over the skies; below it, of three skies or more: the interval that"
+    " holds the true difference in 95 % of all cases, by Student's t, if the skies scatter as a Gaussian does."
 )
 COSTS = (
-    "From the record that each step leaves beside its file: wall-clock seconds, reading and writing included, and the"
-    " most memory that its process held, the interpreter and its libraries included. They are those of the machine on"
-    " which each ran, with the workers and threads that it had there: only rows of one machine can be compared. What"
-    " another program did to make a map is not in them."
+    "Mean ± standard deviation over the runs, from the record that each step leaves beside its file: wall-clock"
+    " seconds, reading and writing included, and the most memory that its process held, the interpreter and its"
+    " libraries included. They are those of the machine on which each ran, with the workers and threads that it had"
+    " there: only rows of one machine can be compared. What another program did to make a map is not in them."
 )
 
 

@@ -9,6 +9,8 @@ import numpy as np
 from cmbml.analysis.captions import describe
 from cmbml.analysis.metrics import Metric, heading
 
+# Entry of the caption of a table of means.
+SCATTER = {"±": "standard deviation over the skies"}
 # A number outside this range is written with a power of ten.
 _PLAIN = (1e-4, 1e6)
 # No mean has more digits than these, however small its scatter.

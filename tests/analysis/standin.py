@@ -16,7 +16,7 @@ from cmbml.maps.skymap import SkyMap
 from cmbml.sky import sht
 from cmbml.sky.beams import gaussian_beam
 
-NSIDE, LMAX, FWHM_ARCMIN = 16, 40, 200.0
+NSIDE, LMAX, FWHM_ARCMIN = 16, 40, 200.0  # estimates hold B from l = 39 on: sigma(r) is of l <= 29
 CU, CS, CN = 1.0, 4.0, 0.4
 W = CS / (CS + CN)
 # What a method estimates, and what it subtracts from the observed map o: made from the lensing s, an independent error
@@ -29,7 +29,7 @@ TEMPLATES = {
 }
 A_RES = {"good": 0.08, "half": 0.25}
 WORDS = (
-    "dataset=standin", f"nside={NSIDE}", f"sky.lmax={LMAX}", "patches.patch=8", "patches.halo=4", "delens.lmin_b=5",
+    "dataset=standin", f"nside={NSIDE}", f"sky.lmax={LMAX}", "patches.patch=8", "patches.halo=4", "delens.lmin_b=39",
     f"instrument.fwhm_arcmin={FWHM_ARCMIN}", f"analysis.lmax={LMAX}", "analysis.band=[2,40]", "analysis.band_r=[2,40]",
     "analysis.delta_l=13", "analysis.zoom=[0,60,80]", "train.batch_size=2",
 )  # fmt: skip

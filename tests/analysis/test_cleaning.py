@@ -122,6 +122,19 @@ def test_more_beam_leaves_the_common_form_and_the_spectra_as_they_are():
     assert sharp["T", "common", "full"]["RMSE"] == pytest.approx(expected, rel=ANALYSIS)
 
 
+def test_noise_beyond_the_band_limit_is_no_error_of_the_common_form():
+    """Its closed form is sum (2l + 1) / (4 pi) N_l b_l^2 to lmax, on a part of the sky as on the whole.
+
+    N_l rises as that of a map whose beam is divided out does. The quadrature of maps with l up to 2.8 nside adds 1 %,
+    and the pixels that are not believed 1.5 %; a cut at the mask's border mixed 9 % of the rms down.
+    """
+    steep = draw(30, 1e-3 * np.exp((ELL / 33.0) ** 2) * (ELL > 1))
+    rows, _ = measure(sky(maps({"T": ALMS["T"] + steep}, "T", 0), "T", 0.0))
+    known = np.sqrt(power(steep, beam(COMMON) * (ELL <= LMAX)))
+    assert rows["T", "common", "full"]["RMSE"] == pytest.approx(known, rel=0.02)
+    assert rows["T", "common", "mask"]["RMSE"] == pytest.approx(known, rel=0.04)
+
+
 def test_one_pixel_times_100_improves_no_metric_but_the_joint_psnr():
     clean = noisy(60.0)
     pixel = np.flatnonzero(GOOD)[np.argmax(np.abs(clean[0, GOOD]))]
@@ -181,14 +194,19 @@ def test_what_is_masked_does_not_reach_the_good_sky(fields):
     rng = np.random.default_rng(4)
     plain = noisy(60.0, fields)
     plane = np.where(GOOD, 0, 1e5 * rng.standard_normal(NPIX))
-    (before, cls), (after, _), (deep, cls_deep) = (
-        measure(sky(plain + add, fields, 60.0)) for add in (0, plane, np.where(MASK["mask"] == 0, plane, 0))
+    (before, cls), (after, _), (other, _), (deep, cls_deep) = (
+        measure(sky(plain + add, fields, 60.0)) for add in (0, plane, -3 * plane, np.where(MASK["mask"] == 0, plane, 0))
     )
     for (field, form, area), row in before.items():
-        assert deep[field, form, area] == row or area == "full"
-        for name in ("MAE", "RMSE", "NRMSE", "PSNR", "psnr_joint", "corr"):
-            assert after[field, form, area][name] == row[name] or area == "full", (field, form, name)
-        assert area == "mask" or after[field, form, area]["RMSE"] > 100 * row["RMSE"]
+        if area == "mask":
+            for name in ("MAE", "RMSE", "NRMSE", "PSNR", "psnr_joint", "corr"):
+                own = after[field, form, area][name]
+                assert own == other[field, form, area][name], (field, form, name)
+                # The common form smooths what is masked, if it is as good as the rest: 1 % of the rms.
+                assert own == pytest.approx(row[name], rel=0.02 if form == "common" else 1e-12)
+            assert deep[field, form, area] == row or form == "common"
+        else:
+            assert after[field, form, area]["RMSE"] > 100 * row["RMSE"]
     for name, cl in cls.items():
         assert np.array_equal(cls_deep[name], cl) or "_full" in name
 

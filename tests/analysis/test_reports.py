@@ -55,8 +55,8 @@ def test_verdicts_say_what_the_skies_can_tell():
     rmse = {"baseline": 1e-7, "mine": 5.2, "ilc": 5.0}
     mine, ilc, baseline = clean_report.verdicts(compared(rmse))
     assert mine == (
-        "mine: RMSE 5.2 µK, 520.00% of the CMB's rms; transfer 5.200; 0.200 ± 0.050 µK above ilc on the same 6 skies"
-        " (95 %: +0.1 .. +0.3 µK)."
+        "mine: RMSE 5.2 µK, 520.00% of the CMB's rms; transfer 5.200; 0.200 ± 0.050 (standard error) µK above ilc"
+        " on the same 6 skies (95 %: +0.1 .. +0.3 µK)."
     )
     assert ilc == "ilc: RMSE 5 µK, 500.00% of the CMB's rms; transfer 5.000."
     assert baseline == "baseline, a baseline, which has seen the truth: RMSE below 0.001 µK; transfer 0.000."
@@ -74,11 +74,14 @@ def test_the_tables_begin_with_the_one_that_counts():
         ("common", "full"), ("unsmoothed", "full"), ("native", "full"),
     ]  # fmt: skip
     head, differences, raw, *_ = own.blocks()
-    assert head[0] == {"maps": "at 60 arcmin, to l = 160", "area": "what the mask leaves"}
+    scatter = "standard deviation over the skies"
+    assert head[0] == {"maps": "at 60 arcmin, to l = 160", "area": "what the mask leaves", "±": scatter}
     assert list(head[1][0])[:4] == ["method", "kind", "field", "n"]
     assert {"rho", "residual_2_30"} <= set(head[1][0])
     assert "psnr_joint" not in head[1][0]
-    assert differences[0]["mean difference from"] == "ilc ± standard error"
+    assert differences[0]["mean difference from"] == "ilc"
+    assert differences[0]["±"] == "standard error of the mean over the skies"
+    assert {entries["±"] for entries, lines in own.blocks() if lines != differences[1]} == {scatter}
     assert "truth without a beam" in raw[0]["maps"]
     assert "psnr_joint" in raw[1][0]
     assert "rho" not in raw[1][0]
@@ -104,7 +107,8 @@ def pages(folder):
     cleaning = clean_report.report(compared({"baseline": 1.0, LONG: 5.2, "ilc": 5.0}), figures, synthetic=True)
     pair = (0.5, 0.1)
     metrics = dict.fromkeys(
-        ("A_res", "rho", "transfer", "sigma_r", "sigma_r_ratio", "MAE", "MSE", "RMSE", "NRMSE", "PSNR"), pair
+        ("A_res", "rho", "transfer", "sigma_r", "sigma_r_ratio", "sigma_r_own", "MAE", "MSE", "RMSE", "NRMSE", "PSNR"),
+        pair,
     )
     line = {"method": LONG, "form": "native", "n": 2, **metrics, "note": ""}
     delensing = report.report(

@@ -4,7 +4,7 @@ import healpy as hp
 import numpy as np
 import pytest
 
-from cmbml.analysis.delensing.metrics import delensing_spectra, headline, measured_sigma_r, sigma_r
+from cmbml.analysis.delensing.metrics import band_of_r, delensing_spectra, headline, measured_sigma_r, sigma_r
 from cmbml.sky import cosmology, sht
 from cmbml.sky.spectra import bin_edges
 
@@ -63,6 +63,34 @@ def test_no_delensing_and_a_perfect_one_agree_with_theory(sky, theory):
     # One sky's sigma(r) scatters by 4 % for r = 0.01; three times that.
     assert none == pytest.approx(sigma_r(theory["lensing"] + noise, theory["tensor"], **KEYS), rel=0.12)
     assert perfect == pytest.approx(sigma_r(noise, theory["tensor"], **KEYS), rel=0.12)
+
+
+def test_about_the_skys_own_r_its_signal_is_noise(sky, theory):
+    """Fisher's sum with the tensors of r = 0.01 in the variance, against that about r = 0; one sky scatters by 4 %."""
+    cls = delensing_spectra(**sky, prediction=None, target="lensing")
+    own = measured_sigma_r(cls, theory["tensor"], EDGES, f_sky=0.03, own_r=True)
+    rest = theory["lensing"] + white(1, 5)
+    known = sigma_r(rest + R * theory["tensor"], theory["tensor"], **KEYS)
+    assert own == pytest.approx(known, rel=0.12)
+    assert known > 1.3 * sigma_r(rest, theory["tensor"], **KEYS)
+    # Of a perfect map nothing but the sample variance is left: sigma(r) / r = sqrt(2 / (f_sky modes)).
+    nothing = {"unlensed": sky["unlensed"], "lensed": sky["unlensed"], "observed": sky["unlensed"]}
+    cls = delensing_spectra(**nothing, prediction=None, target="lensing")
+    bound = R * np.sqrt(2 / (0.03 * ((LMAX + 1) ** 2 - 30**2)))
+    assert measured_sigma_r(cls, theory["tensor"], EDGES, f_sky=0.03, own_r=True) == pytest.approx(bound, rel=0.05)
+
+
+def test_the_band_ends_before_the_estimate_holds_b():
+    assert band_of_r([30, 300], lmax=1500, lmin_b=200) == (30, 190)
+    assert band_of_r([30, 100], lmax=1500, lmin_b=200) == (30, 100)
+    assert band_of_r([30, 300], lmax=150, lmin_b=200) == (30, 150)
+    first, last = band_of_r([30, 300], lmax=150, lmin_b=30)
+    assert last < first
+
+
+def test_without_a_bin_sigma_r_is_not_known(sky, theory):
+    cls = delensing_spectra(**sky, prediction=None, target="lensing")
+    assert np.isnan(measured_sigma_r(cls, theory["tensor"], np.empty(0, dtype=int), f_sky=0.03))
 
 
 def test_a_template_of_half_amplitude_leaves_a_quarter_of_the_lensing(sky, theory):

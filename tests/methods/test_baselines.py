@@ -61,8 +61,11 @@ def lensed():
     return {x: sht.almxfl(alm, CL**0.5).astype(np.complex64) for x, alm in zip("TEB", white, strict=True)}
 
 
-def predicted(cfg, lensed, foreground: float) -> SkyMap:
-    """What the Wiener filter makes of skies that the simulator observed, with foregrounds of this height."""
+def predicted(cfg, lensed, foreground: float, te=0.0) -> SkyMap:
+    """What the Wiener filter makes of skies that the simulator observed, with foregrounds of this height.
+
+    T and E have the correlation ``te``.
+    """
     observe, stage = ObserveBands(cfg), NoiseWiener(cfg)
     bands, rng = observe.bands(), np.random.default_rng(2)
     maps = {"foreground": [], "variance": []}
@@ -75,7 +78,7 @@ def predicted(cfg, lensed, foreground: float) -> SkyMap:
     read = [{name: own[i] for name, own in maps.items()} for i in range(len(bands))]
     items = [{**ITEM, **band} for band in bands]
     seen = [observe.run(item, lensed_alm=lensed, **parts) for item, parts in zip(items, read, strict=True)]
-    cls = {f"lensed_{x}{x}": CL for x in "teb"}
+    cls = {f"lensed_{x}{x}": CL for x in "teb"} | {"lensed_te": te * CL}
     parts = {name: Held(own, bands) for name, own in maps.items()}
     return stage.run(ITEM, cls=cls, lensed_alm=lensed, bands=Held(seen, items), **parts)
 
@@ -98,6 +101,34 @@ def test_wiener_filter_leaves_what_noise_and_signal_say(changed, lensed, field, 
     assert abs(np.sum(modes * (left - known))) < 4 * scatter
     assert scatter < 0.05 * np.sum(modes * known)
     assert 0.2 < np.sum(modes * known) / np.sum(modes * CL) < 0.8, "neither noise nor signal alone"
+
+
+@pytest.mark.parametrize("field", ["E", "TQU"])
+def test_e_is_filtered_with_t(changed, lensed, field):
+    """The error of E is that of a sky C_E - C_TE^2 / (C_T + N_T) seen alone, to 4 sigma of its modes; less than of C_E.
+
+    What T says of E is E's mean; what it leaves open has this variance, and is all that the noise of E hides.
+    """
+    correlation = 0.9
+    own = np.sqrt(1 - correlation**2) * lensed["E"]
+    lensed = lensed | {"E": (correlation * lensed["T"] + own).astype(np.complex64)}
+    cfg = changed(field=field)
+    found = predicted(cfg, lensed, 1e3, te=correlation)
+    noise = {}
+    for x, column in (("T", "noise_t_uk_arcmin"), ("E", "noise_p_uk_arcmin")):
+        inverse = 0
+        for band in NoiseWiener(cfg).instrument.bands:
+            beam = hp.gauss_beam(np.radians(band.fwhm_arcmin / 60), LMAX)
+            inverse = inverse + (beam / np.radians(10 * getattr(band, column) / 60)) ** 2
+        noise[x] = 1 / inverse
+    of_map = {"niter": 3, "spin": 2} if field == "TQU" else {"niter": 3}
+    alm = sht.analysis(found.select("QU" if field == "TQU" else "E"), LMAX, **of_map)[0]
+    left, modes = sht.alm2cl(alm - lensed["E"]), (2 * ELL + 1) * (ELL < 50)  # where T is seen
+    open_ = CL - (correlation * CL) ** 2 / (CL + noise["T"])
+    known, alone = (c * noise["E"] / (c + noise["E"]) for c in (open_, CL))
+    scatter = np.sqrt(np.sum(2 * modes * known**2))
+    assert abs(np.sum(modes * (left - known))) < 4 * scatter
+    assert np.sum(modes * (alone - known)) > 6 * scatter, "T says much of E here"
 
 
 def test_foregrounds_are_not_in_the_floor(changed, lensed):

@@ -162,7 +162,7 @@ class Comparing(Cleaning, compare.Comparing):
         lines: list[dict[str, Any]] = []
         for area, form, field in itertools.product(areas, FORMS, fields):
             where = {"field": field, "form": form, "area": area}
-            pairs = self.differences(rows, where, notes, field, form, area)
+            pairs = self.differences(rows, where, notes)
             lines += [{"method": line["method"], **where, **line} for line in pairs]
         return lines
 

@@ -19,7 +19,7 @@ from cmbml.analysis.page import (
     picture,
     section,
 )
-from cmbml.analysis.tables import format_value
+from cmbml.analysis.tables import SCATTER, format_value
 
 _NOTHING = 0.001  # uK; the rounding of maps in single precision is less
 SYNTHETIC = (
@@ -35,7 +35,8 @@ HEADLINE = (
     "Mean ± standard deviation over the test skies, at one beam and one band limit for all, T without monopole and"
     " dipole. NRMSE: in units of the rms of the CMB. PSNR: of the range of the truth alone. transfer: the part of the"
     " CMB's amplitude that is kept (1: all of it); rho: correlation, multipole by multipole; residual: power of what is"
-    " wrong over that of the CMB. A baseline has seen the truth: no method can be expected to reach it."
+    " wrong over that of the CMB. A baseline has seen the truth: no method that treats all pixels alike can be expected"
+    " to reach it."
 )
 FORM_TEXTS = {
     "common": "The same beam and band limit for all.",
@@ -122,8 +123,8 @@ class Compared(comparison.Compared):
 
     def blocks(self) -> list[tuple[dict[str, str], list[dict[str, Any]]]]:
         """Tables of the text files: (entries of the caption, lines), the headline and its differences first."""
-        first, *others = [(self.entries(*part), self.lines(*part)) for part in self.parts()]
-        entries = self.entries(**self.headline) | {"mean difference from": f"{self.reference} ± standard error"}
+        first, *others = [({**self.entries(*part), **SCATTER}, self.lines(*part)) for part in self.parts()]
+        entries = self.entries(**self.headline) | {"mean difference from": self.reference, **comparison.ERROR}
         lines = comparison.without_intervals(self.differences(**self.headline))
         return [first, *([(entries, lines)] if lines else []), *others]
 
@@ -197,7 +198,7 @@ def _against(line: Mapping[str, Any], reference: str) -> str:
         return f"these {line['n']} skies cannot tell it from {reference} (95 %: {low:+.2g} .. {high:+.2g} µK)"
     bounds = "" if math.isnan(low) else f" (95 %: {low:+.2g} .. {high:+.2g} µK)"
     way = "above" if mean > 0 else "below"
-    size = f"{abs(mean):.3g}" if math.isnan(error) else format_value(abs(mean), error)
+    size = f"{abs(mean):.3g}" if math.isnan(error) else f"{format_value(abs(mean), error)} (standard error)"
     return f"{size} µK {way} {reference} {skies}{bounds}"
 
 

@@ -28,6 +28,7 @@ class Comparing(Delensing, compare.Comparing):
         *Delensing.dataset_keys,
         *compare.Comparing.compare_keys,
         *(key for key in Measure.uses if key.startswith("analysis.")),
+        "delens.lmin_b",
     )
     # The words of main_delens.py may be repeated here: how a method came to its results changes nothing.
     reads = (
@@ -76,6 +77,7 @@ class Comparing(Delensing, compare.Comparing):
         summary = tables.summarise(every_row, by=self.by, judge=self.note)
         return report.Compared(
             caption=self.methods_caption(),
+            sigma=self.of_sigma(),
             reference=self.cfg.compare.reference,
             metrics=self.metrics,
             baseline=NONE,
@@ -83,7 +85,7 @@ class Comparing(Delensing, compare.Comparing):
             targets={name: result.target for name, result in results.items()},
             rows=rows,
             summary=summary,
-            paired=self.differences(rows, {"form": "native"}, tables.notes(summary), self.field),
+            paired=self.differences(rows, {"form": "native"}, tables.notes(summary)),
             costs=self.costs(results, [inputs[record.name] for record in STEPS]),
             origins=self.origins(results),
         )

@@ -38,6 +38,23 @@ class Delensing(Judged):
         """Those of `cmbml.analysis.delensing.metrics.METRICS`."""
         return metrics.METRICS
 
+    @property
+    def band_r(self) -> tuple[int, int]:
+        """First and last multipole of sigma(r)."""
+        a = self.cfg.analysis
+        return metrics.band_of_r(a.band_r, lmax=a.lmax, lmin_b=self.cfg.delens.lmin_b)
+
+    def of_sigma(self) -> dict[str, str]:
+        """Entry of a caption: what sigma(r) is of; none for another field than B."""
+        if self.cfg.delens.field != "B":
+            return {}
+        first, last = self.band_r
+        if first > last:
+            return {
+                "sigma(r)": f"not known: analysis.band_r begins at {first} and estimates hold B from {last + 10} on"
+            }
+        return {"sigma(r)": f"of l = {first} .. {last} and {self.cfg.analysis.f_sky:.3g} of the sky"}
+
     def note(self, line: Mapping[str, Any]) -> str:
         """Why A_res is no headline."""
         return metrics.note(line)
@@ -80,7 +97,7 @@ class Measure(Delensing, measure.Measure):
     Native: the truth carries the beam of the prediction. Common: both are brought to the beam `analysis.fwhm_arcmin`
     and the band limit `analysis.lmax`. Spectra are beam-deconvolved. Q and U mix under any filter in harmonic space,
     so that a map of one of them alone has no common form; its spectra are those of a scalar map with its beam.
-    sigma(r) is of B alone, for the part `analysis.f_sky` of the sky and the multipoles `analysis.band_r`.
+    sigma(r) is of B alone, for the part `analysis.f_sky` of the sky and the multipoles of `metrics.band_of_r`.
 
     On a masked sky the observation and the prediction carry the mask once; the truth is given it as well. Pixels count
     where it exceeds one half. Spectra are of maps that carry it twice, over the mean of mask^4: ratios need no f_sky,
@@ -103,9 +120,10 @@ class Measure(Delensing, measure.Measure):
         "analysis.delta_l",
         "analysis.band_r",
         "analysis.f_sky",
+        "delens.lmin_b",
     )
     reads = ("splits", "mask.kind")
-    version = 2
+    version = 3
 
     def measured(
         self,
@@ -127,6 +145,8 @@ class Measure(Delensing, measure.Measure):
         if field not in "QU":
             forms["common"] = {key: self._common(m, obs.fwhm_arcmin) for key, m in forms["native"].items()}
         cls = self._spectra(maps, obs, unlensed_alm, lensed_alm, mask)
+        first, last = self.band_r
+        edges = bin_edges(first, last + 1, a.delta_l) if first <= last else np.empty(0, dtype=int)
         spectra |= {f"{method}/{key}": cl for method, by_name in cls.items() for key, cl in by_name.items()}
         for form, skies in forms.items():
             for method in maps:
@@ -138,7 +158,7 @@ class Measure(Delensing, measure.Measure):
                         none=cls[NONE],
                         band=(a.band[0], min(a.band[1], a.lmax)),
                         tensor=filters["bb_tensor"] if field == "B" else None,
-                        edges=bin_edges(a.band_r[0], min(a.band_r[1], a.lmax) + 1, a.delta_l),
+                        edges=edges,
                         f_sky=a.f_sky,
                     ),
                 )
@@ -224,8 +244,20 @@ class Summary(Delensing, measure.Summary):
 
     inputs = (*measure.SUMMARISED, "filters", measure.MASK)
     outputs = (*measure.TABLES, "spectra_png", "delensing_png")
-    uses = (*Delensing.caption_keys, "analysis.band", "analysis.delta_l", "analysis.lmax")
+    uses = (
+        *Delensing.caption_keys,
+        "analysis.band",
+        "analysis.band_r",
+        "analysis.delta_l",
+        "analysis.f_sky",
+        "analysis.lmax",
+        "delens.lmin_b",
+    )
     reads = ("mask.kind",)
+
+    def more(self, mask: SkyMap | None) -> dict[str, str]:
+        """What sigma(r) is of."""
+        return self.of_sigma()
 
     def figures(
         self,

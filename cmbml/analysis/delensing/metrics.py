@@ -5,14 +5,15 @@ Delensing is judged by four numbers that belong together:
 - ``A_res = C_l[residual] / C_l[lensing]``: the lensing power that is left (0 perfect, 1 "no delensing");
 - ``rho``: the correlation of the estimate with what it estimates;
 - ``transfer = C_l[delensed, unlensed] / C_l[unlensed]``: the transfer of the primordial signal, of which 1 keeps all;
-- ``sigma_r``, for B alone: how well the delensed map can tell the tensor-to-scalar ratio, beside "no delensing".
+- ``sigma_r``, for B alone: how well the delensed map can tell the tensor-to-scalar ratio from 0, beside "no
+  delensing"; and ``sigma_r_own``, how well the one that the sky has, with the sample variance of its primordial signal.
 
 A filter that answers almost nothing has a tiny A_res because it has removed the signal with the lensing, which only the
 transfer shows. A_res is therefore a headline only where the transfer is close to 1. sigma_r needs no such care: what
 multiplies signal and rest alike leaves it as it was.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -184,7 +185,9 @@ def sigma_r(
         return float(1 / np.sqrt(information))
 
 
-def measured_sigma_r(cls: Mapping[str, np.ndarray], tensor: np.ndarray, edges: np.ndarray, *, f_sky: float) -> float:
+def measured_sigma_r(
+    cls: Mapping[str, np.ndarray], tensor: np.ndarray, edges: np.ndarray, *, f_sky: float, own_r: bool = False
+) -> float:
     """Return sigma(r) of one delensed sky, from its own spectra.
 
     The map is split into T_l u_lm, what it keeps of the primordial signal u, and a rest that has nothing to do with u:
@@ -204,19 +207,25 @@ def measured_sigma_r(cls: Mapping[str, np.ndarray], tensor: np.ndarray, edges: n
         See ``sigma_r``.
     edges : int array (nbin + 1,)
         Bin i holds edges[i] <= l < edges[i + 1]; the sum runs over all bins.
+        Without a bin sigma(r) is not known.
     f_sky : float
+    own_r : bool, optional
+        About r = 0, the primordial signal of the sky is no noise: it tells whether there is any. About the r that the
+        sky has, its sample variance is in the error: N becomes N + T^2 C[unlensed] = C[predicted].
 
     Returns
     -------
     float
         nan for a sky without primordial signal, whose transfer nobody knows.
     """
+    if len(edges) < 2:
+        return np.nan
     predicted = bin_spectrum(cls["predicted"], edges)
     unlensed = bin_spectrum(cls["unlensed"], edges)
     cross = bin_spectrum(cls["predicted_x_unlensed"], edges)
     empty = _NO_SIGNAL * bin_spectrum(cls["lensing"], edges)
     transfer = np.divide(cross, unlensed, out=np.full_like(cross, np.nan), where=unlensed > empty)
-    noise = predicted - transfer**2 * unlensed
+    noise = predicted if own_r else predicted - transfer**2 * unlensed
 
     def every_l(binned: np.ndarray) -> np.ndarray:
         return np.concatenate([np.full(edges[0], np.nan), np.repeat(binned, np.diff(edges))])
@@ -264,18 +273,18 @@ class Measured:
         """A_res, rho and transfer in the band."""
         return headline(self.cls, lmin=self.band[0], lmax=self.band[1])
 
-    def sigma_r(self, cls: Mapping[str, np.ndarray]) -> float:
-        """Standard deviation of r that a map of these spectra allows."""
+    def sigma_r(self, cls: Mapping[str, np.ndarray], *, own_r: bool = False) -> float:
+        """Standard deviation of r that a map of these spectra allows, about r = 0 or about the sky's own."""
         if self.tensor is None:
             return np.nan
-        return measured_sigma_r(cls, self.tensor, self.edges, f_sky=self.f_sky)
+        return measured_sigma_r(cls, self.tensor, self.edges, f_sky=self.f_sky, own_r=own_r)
 
 
 METRICS = (
     Metric(
         "sigma_r_ratio",
         lambda m: m.sigma_r(m.cls) / m.sigma_r(m.none),
-        label="sigma(r) ratio",
+        label="sigma(r = 0) ratio",
         better="lower",
         heads=True,
         pairs=True,
@@ -283,11 +292,19 @@ METRICS = (
     Metric(
         "sigma_r",
         lambda m: m.sigma_r(m.cls),
-        label="sigma(r)",
+        label="sigma(r = 0)",
         better="lower",
         heads=True,
         pairs=True,
         boxes="one",
+    ),
+    Metric(
+        "sigma_r_own",
+        lambda m: m.sigma_r(m.cls, own_r=True),
+        label="sigma(r of the sky)",
+        better="lower",
+        heads=True,
+        pairs=True,
     ),
     Metric("A_res", lambda m: m.ratios["A_res"], better="lower", heads=True, pairs=True, boxes="one", judged=True),
     Metric("transfer", lambda m: m.ratios["transfer"], better="one", heads=True, pairs=True, boxes="one"),
@@ -320,6 +337,16 @@ def note(line: Mapping, *, limits: tuple[float, float] = (0.9, 1.1)) -> str:
     if "A_res" not in line or np.isnan(line["A_res"][0]):
         return ""
     return verdict(line["A_res"][0], line.get("transfer", (np.nan,))[0], limits=limits)
+
+
+def band_of_r(band: Sequence[int], *, lmax: int, lmin_b: int) -> tuple[int, int]:
+    """Return the multipoles of sigma(r): a band, cut at the spectra's end and 10 below the first B that estimates hold.
+
+    From ``lmin_b`` on the observed B has entered the estimate of the lensing, and is subtracted with it: what is left
+    there of signal and noise is no longer that of a map less an independent template. The 10 keep clear of what a mask
+    mixes. The last multipole may lie below the first: then no sigma(r) is known.
+    """
+    return band[0], min(band[1], lmax, lmin_b - 10)
 
 
 def theory_curves(filters: Mapping[str, np.ndarray], field: str, targets: Iterable[str]) -> dict[str, np.ndarray]:

@@ -20,8 +20,14 @@ from cmbml.analysis.page import (
     picture,
     section,
 )
-from cmbml.analysis.tables import judged_text
+from cmbml.analysis.tables import SCATTER, judged_text
 
+SIGMA = (
+    "sigma(r = 0) is the error of a tensor-to-scalar ratio that is 0: it says how well a map can tell that there are"
+    " tensors. sigma(r of the sky) is the error of the ratio that these skies have, with the sample variance of their"
+    " primordial signal, which no delensing takes away."
+)
+MEANS = "Mean ± standard deviation over the test skies."
 # What a method may claim follows from what it estimates; the last entry is for any map whose transfer is not kept.
 KINDS = {
     "kappa": (
@@ -83,6 +89,8 @@ class Compared(comparison.Compared):
         Method among whose results that row is looked up.
     targets : mapping
         Name of a method -> what it estimates; not of the baseline.
+    sigma : mapping
+        Entry of the caption: what sigma(r) is of.
     rows : mapping
         Name of a row -> what was measured, a mapping a sky and form.
     """
@@ -90,13 +98,14 @@ class Compared(comparison.Compared):
     baseline: str
     none_from: str = ""
     targets: Mapping[str, str]
+    sigma: Mapping[str, str] = field(default_factory=dict)
     rows: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
     def blocks(self) -> list[tuple[dict[str, str], Sequence[Mapping[str, Any]]]]:
         """The summary and the differences."""
-        blocks: list[tuple[dict[str, str], Sequence[Mapping[str, Any]]]] = [({}, self.summary)]
+        blocks: list[tuple[dict[str, str], Sequence[Mapping[str, Any]]]] = [({**self.sigma, **SCATTER}, self.summary)]
         if self.paired:
-            entries = {"mean difference from": f"{self.reference} ± standard error"}
+            entries = {"mean difference from": self.reference, **comparison.ERROR}
             blocks.append((entries, comparison.without_intervals(self.paired)))
         return blocks
 
@@ -134,9 +143,11 @@ def verdicts(compared: Compared) -> list[str]:
         name = line["method"]
         sigma = line["sigma_r"][0]
         times = line["sigma_r_ratio"][0]
-        after = "" if math.isnan(times) else f" sigma(r) is {times:.2f} times what it is without delensing."
+        after = "" if math.isnan(times) else f" sigma(r) for r = 0 is {times:.2f} times what it is without delensing."
         if name == compared.baseline:
-            end = "" if math.isnan(sigma) else f" 10⁴ sigma(r) = {1e4 * sigma:.1f}."
+            own = line["sigma_r_own"][0]
+            numbers = f"{1e4 * sigma:.1f} for r = 0, {1e4 * own:.1f} for the r of these skies"
+            end = "" if math.isnan(sigma) else f" 10⁴ sigma(r) = {numbers}."
             sentences.append(f"{name}: all of the lensing is there.{end}")
         elif line["note"]:
             sentences.append(f"{name}: A_res is struck out, because {line['note']}.{after}")
@@ -157,7 +168,12 @@ def _delensing_table(compared: Compared) -> str:
     struck = judged_text(compared.metrics)
     foot = [paragraph(f"{i}: {struck} is no headline: {note}.", look="small") for i, note in enumerate(notes, start=1)]
     shown = metric_table(lines, heads, compared.caption, labels=("method", "estimates"))
-    return "\n".join([shown, *foot, paragraph(directions(heads), look="small")])
+    return "\n".join([shown, *foot, paragraph(f"{MEANS} {directions(heads)} {_of_sigma(compared)}", look="small")])
+
+
+def _of_sigma(compared: Compared) -> str:
+    said = "".join(f"sigma(r) is {text}. " for text in compared.sigma.values())
+    return f"{said}{SIGMA}"
 
 
 def _paired_table(compared: Compared) -> str:
@@ -170,7 +186,7 @@ def _pixel_table(compared: Compared) -> str:
     pixels = [metric for metric in compared.metrics if not metric.heads]
     legend = (
         "Native: the truth carries the beam of the maps. Common: all are brought to one wider beam. Predictions hold"
-        f" the noise of the observation, which a filter removes and a delensing leaves. {directions(pixels)}"
+        f" the noise of the observation, which a filter removes and a delensing leaves. {MEANS} {directions(pixels)}"
     )
     shown = metric_table(compared.summary, pixels, compared.caption, labels=("method", "form"))
     return shown + paragraph(legend, look="small")

@@ -49,15 +49,23 @@ class NoiseWiener(BandStage):
 
     With s the sky, b_l and N_l the beam and the noise model of a band and n its noise in this sky,
 
-        estimate = C / (1 + C I) sum_bands b / N (b s + n),    I = sum_bands b^2 / N,
+        estimate = (1 + C I)^-1 C sum_bands b / N (b s + n),    I = sum_bands b^2 / N,
 
-    the inverse-variance combination of the deconvolved bands, whose noise is 1 / I, times C / (C + 1 / I). C is the
-    lensed spectrum of the sky's own cosmology. It estimates the sky without a beam, with the expected squared error
+    the inverse-variance combination of the deconvolved bands, whose noise is 1 / I, filtered with C / (C + 1 / I). C is
+    the lensed spectrum of the sky's own cosmology. It estimates the sky without a beam, with the expected squared error
 
         sum_l (2l + 1) / (4 pi) C / (1 + C I).
+
+    E is filtered together with T, with which it is correlated, where the bands see T: C and I are matrices then, I a
+    diagonal one, and the error is that of the formula with C_EE - C_TE^2 / (C_TT + 1 / I_T) in place of C_EE. T alone
+    is filtered alone.
+
+    The filter is isotropic. Where the noise is uneven, N is that of the mean variance, and a method that knows which
+    pixels are deep can find more: then it is a baseline, and no bound.
     """
 
     name = "noise_wiener"
+    version = 2
     inputs = (
         "cls",
         "lensed_alm",
@@ -91,10 +99,9 @@ class NoiseWiener(BandStage):
         variance: Files | None = None,
     ) -> SkyMap:
         """Map of `clean.field`, uK_CMB, RING, without a beam."""
-        field = self.cfg.clean.field
         lmax = self.cfg.sky.lmax
         lensed = {x: lensed_alm[x].astype(np.complex128) for x in "TEB"}
-        precision = {x: np.zeros(lmax + 1) for x in scalars(field)}
+        precision = {x: np.zeros(lmax + 1) for x in self.filtered()}
         summed = {x: np.zeros_like(lensed[x]) for x in precision}
         for i, band in enumerate(bands.items):
             beam = self.beam(band)
@@ -104,21 +111,28 @@ class NoiseWiener(BandStage):
                 weight = beam / self.spectrum(band, x, of_variance)
                 precision[x] += beam * weight
                 summed[x] += sht.almxfl(alm, weight)
+        weights = joint_filter(cls, precision)
+        combined = {x: sht.almxfl(lensed[x], inverse) + summed[x] for x, inverse in precision.items()}
         found = {}
-        for x, inverse in precision.items():
-            cl = cls[f"lensed_{x}{x}".lower()][: lmax + 1]
-            found[x] = sht.almxfl(sht.almxfl(lensed[x], inverse) + summed[x], cl / (1 + cl * inverse))
-        return skymap(found, field, self.cfg.sky, 0.0, "Wiener filter of CMB and noise, without foregrounds")
+        for x, of_x in zip(precision, weights, strict=True):
+            found[x] = np.sum([sht.almxfl(alm, w) for alm, w in zip(combined.values(), of_x, strict=True)], axis=0)
+        note = f"isotropic Wiener filter of {', '.join(precision)} and noise, without foregrounds"
+        return skymap(found, self.cfg.clean.field, self.cfg.sky, 0.0, note)
+
+    def filtered(self) -> str:
+        """The scalars that are filtered together: those of `clean.field`, and T beside E where T is seen."""
+        field = self.cfg.clean.field
+        return "TE" if field == "E" and "T" in self.cfg.sky.fields else scalars(field)
 
     def noise_alms(
         self, seen: SkyMap, lensed: Mapping[str, np.ndarray], beam: np.ndarray, foreground: SkyMap | None
     ) -> dict[str, np.ndarray]:
-        """Alms of the noise of a band, of what is asked for and it sees.
+        """Alms of the noise of a band, of what is filtered and it sees.
 
         They come by plain quadrature: of noise it has the right spectrum up to 3 nside, and iterations have not.
         """
         alms: dict[str, np.ndarray] = {}
-        wanted = scalars(self.cfg.clean.field)
+        wanted = self.filtered()
         for spin, fields, pixels in ((0, "T", "T"), (2, "EB", "QU")):
             if set(fields) & set(wanted) and set(pixels) <= set(seen.fields):
                 cmb = sht.synthesis(np.stack([sht.almxfl(lensed[x], beam) for x in fields]), seen.nside, spin=spin)
@@ -142,6 +156,22 @@ class NoiseWiener(BandStage):
         knee = (band.l_knee_t, band.alpha_t) if field == "T" else (band.l_knee_p, band.alpha_p)
         l_knee, alpha = knee if cfg.knee else (0.0, 0.0)
         return noise.noise_cl(cfg.factor * level, self.cfg.sky.lmax, l_knee=l_knee, alpha=alpha)
+
+
+def joint_filter(cls: Mapping[str, np.ndarray], precision: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return (1 + C I)^-1 C, shape (n, n, lmax + 1), of the n fields of ``precision`` (I, the inverse of their noise).
+
+    C holds the lensed spectra, of which T and E have a cross spectrum.
+    """
+    lmax = len(next(iter(precision.values()))) - 1
+    spectra = np.zeros((lmax + 1, len(precision), len(precision)))
+    for i, x in enumerate(precision):
+        for j, y in enumerate(precision):
+            if x == y or {x, y} == {"T", "E"}:
+                spectra[:, i, j] = cls["lensed_" + "".join(sorted(x + y, key="TEB".index)).lower()][: lmax + 1]
+    inverse = np.stack(list(precision.values()), axis=-1)[:, None, :]
+    filtered: np.ndarray = np.linalg.solve(np.eye(len(precision)) + spectra * inverse, spectra)
+    return np.moveaxis(filtered, 0, -1)
 
 
 def scalars(field: str) -> str:
