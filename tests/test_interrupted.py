@@ -12,13 +12,6 @@ import pytest
 from tests.conftest import REPO
 
 SLOW = ["main_delens.py", "experiment=tiny", "method=quadratic", "splits.train=40", "run.workers=2"]
-    "main_delens.py",
-    "experiment=tiny",
-    "method=quadratic",
-    "cosmology=fiducial",
-    "splits.train=40",
-    "run.workers=2",
-]
 
 
 def processes_of(group: int) -> list[str]:
