@@ -17,7 +17,7 @@ from cmbml.core.asset import Item
 from cmbml.core.errors import UserError
 from cmbml.core.stage import Stage
 from cmbml.maps.skymap import SkyMap
-from cmbml.sky import instrument, sht
+from cmbml.sky import dipole, instrument, sht
 from cmbml.sky.pixel_window import pixel_window
 
 # What decides what a band is, but for its noise; what decides its noise; what goes before the table.
@@ -212,11 +212,11 @@ class BandStage(Stage):
     def alms(self, maps: np.ndarray, lmax: int) -> np.ndarray:
         """Alms of a band: of T, (1, npix), or of E and B from Q and U, (2, npix).
 
-        Maps of others have a monopole and a dipole, which must not leak (`cmbml.sky.sht.analysis_apart`).
+        Maps of others have a monopole and a dipole, which must not leak (`cmbml.sky.dipole.analysis_apart`).
         """
         if len(maps) == 2:
             return sht.analysis(maps, lmax, spin=2)
-        return sht.analysis(maps, lmax) if has_parts(self.cfg) else sht.analysis_apart(maps, lmax)
+        return sht.analysis(maps, lmax) if has_parts(self.cfg) else dipole.analysis_apart(maps, lmax)
 
     def uk_cmb_per_mjy_sr(self, item: Item) -> float | None:
         """uK_CMB that 1 MJy/sr of a published map of a band is; None if neither table nor bandpass tells."""

@@ -16,6 +16,10 @@ _PIVOT = 0.05  # 1/Mpc, of every amplitude in cmbml.sky.cosmology
 _KEYS = {"path", "names", "scale", "pivot", "burn_in"}
 
 
+class MissingChain(UserError):
+    """A chain that is not on this disk."""
+
+
 def with_chain(spec: Mapping[str, Any], root: Path) -> dict[str, Any]:
     """Return the description of a cosmology with the chain that it names in place of its name.
 
@@ -40,7 +44,7 @@ def with_chain(spec: Mapping[str, Any], root: Path) -> dict[str, Any]:
     Raises
     ------
     UserError
-        When a file is missing, is no chain, or the files do not fit together.
+        When a file is no chain, or the files do not fit together; a MissingChain when there is none.
     """
     chain = {key: value for key, value in (spec.get("chain") or {}).items() if value is not None}
     if not chain:
@@ -93,7 +97,7 @@ def _read(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     elif packed.is_file():
         tables = _unpack(packed, names)
     else:
-        raise UserError(
+        raise MissingChain(
             f"The chain cosmology.chain.path={path} is missing;"
             " fetch it with `python get_data/fetch.py assets --only wmap9_chains`."
         )

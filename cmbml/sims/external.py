@@ -17,7 +17,7 @@ from cmbml.maps.fitsfile import MEGAJANSKY
 from cmbml.maps.foreign import ordering, read_map
 from cmbml.maps.skymap import SkyMap
 from cmbml.sims.bands import SKY, BandStage
-from cmbml.sky import sht
+from cmbml.sky import dipole, sht
 from cmbml.sky.units import conversion
 
 OF_CMB = ("K_CMB", "mK_CMB", "uK_CMB")
@@ -173,7 +173,7 @@ class Truth(ExternalMaps):
         truth = SkyMap(data, tuple(sky.fields), "uK_CMB", float(external.truth_fwhm_arcmin), sky.lmax, note)
         alms = {}
         if "T" in truth.fields:
-            alms["T"] = sht.analysis_apart(truth["T"], sky.lmax, niter=3)
+            alms["T"] = dipole.analysis_apart(truth["T"], sky.lmax, niter=3)
         if {"Q", "U"} <= set(truth.fields):
             alms |= zip("EB", sht.analysis(truth.select("QU"), sky.lmax, spin=2, niter=3), strict=True)
         return truth, {x: alm.astype(np.complex64) for x, alm in alms.items()}

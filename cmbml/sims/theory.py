@@ -1,5 +1,6 @@
 """Cosmological parameters of each sky, and their spectra."""
 
+import contextlib
 import itertools
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from omegaconf import OmegaConf
 from cmbml.core.asset import Item
 from cmbml.core.stage import SimStage
 from cmbml.sims.bands import as_user_error
-from cmbml.sims.chains import with_chain
+from cmbml.sims.chains import MissingChain, with_chain
 from cmbml.sky import cosmology
 
 
@@ -28,9 +29,13 @@ class Theory(SimStage):
     memory = "380 MB"  # of CAMB
 
     def check(self) -> None:
-        """Refuse a description that is none, and parameters that are out of range, of the first skies."""
-        for item in itertools.islice(self.items(), 20):
-            self.parameters(item)
+        """Refuse a description that is none, and parameters that are out of range, of the first skies.
+
+        A chain that is still to be fetched is no mistake: a dry run plans without it, a run says so at its first sky.
+        """
+        with contextlib.suppress(MissingChain):
+            for item in itertools.islice(self.items(), 20):
+                self.parameters(item)
 
     def parameters(self, item: Item) -> dict[str, float]:
         """Draw the parameters of a sky."""

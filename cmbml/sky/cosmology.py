@@ -161,7 +161,9 @@ def _check_gaussian(gaussian: Mapping[str, Any]) -> None:
         )
     for key in ("names", "mean", "sigma"):
         _demand_list(f"cosmology.gaussian.{key}", gaussian[key])
-    for name, mean in zip(gaussian["names"], gaussian["mean"], strict=False):
+    if not len(gaussian["names"]) == len(gaussian["mean"]) == len(gaussian["sigma"]):
+        raise ValueError("a gaussian cosmology wants as many means and sigmas as names")
+    for name, mean in zip(gaussian["names"], gaussian["mean"], strict=True):
         _demand("cosmology.gaussian.mean", str(name), mean)
     for sigma in gaussian["sigma"]:
         _demand("cosmology.gaussian.sigma", "", sigma)
@@ -173,8 +175,6 @@ def _covariance(gaussian: Mapping[str, Any]) -> np.ndarray:
     """Return the covariance of a ``gaussian`` description, sigma_i sigma_j rho_ij; refuse what is none."""
     names = list(gaussian["names"])
     sigma = np.asarray(gaussian["sigma"], dtype=float)
-    if not len(names) == len(sigma) == len(gaussian["mean"]):
-        raise ValueError("a gaussian cosmology wants as many means and sigmas as names")
     rho = np.eye(len(names))
     for pair, value in (gaussian.get("correlation") or {}).items():
         one, _, two = pair.partition(" ")

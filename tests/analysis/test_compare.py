@@ -209,7 +209,7 @@ def test_mistakes_are_told_in_a_sentence(compare, composed):
     good = composed(*COMPARE, name="compare")
     for changes, message in (
         ({"compare.methods": ["none"], "compare.reference": "none"}, "names no method"),
-        ({"compare.methods": ["good", "good"]}, "names a method twice"),
+        ({"compare.methods": ["good", "good"]}, "names something twice"),
         ({"compare.reference": "best"}, "compare.reference=best is not among the methods"),
         ({"compare.sim": 6}, "compare.sim=6 is not one of the 6 test skies"),
         ({"analysis.band_r": [50, 300]}, "analysis.band_r=.* must be two multipoles"),

@@ -249,7 +249,7 @@ def test_mask_file(tmp_path, make):
 MISTAKES = {
     "mask.kind=ball": "mask.kind=ball is not known; choose one of none, band, file",
     "mask.b_deg=90": "mask.b_deg=90.0 must lie between 0 and 90",
-    "mask.apodise_deg=-1": "mask.apodise_deg=-1.0 must lie between 0 and 90",
+    "mask.apodise_deg=-1": "mask.apodise_deg=-1.0 must be a number between 0 and 90",
     "mask.apodise_kind=C3": "mask.apodise_kind=C3 is not known",
     "mask=file": "mask=file needs a file",
     "mask.file=/nowhere/mask.fits": "mask.file=/nowhere/mask.fits is missing",

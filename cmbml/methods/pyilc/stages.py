@@ -18,7 +18,7 @@ from cmbml.core.errors import UserError
 from cmbml.maps.foreign import read_map
 from cmbml.maps.skymap import SkyMap
 from cmbml.methods.shared.foreign_ilc import ForeignIlc
-from cmbml.sky import sht
+from cmbml.sky import dipole
 
 # Beside those of ForeignIlc.
 SETTINGS = (
@@ -115,7 +115,7 @@ class Pyilc(ForeignIlc):
                 response = np.ones(2)
             kelvin = 1e-6 * sky["T"].astype(np.float64)
             if not has_parts(self.cfg):  # monopole and dipole of maps of others leak, and would decide on the weights
-                kelvin, _ = sht.without_dipole(kelvin)
+                kelvin, _ = dipole.without_dipole(kelvin)
             hp.write_map(folder / f"map_{name}.fits", kelvin, dtype=np.float64, column_units="K_CMB", coord="G")
             np.savetxt(folder / f"beam_{name}.txt", np.transpose([np.arange(len(beam)), beam]))
             np.savetxt(folder / f"bandpass_{name}.txt", np.transpose([freqs, response]))
