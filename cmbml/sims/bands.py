@@ -1,7 +1,7 @@
 """What the stages of a many-band dataset share: its instrument, its bands, and the beam of a band."""
 
 import numbers
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from cmbml.config.resolvers import shipped
 from cmbml.config.truth import has_parts
 from cmbml.core.asset import Item
 from cmbml.core.errors import UserError
+from cmbml.core.provenance import telling
 from cmbml.core.stage import Stage
 from cmbml.maps.skymap import SkyMap
 from cmbml.sky import dipole, instrument, sht
@@ -128,11 +129,11 @@ def _asked_for(survey: DictConfig) -> instrument.Instrument:
 def _read(table: str, bands: tuple[str | int, ...] | None) -> instrument.Instrument:
     """Read a table, once for as long as its file does not change: each look at the configuration asks for it."""
     path = shipped(table)
-    return _read_once(path, bands, path.stat().st_mtime_ns)
+    return _read_once(path, bands, telling(path))
 
 
 @lru_cache(maxsize=16)
-def _read_once(path: Path, bands: tuple[str | int, ...] | None, changed: int) -> instrument.Instrument:
+def _read_once(path: Path, bands: tuple[str | int, ...] | None, state: str) -> instrument.Instrument:
     return as_user_error(instrument.read_instrument, path, bands)
 
 
@@ -167,7 +168,7 @@ def _seeing(survey: DictConfig, nside: int, field: str) -> list[instrument.Band]
 class BandStage(Stage):
     """A stage whose items are bands, of every sky or of all skies alike.
 
-    A file that the instrument's table names lies in the folder of the table's own name beside it.
+    A file that the instrument's table names by no whole path lies in the folder of the table's own name beside it.
     """
 
     uses: ClassVar[tuple[str, ...]] = (*INSTRUMENT, *SKY)
@@ -182,6 +183,13 @@ class BandStage(Stage):
     def table(self) -> Any:
         """Path of the instrument's table."""
         return shipped(self.cfg.instrument.table)
+
+    def made_of(self, item: Item) -> Mapping[str, Sequence[Path]]:
+        """The files of bandpass and beam that the table names: of the item's band, or of all."""
+        bands = [self.instrument.band(item["band"])] if "band" in item else self.instrument.bands
+        folder = self.table.with_suffix("")
+        named = ((band.name, instrument.files(band, folder)) for band in bands)
+        return {f"{kind} of {name}": [path] for name, files in named for kind, path in files.items()}
 
     def bands(self) -> list[Item]:
         """One item a band."""

@@ -1,6 +1,6 @@
 """Noise of the bands of a dataset: pixel variances that are alike for all skies, and one draw a sky and band."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,10 +17,7 @@ from cmbml.sky.instrument import Band
 
 
 class Variance(BandStage):
-    """Pixel variances of a band's noise: of a synthetic scan with the band's noise levels, or from a frequency map.
-
-    A frequency map is known by its name: after changing its pixels, force this stage.
-    """
+    """Pixel variances of a band's noise: of a synthetic scan with the band's noise levels, or from a frequency map."""
 
     name = "variance"
     version = 2
@@ -47,12 +44,20 @@ class Variance(BandStage):
             note = f"variance of {path.name}"
         return SkyMap(maps, fields, "uK_CMB^2", 0.0, 3 * nside - 1, note)
 
+    def made_of(self, item: Item) -> Mapping[str, Sequence[Path]]:
+        """The frequency map beside what the table names."""
+        known = self.cfg.noise.kind == "variance_map" and item["band"] in self.cfg.noise.files
+        return {**super().made_of(item), **({"noise.files": [self.path(item["band"])]} if known else {})}
+
+    def path(self, band: str) -> Path:
+        """Where the frequency map of a band lies."""
+        return Path(self.cfg.noise.folder).expanduser() / self.cfg.noise.files[band]
+
     def file(self, band: str) -> Path:
-        """Frequency map of a band."""
-        files = self.cfg.noise.files
-        if band not in files:
+        """Frequency map of a band, which is there."""
+        if band not in self.cfg.noise.files:
             raise UserError(f"noise.files names no variance map of the band {band}; add it, or leave the band out.")
-        path = Path(self.cfg.noise.folder).expanduser() / files[band]
+        path = self.path(band)
         if not path.is_file():
             raise UserError(
                 f"The variance map {path} is missing; fetch it with  python get_data/fetch.py assets --only"
