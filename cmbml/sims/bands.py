@@ -30,6 +30,7 @@ INSTRUMENT = (
     "instrument.pixel_window",
 )
 NOISE = ("instrument.noise_t_uk_arcmin", "instrument.noise_p_uk_arcmin")
+DRAWN = ("noise.factor", "noise.knee", "noise.tube_correlation")
 OVERRIDES = ("fwhm_arcmin", "noise_t_uk_arcmin", "noise_p_uk_arcmin")
 SKY = ("sky.nside", "sky.lmax", "sky.fields")
 
@@ -58,8 +59,17 @@ def chosen(survey: DictConfig) -> instrument.Instrument:
     everywhere = [band.name for band in _read(survey.table, None).bands]
     for column in OVERRIDES:
         given = _given(survey, column, [band.name for band in bands], everywhere)
-        bands = tuple(as_user_error(replace, b, **{column: given.get(b.name, getattr(b, column))}) for b in bands)
+        bands = tuple(_with(b, column, given[b.name]) if b.name in given else b for b in bands)
     return replace(known, bands=bands)
+
+
+def _with(band: instrument.Band, column: str, value: float) -> instrument.Band:
+    """Return a band with another value of a column; a noise of Q and U is that of E and of B."""
+    changes: dict[str, Any] = {column: value}
+    if column == "noise_p_uk_arcmin":
+        changes["noise_b_uk_arcmin"] = 0.0
+    changed: instrument.Band = as_user_error(replace, band, **changes)
+    return changed
 
 
 def observed(survey: DictConfig, nside: int) -> instrument.Instrument:
@@ -163,6 +173,28 @@ def _seeing(survey: DictConfig, nside: int, field: str) -> list[instrument.Band]
     if not seeing:
         raise UserError(f"field={field}: none of instrument.bands={survey.bands} sees it.")
     return seeing
+
+
+def pixel_level(band: instrument.Band, field: str) -> float:
+    """White noise of the pixels of T, Q or U, uK arcmin: that of E and B, or the lower of the two."""
+    return min(band.noise(x)[0] for x in ("T" if field == "T" else "EB"))
+
+
+def noise_law(
+    band: instrument.Band, field: str, *, factor: float, knee: bool, white: float | None = None
+) -> tuple[float, float, float]:
+    """Return level, l_knee and alpha of the noise of T, E or B as it is drawn.
+
+    ``white`` is the level of the pixels where that is known of variances, and not from the table: then E and B keep the
+    table's proportion. ``factor`` multiplies the table's levels.
+    """
+    level, l_knee, alpha = band.noise(field)
+    if white is not None:
+        pixels = pixel_level(band, field)
+        level = white * (level / pixels if pixels else 1.0)
+    else:
+        level *= factor
+    return (level, l_knee, alpha) if knee else (level, 0.0, 0.0)
 
 
 class BandStage(Stage):

@@ -28,6 +28,7 @@ UNITS = {
     "fwhm_arcmin": u.arcmin,
     "noise_t_uk_arcmin": u.uK * u.arcmin,
     "noise_p_uk_arcmin": u.uK * u.arcmin,
+    "noise_b_uk_arcmin": u.uK * u.arcmin,
     "mjy_sr_per_k_cmb": u.MJy / u.sr / u.K,
 }
 
@@ -40,8 +41,9 @@ FARTHEST = 2.0  # the mean frequency of a bandpass over the band's own, or the o
 class Band:
     """One frequency band of an instrument.
 
-    Noise power, with w the white level, for T and for each of E and B (Q and U):
+    Noise power, with w the white level, for T and for each of E and B:
     N_l = w^2 (1 + (l / l_knee)^alpha), alpha < 0; white if l_knee is 0. No noise if the level is 0.
+    Pixels alone make E and B alike; of surveys that publish another level for B, it has one of its own (`noise`).
 
     Attributes
     ----------
@@ -52,10 +54,12 @@ class Band:
     fwhm_arcmin : float
         Of a Gaussian beam; 0 for none.
     noise_t_uk_arcmin, noise_p_uk_arcmin : float
-        uK_CMB arcmin, of T and of each of Q and U.
+        uK_CMB arcmin, of T and of each of Q and U, or of E where B has its own.
     fields : tuple of str
         ``("T",)`` or ``("T", "Q", "U")``.
     l_knee_t, alpha_t, l_knee_p, alpha_p : float
+    noise_b_uk_arcmin, l_knee_b, alpha_b : float
+        Of B; 0 for a level like that of E, whose knee it has then, too.
     mjy_sr_per_k_cmb : float
         Published unit factor: MJy/sr that 1 K_CMB is in the band's maps; 0 if it is not known (`intensity_factor`).
     bandpass, beam : str
@@ -83,6 +87,9 @@ class Band:
     alpha_t: float = 0.0
     l_knee_p: float = 0.0
     alpha_p: float = 0.0
+    noise_b_uk_arcmin: float = 0.0
+    l_knee_b: float = 0.0
+    alpha_b: float = 0.0
     mjy_sr_per_k_cmb: float = 0.0
     bandpass: str = ""
     beam: str = ""
@@ -97,9 +104,17 @@ class Band:
             raise ValueError(f"band {self.name}: {self.center_ghz} GHz with a width of {self.width_ghz} is no band")
         if self.fields not in (("T",), TQU):
             raise ValueError(f"band {self.name}: fields are T or TQU, not {''.join(self.fields)}")
-        for knee, alpha in ((self.l_knee_t, self.alpha_t), (self.l_knee_p, self.alpha_p)):
+        for _, knee, alpha in map(self.noise, "TEB"):
             if knee > 0 and alpha >= 0:
                 raise ValueError(f"band {self.name}: noise with a knee needs an alpha below 0, not {alpha}")
+
+    def noise(self, field: str) -> tuple[float, float, float]:
+        """White level in uK arcmin, l_knee and alpha of T, E or B."""
+        if field == "T":
+            return self.noise_t_uk_arcmin, self.l_knee_t, self.alpha_t
+        if field == "B" and self.noise_b_uk_arcmin > 0:
+            return self.noise_b_uk_arcmin, self.l_knee_b, self.alpha_b
+        return self.noise_p_uk_arcmin, self.l_knee_p, self.alpha_p
 
 
 @dataclass(frozen=True)
