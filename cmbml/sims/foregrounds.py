@@ -32,6 +32,7 @@ class Templates(Stage):
     """Synthetic templates, one component a file, alike for all skies: a stand-in for the Galaxy, not a map of it."""
 
     name = "synthetic_templates"
+    version = 2
     outputs = ("foreground_template",)
     uses = ("foregrounds.seed", "foregrounds.nside_sky")
     reads = ("foregrounds.kind",)

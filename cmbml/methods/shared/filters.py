@@ -21,6 +21,7 @@ class Filters(Stage):
     """
 
     name = "filters"
+    version = 2
     outputs = ("filters",)
     uses = ("delens.fiducial", "delens.fwhm_arcmin", "delens.lmin_b", "quadratic.estimator", "instrument", "sky.lmax")
     memory = "12 alm + 380 MB"  # of Wigner functions and of CAMB
