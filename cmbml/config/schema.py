@@ -96,6 +96,7 @@ class Noise:
     kind: str = MISSING
     factor: float = within(0, 1e6)
     knee: bool = MISSING
+    tube_correlation: float = within(0, 1)
     folder: str = MISSING
     files: dict[str, str] = MISSING
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from cmbml.core import cluster, log, memory
 from cmbml.core.asset import Assets, Every, File, Files, Item, Record, Source
 from cmbml.core.errors import UserError
-from cmbml.core.provenance import FORM, Sidecar, changes, damage, digest, environment
+from cmbml.core.provenance import FORM, Sidecar, changes, damage, digest, environment, telling
 from cmbml.core.stage import THREAD_VARIABLES, Outcome, ReadFile, Stage, Work, execute, stamp, state
 
 OLD = "made by cmbml 0.1.0"
@@ -122,7 +122,8 @@ class Pipeline:
         """Hash of all that decides the outputs of an item."""
         key = (stage.name, *item.values())
         if key not in self._fingerprints:
-            inputs = {s.label: [f.fingerprint for f in self._source(stage, item, s)[1]] for s in stage.sources}
+            files = {s.label: self._source(stage, item, s)[1] for s in stage.sources} | _given(stage, item)
+            inputs = {label: [file.fingerprint for file in of_label] for label, of_label in files.items()}
             self._fingerprints[key] = digest(stage.name, stage.version, stage.settings, item, inputs)
         return self._fingerprints[key]
 
@@ -139,9 +140,10 @@ class Pipeline:
 
     def _work(self, stage: Stage, item: Item, forced: bool, verify: bool, causes: dict[str, str]) -> Work:
         inputs = {source: self._source(stage, item, source) for source in stage.sources}
+        files = {source.label: of_source for source, (_, of_source) in inputs.items()} | _given(stage, item)
         fingerprints = {
-            source.label: {self.assets.shown(file.path): file.fingerprint for file in files}
-            for source, (_, files) in inputs.items()
+            label: {self.assets.shown(file.path): file.fingerprint for file in of_label}
+            for label, of_label in files.items()
         }
         outputs = tuple(self.assets.file(name, item) for name in stage.outputs)
         fingerprint = self.fingerprint(stage, item)
@@ -159,12 +161,12 @@ class Pipeline:
         return Work(
             item=item,
             fingerprint=fingerprint,
-            inputs={source.name: files for source, (files, _) in inputs.items()},
+            inputs={source.name: values for source, (values, _) in inputs.items()},
             input_fingerprints=fingerprints,
             outputs=outputs,
             scratch={name: self.assets.file(name, item) for name in stage.scratch},
             why=why,
-            read_files=tuple(file for _, files in inputs.values() for file in files),
+            read_files=tuple(file for of_label in files.values() for file in of_label),
             planned_at=planned_at,
         )
 
@@ -181,7 +183,7 @@ class Pipeline:
             if len(old) != len(files):
                 return f"{label}: {len(old)} -> {len(files)} items"
             if list(old.values()) != list(files.values()):
-                maker = makers[label]
+                maker = makers.get(label)
                 return causes.get(maker.name, f"{label} changed") if maker else f"{label} changed"
         return "made under another name"
 
@@ -311,6 +313,14 @@ class Pipeline:
             rows.append([stage.name, items, len(todo), log.size(stage_disk), log.size(stage_memory), why])
         title = f"Dry run: nothing is written. About {log.size(disk)} of disk and {log.size(most)} of memory at most."
         log.table(title, ["stage", "items", "to do", "disk", "memory", "why"], rows)
+
+
+def _given(stage: Stage, item: Item) -> dict[str, tuple[ReadFile, ...]]:
+    """Files of a user that an item is made of, by the setting that names them."""
+    return {
+        label: tuple(ReadFile(path, telling(path), given=True) for path in paths)
+        for label, paths in stage.made_of(item).items()
+    }
 
 
 def _state(stage: Stage, file: File, item: Item) -> str:

@@ -104,6 +104,7 @@ def reconstruction(
     noise: np.ndarray,
     *,
     lmin_b: int,
+    noise_b: np.ndarray | None = None,
     estimator: str = "mv",
     iterative: bool = False,
 ) -> dict[str, np.ndarray]:
@@ -123,6 +124,8 @@ def reconstruction(
         Spectra of ``cosmology.spectra``, at least to lmax.
     noise : array (lmax + 1,)
         N_l of E and of B over the squared beam, uK^2; it sets the band limit of E, B and phi.
+    noise_b : array (lmax + 1,), optional
+        That of B, if it has its own.
     lmin_b, estimator, iterative
         As in ``residual_fraction``.
 
@@ -149,6 +152,7 @@ def reconstruction(
     lmax = len(noise) - 1
     if len(cls["pp"]) <= lmax:
         raise ValueError(f"the spectra end below lmax = {lmax}")
+    noise_b = noise if noise_b is None else noise_b
     coupling = Coupling(lmax)
     ell = np.arange(lmax + 1)
     ee, pp, tensor = (cls[name][: lmax + 1] for name in ("lensed_ee", "pp", "bb"))
@@ -159,7 +163,7 @@ def reconstruction(
     with_ee = coupling.response_ee(wiener_e * ee, inverse_e, wiener_e) if estimator == "mv" else 0.0
     residual = np.ones(lmax + 1)
     for _ in range(_MOST if iterative else 1):
-        inverse_b = np.where(ell >= max(lmin_b, 2), 1 / (lensing * residual + tensor + noise), 0)
+        inverse_b = np.where(ell >= max(lmin_b, 2), 1 / (lensing * residual + tensor + noise_b), 0)
         response = np.where(good, coupling.response_eb(wiener_e * ee, inverse_b) + with_ee, 0)
         n0 = np.divide(1, response, out=np.full(lmax + 1, np.inf), where=response > 0)
         wiener_phi = np.where(good, pp / (pp + n0), 0)

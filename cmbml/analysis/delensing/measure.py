@@ -67,7 +67,7 @@ class Delensing(Judged):
         cfg = self.cfg
         field = cfg.delens.field
         band = one_band(cfg.instrument)
-        noise = band.noise_t_uk_arcmin if field == "T" else band.noise_p_uk_arcmin
+        noise = band.noise(field)[0]
         return {
             "field": field,
             "unit": "uK_CMB",

@@ -21,6 +21,7 @@ class Filters(Stage):
     """
 
     name = "filters"
+    version = 2
     outputs = ("filters",)
     uses = ("delens.fiducial", "delens.fwhm_arcmin", "delens.lmin_b", "quadratic.estimator", "instrument", "sky.lmax")
     memory = "12 alm + 380 MB"  # of Wigner functions and of CAMB
@@ -33,7 +34,8 @@ class Filters(Stage):
         """Arrays over l = 0 .. `sky.lmax`.
 
         ``tt ee bb te pp`` lensed spectra of the fiducial cosmology, ``bb_lensing`` without and ``bb_tensor`` only with
-        tensors at r = 1, ``noise_t noise_p`` over the beam squared, what ``lensing_theory.reconstruction`` returns, and
+        tensors at r = 1, ``noise_t noise_p noise_b`` (T, E, B) over the beam squared, what
+        ``lensing_theory.reconstruction`` returns, and
         ``residual_quadratic residual_iterative``, the theory of A_res for BB.
         """
         lmax = self.cfg.sky.lmax
@@ -41,18 +43,21 @@ class Filters(Stage):
         parameters: Any = OmegaConf.to_container(self.cfg.delens.fiducial)
         cls = as_user_error(cosmology.spectra, parameters, lmax, key="delens.fiducial: ")
         beam = gaussian_beam(self.cfg.delens.fwhm_arcmin, lmax)
-        noise_t = noise_cl(band.noise_t_uk_arcmin, lmax, l_knee=band.l_knee_t, alpha=band.alpha_t) / beam**2
-        noise_p = noise_cl(band.noise_p_uk_arcmin, lmax, l_knee=band.l_knee_p, alpha=band.alpha_p) / beam**2
-        lmin_b = self.cfg.delens.lmin_b
-        quadratic = reconstruction(cls, noise_p, lmin_b=lmin_b, estimator=self.cfg.quadratic.estimator)
-        iterative = reconstruction(cls, noise_p, lmin_b=lmin_b, estimator="eb", iterative=True)
+        noise = {}
+        for x in "TEB":
+            level, l_knee, alpha = band.noise(x)
+            noise[x] = noise_cl(level, lmax, l_knee=l_knee, alpha=alpha) / beam**2
+        given = {"noise_b": noise["B"], "lmin_b": self.cfg.delens.lmin_b}
+        quadratic = reconstruction(cls, noise["E"], estimator=self.cfg.quadratic.estimator, **given)
+        iterative = reconstruction(cls, noise["E"], estimator="eb", iterative=True, **given)
         return {
             **{x: cls[f"lensed_{x}"] for x in ("tt", "ee", "bb", "te")},
             "pp": cls["pp"],
             "bb_lensing": cls["lensed_bb"] - cls["bb"],
             "bb_tensor": cls["bb"] / parameters["r"],
-            "noise_t": noise_t,
-            "noise_p": noise_p,
+            "noise_t": noise["T"],
+            "noise_p": noise["E"],
+            "noise_b": noise["B"],
             **quadratic,
             "residual_quadratic": quadratic["residual"],
             "residual_iterative": iterative["residual"],

@@ -35,7 +35,7 @@ class WienerTemplate(SimStage):
         sky = self.cfg.sky
         fwhm_arcmin = self.cfg.delens.fwhm_arcmin
         lensing = filters["bb_lensing"]
-        noise = filters["noise_p"]
+        noise = filters["noise_b"]
         b = filtered(obs_alm, "B", lensing / (lensing + noise), fwhm_arcmin)
         data = sht.synthesis(sht.almxfl(b, gaussian_beam(fwhm_arcmin, sky.lmax)), sky.nside)
         return SkyMap(data[None], ("B",), "uK_CMB", fwhm_arcmin, sky.lmax, "Wiener-filtered B")
