@@ -33,6 +33,12 @@ class Variance(BandStage):
         """One item a band, where the noise is uneven."""
         return self.bands() if has_uneven_noise(self.cfg) else []
 
+    def check(self) -> None:
+        """Refuse a band that `noise.files` does not name."""
+        if self.cfg.noise.kind == "variance_map":
+            for item in self.bands():
+                self.named(item["band"])
+
     def run(self, item: Item) -> SkyMap:
         """Maps of the variances of the band's fields, uK_CMB^2, RING."""
         band = self.instrument.band(item["band"])
@@ -47,12 +53,16 @@ class Variance(BandStage):
             note = f"variance of {path.name}"
         return SkyMap(maps, fields, "uK_CMB^2", 0.0, 3 * nside - 1, note)
 
-    def file(self, band: str) -> Path:
-        """Frequency map of a band."""
+    def named(self, band: str) -> str:
+        """What `noise.files` says of a band."""
         files = self.cfg.noise.files
         if band not in files:
             raise UserError(f"noise.files names no variance map of the band {band}; add it, or leave the band out.")
-        path = Path(self.cfg.noise.folder).expanduser() / files[band]
+        return str(files[band])
+
+    def file(self, band: str) -> Path:
+        """Frequency map of a band."""
+        path = Path(self.cfg.noise.folder).expanduser() / self.named(band)
         if not path.is_file():
             raise UserError(
                 f"The variance map {path} is missing; fetch it with  python get_data/fetch.py assets --only"

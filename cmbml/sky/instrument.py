@@ -114,7 +114,7 @@ class Instrument:
 
     def band(self, name: str) -> Band:
         """Return the band of this name; ValueError if there is none."""
-        return _choose(self.bands, [name], self.name)[0]
+        return choose(self.bands, [name], self.name)[0]
 
 
 def read_instrument(path: str | os.PathLike[str], bands: Sequence[str | int] | None = None) -> Instrument:
@@ -167,7 +167,7 @@ def read_instrument(path: str | os.PathLike[str], bands: Sequence[str | int] | N
     return Instrument(
         name=str(table.meta.get("name", path.stem)),
         source=str(table.meta.get("source", "")),
-        bands=found if bands is None else _choose(found, bands, path),
+        bands=found if bands is None else choose(found, bands, path),
     )
 
 
@@ -280,7 +280,7 @@ def _values(column: Any, unit: u.Unit | None, path: Path) -> list[Any]:
     return [float(value) for value in values]
 
 
-def _choose(bands: Sequence[Band], names: Sequence[str | int], where: str | Path) -> tuple[Band, ...]:
+def choose(bands: Sequence[Band], names: Sequence[str | int], where: str | Path) -> tuple[Band, ...]:
     """Return the bands of these names, in the order in which they stand."""
     wanted = [str(name) for name in names]
     known = [band.name for band in bands]

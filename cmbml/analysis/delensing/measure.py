@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from cmbml.analysis import measure, projections, tables
 from cmbml.analysis.captions import INSIDE, inside
-from cmbml.analysis.common import common_form, deconvolved_alm
+from cmbml.analysis.common import common_form, deconvolved_alm, demand_usable
 from cmbml.analysis.delensing import metrics
 from cmbml.analysis.delensing.figures import delensing_figure
 from cmbml.analysis.figures import residual_histogram, spectra_figure
@@ -122,8 +122,14 @@ class Measure(Delensing, measure.Measure):
         "analysis.f_sky",
         "delens.lmin_b",
     )
-    reads = ("splits", "mask.kind")
+    reads = ("splits", "mask.kind", "delens.fwhm_arcmin")
     version = 3
+
+    def check(self) -> None:
+        """Refuse multipoles of which the beam leaves nothing."""
+        if self.cfg.delens.field not in "QU":
+            fwhm_arcmin = self.cfg.delens.fwhm_arcmin
+            demand_usable(f"delens.fwhm_arcmin={fwhm_arcmin:g}", fwhm_arcmin, self.cfg.analysis.lmax)
 
     def measured(
         self,
