@@ -80,10 +80,10 @@ def prepare(cfg: DictConfig) -> None:
     UserError
         One sentence that names the key.
     """
-    root = Path(home(cfg.system.root)).absolute()
-    cfg.system.root = str(root)
     check_numbers(cfg)  # before anything is made of them
     try:
+        root = Path(home(cfg.system.root)).absolute()
+        cfg.system.root = str(root)
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except Exception as error:
         mistake = _mistake(error)

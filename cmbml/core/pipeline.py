@@ -48,27 +48,36 @@ class Pipeline:
             fields = [field for item in self._items[stage.name][:1] for field in item]
             for name in (*stage.outputs, *stage.scratch) if self._items[stage.name] else ():
                 self.assets.check(name, fields, stage.name)
-            keywords = [source.name for source in stage.sources]
-            if len(set(keywords)) < len(keywords):
-                raise UserError(f"Stage {stage.name!r} reads two inputs under one name: {', '.join(keywords)}.")
-            for source in stage.sources:
-                name = source.asset
-                made_later = [s.name for s in self.stages if name in s.outputs and name not in self.producer]
-                if made_later:
-                    raise UserError(
-                        f"Stage {stage.name!r} reads {name!r}, which stage {made_later[0]!r} makes only later;"
-                        " put that one first."
-                    )
-                if name not in self.producer and self._items[stage.name]:
-                    listed = list(stage.found(name))[:1] if isinstance(source, Every) else [{}]
-                    for item in listed:
-                        self.assets.check(name, [*fields, *item], stage.name)
+                self.assets.check_suffix(name)
+            self._check_inputs(stage, fields)
             for name in stage.outputs:
                 if name in self.producer:
                     raise UserError(
                         f"Stages {self.producer[name].name!r} and {stage.name!r} both make the asset {name!r}."
                     )
                 self.producer[name] = stage
+        taken: dict[str, str] = {}
+        for stage in self.stages:
+            for name in (*stage.outputs, *stage.scratch):
+                self.assets.claim(name, self._items[stage.name], taken)
+
+    def _check_inputs(self, stage: Stage, fields: Sequence[str]) -> None:
+        """Refuse what a stage reads and no stage before it makes, or what has no name of its own."""
+        keywords = [source.name for source in stage.sources]
+        if len(set(keywords)) < len(keywords):
+            raise UserError(f"Stage {stage.name!r} reads two inputs under one name: {', '.join(keywords)}.")
+        for source in stage.sources:
+            name = source.asset
+            made_later = [s.name for s in self.stages if name in s.outputs and name not in self.producer]
+            if made_later:
+                raise UserError(
+                    f"Stage {stage.name!r} reads {name!r}, which stage {made_later[0]!r} makes only later;"
+                    " put that one first."
+                )
+            if name not in self.producer and self._items[stage.name]:
+                listed = list(stage.found(name))[:1] if isinstance(source, Every) else [{}]
+                for item in listed:
+                    self.assets.check(name, [*fields, *item], stage.name)
 
     # ---- what an item reads, and its fingerprint
 
@@ -99,6 +108,7 @@ class Pipeline:
             file = self.assets.file(source.asset, item)
             return file, (ReadFile(file.path, _state(stage, file, item)),)
         listed = [{**item, **i} for i in stage.found(source.asset) if source.where.items() <= i.items()]
+        self.assets.claim(source.asset, listed, {})
         pairs = [(self.assets.file(source.asset, i), i) for i in listed]
         pairs = [(file.record() if isinstance(source, Record) else file, i) for file, i in pairs]
         pairs = [(file, i) for file, i in pairs if file.exists() or not source.optional]
@@ -195,6 +205,9 @@ class Pipeline:
                 if name not in names:
                     raise UserError(f"run.{key}: there is no stage {name!r}; the stages are {', '.join(names)}.")
         first = names.index(start) if start else 0
+        before = [name for name in only if names.index(name) < first]
+        if before:
+            raise UserError(f"run.only names {before[0]}, which comes before run.start={start}; leave one of them out.")
         return [s for i, s in enumerate(self.stages) if i >= first and (not only or s.name in only)]
 
     def _refuse_stale_inputs(self, stages: Sequence[Stage], plan: dict[str, list[Work]]) -> None:

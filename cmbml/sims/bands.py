@@ -144,7 +144,10 @@ def _read(table: str, bands: tuple[str | int, ...] | None) -> instrument.Instrum
 
 @lru_cache(maxsize=16)
 def _read_once(path: Path, bands: tuple[str | int, ...] | None, state: str) -> instrument.Instrument:
-    return as_user_error(instrument.read_instrument, path, bands)
+    whole = as_user_error(instrument.read_instrument, path)
+    if bands is None:
+        return whole
+    return replace(whole, bands=as_user_error(instrument.choose, whole.bands, bands, path, key="instrument.bands: "))
 
 
 def _given(survey: DictConfig, column: str, names: list[str], everywhere: list[str]) -> dict[str, float]:
@@ -244,6 +247,11 @@ class BandStage(Stage):
         sky = self.cfg.sky
         beam = as_user_error(instrument.beam, self.instrument.band(item["band"]), sky.lmax, self.table.with_suffix(""))
         return beam * pixel_window(sky.nside, sky.lmax) if self.cfg.instrument.pixel_window else beam
+
+    def demand_beams(self) -> None:
+        """Refuse a band whose beam is not known up to `sky.lmax`."""
+        for item in self.bands():
+            self.beam(item)
 
     def bandpass(self, item: Item) -> tuple[np.ndarray, np.ndarray]:
         """Frequencies in GHz and response of a band."""

@@ -79,6 +79,15 @@ class Foregrounds(BandStage):
             return []
         return self.bands_of_skies() if any(self.cfg.foregrounds.vary.values()) else self.bands()
 
+    def check(self) -> None:
+        """Refuse a band without a beam or bandpass, and a preset that PySM3 does not have."""
+        self.demand_beams()
+        for item in self.bands():
+            self.bandpass(item)
+        cfg = self.cfg.foregrounds
+        if cfg.kind == "pysm":
+            as_user_error(foregrounds.template_files, cfg.presets, cfg.nside_sky, key="foregrounds.presets: ")
+
     def run(self, item: Item, *, templates: Files | None = None) -> SkyMap:
         """Map of the band's fields, uK_CMB, RING, with the band's beam."""
         freqs, weights = self.bandpass(item)
@@ -140,6 +149,11 @@ class SkyMask(Mask):
     reads = ("foregrounds.folder",)
     memory = "9 template"
 
+    def check(self) -> None:
+        """Refuse presets without dust, where the mask is to follow it."""
+        if self.cfg.mask.kind == "galactic" and self.cfg.foregrounds.kind == "pysm":
+            self.preset_of_dust()
+
     def run(self, item: Item, *, dust: Files | None = None) -> SkyMap:
         """Map ``mask``, RING, without unit and beam."""
         cfg = self.cfg
@@ -155,18 +169,18 @@ class SkyMask(Mask):
         """The file of the mask, or the templates of the dust that it follows."""
         if self.cfg.mask.kind != "galactic" or self.cfg.foregrounds.kind != "pysm":
             return super().made_of(item)
-        return template_files(self.cfg.foregrounds, [self.of_dust()], [np.array([_DUST_GHZ])])
+        return template_files(self.cfg.foregrounds, [self.preset_of_dust()], [np.array([_DUST_GHZ])])
 
-    def dust(self) -> Any:
-        """PySM3's sky of the first preset of dust."""
-        return preset_sky(self.cfg.foregrounds, self.of_dust())
-
-    def of_dust(self) -> str:
+    def preset_of_dust(self) -> str:
         """The first preset of dust."""
         names = [name for name in self.cfg.foregrounds.presets if name.startswith("d")]
         if not names:
             raise UserError("mask=galactic takes the shape of the dust, and foregrounds.presets names no model of it.")
         return names[0]
+
+    def dust(self) -> Any:
+        """PySM3's sky of the first preset of dust."""
+        return preset_sky(self.cfg.foregrounds, self.preset_of_dust())
 
 
 def template_files(cfg: DictConfig, presets: Sequence[str], bands: Sequence[np.ndarray]) -> dict[str, list[Path]]:

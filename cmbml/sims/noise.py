@@ -29,6 +29,12 @@ class Variance(BandStage):
         """One item a band, where the noise is uneven."""
         return self.bands() if has_uneven_noise(self.cfg) else []
 
+    def check(self) -> None:
+        """Refuse a band that `noise.files` does not name."""
+        if self.cfg.noise.kind == "variance_map":
+            for item in self.bands():
+                self.path(item["band"])
+
     def run(self, item: Item) -> SkyMap:
         """Maps of the variances of the band's fields, uK_CMB^2, RING."""
         band = self.instrument.band(item["band"])
@@ -50,12 +56,13 @@ class Variance(BandStage):
 
     def path(self, band: str) -> Path:
         """Where the frequency map of a band lies."""
-        return Path(self.cfg.noise.folder).expanduser() / self.cfg.noise.files[band]
+        files = self.cfg.noise.files
+        if band not in files:
+            raise UserError(f"noise.files names no variance map of the band {band}; add it, or leave the band out.")
+        return Path(self.cfg.noise.folder).expanduser() / files[band]
 
     def file(self, band: str) -> Path:
         """Frequency map of a band, which is there."""
-        if band not in self.cfg.noise.files:
-            raise UserError(f"noise.files names no variance map of the band {band}; add it, or leave the band out.")
         path = self.path(band)
         if not path.is_file():
             raise UserError(

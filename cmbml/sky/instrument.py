@@ -134,7 +134,7 @@ class Instrument:
 
     def band(self, name: str) -> Band:
         """Return the band of this name; ValueError if there is none."""
-        return _choose(self.bands, [name], self.name)[0]
+        return choose(self.bands, [name], self.name)[0]
 
 
 def read_instrument(path: str | os.PathLike[str], bands: Sequence[str | int] | None = None) -> Instrument:
@@ -189,7 +189,7 @@ def read_instrument(path: str | os.PathLike[str], bands: Sequence[str | int] | N
     return Instrument(
         name=str(table.meta.get("name", path.stem)),
         source=str(table.meta.get("source", "")),
-        bands=found if bands is None else _choose(found, bands, path),
+        bands=found if bands is None else choose(found, bands, path),
     )
 
 
@@ -319,7 +319,7 @@ def _names(given: list[str], tubes: list[str] | None, path: Path) -> list[str]:
     return names
 
 
-def _choose(bands: Sequence[Band], names: Sequence[str | int], where: str | Path) -> tuple[Band, ...]:
+def choose(bands: Sequence[Band], names: Sequence[str | int], where: str | Path) -> tuple[Band, ...]:
     """Return the bands of these names, in the order in which they stand."""
     wanted = [str(name) for name in names]
     known = [band.name for band in bands]

@@ -238,6 +238,7 @@ def test_pyilc_that_fails_says_why(pyilc, observed, tmp_path):
     assert log.startswith("reading input.yml\nTraceback")
     fails("status 0; its last words are 'response failed at scale 3'", "print('response failed at scale 3'); quit()")
     stage, log = pyilc(method__python="/no/such/python")
+    refused("method.python=/no/such/python is no program that can be run", stage.check)
     refused(
         "method.python=/no/such/python cannot be run",
         lambda: stage.run(ITEM, bands=observed[1], scratch={"pyilc_log": log}),
@@ -275,7 +276,7 @@ def test_broom_recovers_the_sky(changed, observed):
 def test_broom_refuses_in_a_sentence(changed, observed, monkeypatch):
     monkeypatch.setitem(sys.modules, "broom", None)  # as if it were not installed
     stage = Broom(changed("broom"))
-    refused("needs the package cmbroom, which the extra foreign", lambda: stage.run(ITEM, bands=observed[1]))
+    refused("needs the package cmbroom, which the extra foreign", stage.check)
     for peaks in ([13, 27, LMAX], [27, 13, LMAX + 1], [27, LMAX + 1]):
         wrong = changed("broom", method__ellpeaks=peaks, method__ELLMAX=LMAX, method__N_scales=4)
         refused("one fewer than N_scales=4, and rise from method.ellmin=0 to ELLMAX", lambda cfg=wrong: Broom(cfg))

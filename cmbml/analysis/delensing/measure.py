@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from cmbml.analysis import measure, projections, tables
 from cmbml.analysis.captions import INSIDE, inside
-from cmbml.analysis.common import beam_ratio, common_form, deconvolved_alm
+from cmbml.analysis.common import beam_ratio, common_form, deconvolved_alm, demand_usable
 from cmbml.analysis.delensing import metrics
 from cmbml.analysis.delensing.figures import delensing_figure
 from cmbml.analysis.figures import residual_histogram, spectra_figure
@@ -204,8 +204,14 @@ class Measure(Delensing, measure.Measure):
         "analysis.f_sky",
         "delens.lmin_b",
     )
-    reads = ("splits", "mask.kind")
+    reads = ("splits", "mask.kind", "delens.fwhm_arcmin")
     version = 4
+
+    def check(self) -> None:
+        """Refuse multipoles of which the beam leaves nothing."""
+        if self.cfg.delens.field not in "QU":
+            fwhm_arcmin = self.cfg.delens.fwhm_arcmin
+            demand_usable(f"delens.fwhm_arcmin={fwhm_arcmin:g}", fwhm_arcmin, self.cfg.analysis.lmax)
 
     def measured(
         self,

@@ -89,6 +89,14 @@ class NoiseWiener(BandStage):
         """The test skies."""
         return [item for item in self.skies() if item["split"] == "test"]
 
+    def check(self) -> None:
+        """Refuse a band without a beam, or without noise in what is filtered."""
+        self.demand_beams()
+        for item in self.bands() if self.cfg.noise.kind != "variance_map" else ():
+            for field in self.filtered():
+                if ("T" if field == "T" else "Q") in self.fields(item):
+                    self.law(item, field, None)
+
     def run(
         self,
         item: Item,

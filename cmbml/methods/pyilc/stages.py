@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cmbml.config.truth import has_parts
 from cmbml.core.asset import File, Files, Item
-from cmbml.core.errors import UserError
+from cmbml.core.errors import UserError, demand
 from cmbml.maps.foreign import read_map
 from cmbml.maps.skymap import SkyMap
 from cmbml.methods.shared.foreign_ilc import ForeignIlc
@@ -87,6 +87,15 @@ class Pyilc(ForeignIlc):
     def default_spectra(self) -> Path:
         """The file of spectra that comes with it."""
         return self.program.parents[1] / "input" / "fg_SEDs_default_params.yml"
+
+    def check(self) -> None:
+        """Refuse a band without a bandpass, and an interpreter that is none."""
+        super().check()
+        for item in self.bands():
+            self.bandpass(item)
+        python = self.cfg.method.python
+        found = python is None or shutil.which(python) is not None
+        demand(found, f"method.python={python} is no program that can be run; give the path of an interpreter.")
 
     def run(self, item: Item, *, bands: Files, scratch: dict[str, File]) -> SkyMap:
         """Map of T, uK_CMB, RING, with the beam that was asked for."""
