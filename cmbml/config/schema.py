@@ -154,6 +154,7 @@ class Delens:
     inputs: list[str] = MISSING
     fwhm_arcmin: float = within(*WIDTH)
     lmin_b: int = within(0, LMAX[1])
+    noise: str = MISSING
     fiducial: dict[str, float] = MISSING
     export_npy: bool = MISSING
 

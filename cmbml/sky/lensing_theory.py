@@ -111,7 +111,8 @@ def reconstruction(
     r"""Return the filters of the quadratic estimator, its normalisation and noise, and what its delensing leaves.
 
     With C the lensed spectra and N the noise: E_wiener = C^EE / (C^EE + N), E_inverse = 1 / (C^EE + N),
-    B_inverse = 1 / (C^BB + N) from lmin_b on; R_L the response, N0 = 1 / R, phi_wiener = C^pp / (C^pp + N0);
+    B_inverse = 1 / (C^BB + N) from lmin_b on; R_L the response, N0 = 1 / R, phi_wiener = C^pp / (C^pp + N0). They are
+    for E and B without beam and transfer; the noise may be that of an instrument or a measured one, of any spectrum;
 
         A_res = 1 - C_l^BB[E_wiener C^EE, phi_wiener C^pp] / C_l^BB[lensing],
 
@@ -123,9 +124,9 @@ def reconstruction(
     cls : mapping
         Spectra of ``cosmology.spectra``, at least to lmax.
     noise : array (lmax + 1,)
-        N_l of E and of B over the squared beam, uK^2; it sets the band limit of E, B and phi.
+        N_l of E over the squared beam, uK^2; it sets the band limit of E, B and phi.
     noise_b : array (lmax + 1,), optional
-        That of B, if it has its own.
+        N_l of B; by default that of E.
     lmin_b, estimator, iterative
         As in ``residual_fraction``.
 
@@ -152,11 +153,11 @@ def reconstruction(
     lmax = len(noise) - 1
     if len(cls["pp"]) <= lmax:
         raise ValueError(f"the spectra end below lmax = {lmax}")
-    noise_b = noise if noise_b is None else noise_b
     coupling = Coupling(lmax)
     ell = np.arange(lmax + 1)
     ee, pp, tensor = (cls[name][: lmax + 1] for name in ("lensed_ee", "pp", "bb"))
     lensing = cls["lensed_bb"][: lmax + 1] - tensor
+    noise_b = noise if noise_b is None else noise_b
     good = ell >= 2
     wiener_e = np.where(good, ee / (ee + noise), 0)
     inverse_e = np.where(good, 1 / (ee + noise), 0)

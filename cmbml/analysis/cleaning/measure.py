@@ -266,7 +266,7 @@ class Summary(Cleaning, OfTruth, measure.Summary):
     )
     reads = ("mask.kind",)
 
-    def more(self, mask: SkyMap | None) -> dict[str, str]:
+    def more(self, mask: SkyMap | None, **inputs: Any) -> dict[str, str]:
         """The common beam, the band of transfer and rho, and what the spectra are of."""
         a = self.cfg.analysis
         return {

@@ -29,6 +29,14 @@ from cmbml.sky.spectra import bin_edges
 NONE = "no delensing"  # the observed map itself
 
 
+def of_filters(filters: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Entry of a caption: what the filters of the estimators are made of."""
+    skies = int(filters.get("skies", 0))
+    if skies:
+        return {"filters": f"of the noise and transfer measured on {skies} training skies"}
+    return {"filters": "of the instrument's noise, not of that measured in its maps"}
+
+
 class Delensing(Judged):
     """A stage of the job delensing."""
 
@@ -331,9 +339,9 @@ class Summary(Delensing, measure.Summary):
     )
     reads = ("mask.kind",)
 
-    def more(self, mask: SkyMap | None) -> dict[str, str]:
-        """What sigma(r) is of."""
-        return self.of_sigma()
+    def more(self, mask: SkyMap | None, *, filters: Mapping[str, np.ndarray]) -> dict[str, str]:  # type: ignore[override]
+        """What the filters and sigma(r) are of."""
+        return of_filters(filters) | self.of_sigma()
 
     def figures(
         self,
