@@ -115,7 +115,7 @@ def test_b_is_observed_and_filtered_with_its_own_noise(composed):
     _, seen = Observe(cfg).run({"split": "test", "sim": 0}, lensed_alm=noise_only)
     modes = 2 * ell[58:] + 1  # l = 60-95
     beam = gaussian_beam(60, 95)[60:] ** 2
-    for x, name in (("E", "noise_p"), ("B", "noise_b")):
+    for x, name in (("E", "noise_e"), ("B", "noise_b")):
         power = np.sum(modes * sht.alm2cl(seen[x])[60:] / (filters[name][60:] * beam)) / modes.sum()
         assert power == pytest.approx(1, abs=4 * np.sqrt(2 / modes.sum()) + 0.03)  # aliasing at nside 32
     cfg = composed(*words, "instrument.noise_p_uk_arcmin=3")
