@@ -43,7 +43,7 @@ VARIANTS = {
     "wide_halo": (("patches.halo=16",), {"": ()}),
     "no_kappa_qe": (("delens.inputs=[E_wf,B_hp]",), {"": ()}),
 }
-STAGES = "analysis.stages=[cmbml.analysis.delensing.measure.Measure]"
+STAGES = "analysis.stages=[cmbml.analysis.delensing.measure.Baseline,cmbml.analysis.delensing.measure.Measure]"
 COLUMNS = ("A_res", "rho", "transfer")
 HYDRA = Lock()  # one composition at a time: Hydra keeps it in a global
 LEARNING = ("network", "train", "patches", "rotation")  # groups that the quadratic estimator does not read

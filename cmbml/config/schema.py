@@ -176,6 +176,7 @@ class Analysis:
     delta_l: int = within(1, LMAX[1])
     band_r: list[int] = within(0, LMAX[1])
     f_sky: float = within(0, 1)
+    pictures: int = within(0, SKIES)
     zoom: list[float] = within(*ANGLE)
     stages: list[str] = MISSING
 

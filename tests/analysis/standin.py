@@ -1,6 +1,6 @@
 """Results of methods that nobody ran: Gaussian skies of one field, and maps whose measured numbers are closed forms.
 
-The skies are flat in C_l: primordial CU, lensing CS and noise CN, independent. The real `Measure` stage measures them.
+The skies are flat in C_l: primordial CU, lensing CS and noise CN, independent. The real stages measure them.
 """
 
 import healpy as hp
@@ -8,7 +8,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from cmbml.analysis import projections
-from cmbml.analysis.delensing.measure import Measure
+from cmbml.analysis.delensing.measure import Baseline, Measure
 from cmbml.core import handlers
 from cmbml.core.asset import Assets
 from cmbml.core.pipeline import Pipeline
@@ -69,7 +69,7 @@ def make(cfg: DictConfig, *, seed: int = 0) -> None:
             "prediction": sky(observed - template(s, m, observed)),
         }
         write(assets, {"split": "test", "sim": sim}, values)
-    Pipeline([Measure(cfg)], assets).run()
+    Pipeline([Baseline(cfg), Measure(cfg)], assets).run()
 
 
 def quickly(monkeypatch, *, pdf: bool) -> None:

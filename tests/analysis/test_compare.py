@@ -193,7 +193,7 @@ def test_results_of_different_skies_are_refused(method, compare, tmp_path):
     method("half", words=["splits.test=1"], seed=1)
     code, error = compare(*COMPARE, "splits.test=1", "compare.methods=[none,good,half]")
     assert code == 1
-    assert "Method half was measured on other skies than good (obs of test sim 0 differs)" in error
+    assert "Method half was measured on other skies than good (unlensed_alm of test sim 0 differs)" in error
 
 
 def test_results_that_were_measured_differently_are_refused(method, compare):

@@ -11,7 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from cmbml.analysis.delensing.measure import NONE, Measure
+from cmbml.analysis.delensing.measure import NONE, Baseline, Measure
 from cmbml.config import resolvers as config
 from cmbml.core.errors import UserError
 from cmbml.maps.mask import read_mask
@@ -185,12 +185,16 @@ def test_measured_inside_the_mask(make):
     def shown(m: np.ndarray) -> SkyMap:
         return SkyMap((m * mask["mask"])[None], ("B",), "uK_CMB", 60.0, lmax)
 
+    item = {"split": "test", "sim": 0}
+    alms, baseline = Baseline(cfg).run(
+        item, obs=shown(maps[0] + maps[1]), unlensed_alm=u, lensed_alm={"B": u["B"] + s}, mask=mask
+    )
     rows, cls = Measure(cfg).run(
-        {"split": "test", "sim": 0},
+        item,
         prediction=shown(maps[0] + maps[1] / 2),
-        obs=shown(maps[0] + maps[1]),
         unlensed_alm=u,
-        lensed_alm={"B": u["B"] + s},
+        measured_alm=alms,
+        baseline=baseline,
         filters={"bb_tensor": np.ones(lmax + 1)},
         mask=mask,
     )

@@ -23,7 +23,7 @@ class Comparing(Delensing, compare.Comparing):
 
     main = "main_delens.py"
     measure = Measure
-    skies = ("obs", "unlensed_alm", "lensed_alm")
+    skies = ("unlensed_alm", "measured_alm")
     uses = (
         *Delensing.dataset_keys,
         *compare.Comparing.compare_keys,

@@ -5,20 +5,23 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from omegaconf import DictConfig
 
 from cmbml.analysis import measure, projections, tables
 from cmbml.analysis.captions import INSIDE, inside
-from cmbml.analysis.common import common_form, deconvolved_alm
+from cmbml.analysis.common import beam_ratio, common_form, deconvolved_alm
 from cmbml.analysis.delensing import metrics
 from cmbml.analysis.delensing.figures import delensing_figure
 from cmbml.analysis.figures import residual_histogram, spectra_figure
 from cmbml.analysis.measure import Judged
-from cmbml.analysis.metrics import Metric, pixel_metrics
+from cmbml.analysis.metrics import PIXEL_METRICS, Metric, pixel_metrics
 from cmbml.analysis.spectra import of_method, stack
 from cmbml.core.asset import Item
 from cmbml.core.stage import SimStage
 from cmbml.maps.skymap import SkyMap
 from cmbml.sims.bands import one_band
+from cmbml.sky import sht
+from cmbml.sky.beams import gaussian_beam
 from cmbml.sky.fields import field_map
 from cmbml.sky.masks import f_sky
 from cmbml.sky.spectra import bin_edges
@@ -91,6 +94,85 @@ class Delensing(Judged):
         return field_map(alms, self.cfg.delens.field, nside=obs.nside, fwhm_arcmin=obs.fwhm_arcmin)
 
 
+class Baseline(Delensing, SimStage):
+    """What every method of a sky is measured against, once a sky: its true and observed field, and "no delensing".
+
+    ``measured_alm`` holds ``unlensed``, ``lensed`` and ``observed``: beam-deconvolved alms of maps on the pixels of the
+    observation, so that the errors of an analysis of pixels, which a prediction has, are in the truth as well.
+    ``baseline`` holds the pixel metrics of the observed map, one row a form.
+    """
+
+    name = "baseline"
+    splits = ("test",)
+    inputs = ("obs", "unlensed_alm", "lensed_alm", measure.MASK)
+    outputs = ("measured_alm", "baseline")
+    uses = ("delens.field", "analysis.fwhm_arcmin", "analysis.lmax")
+    reads = ("splits", "mask.kind")
+
+    def run(
+        self,
+        item: Item,
+        *,
+        obs: SkyMap,
+        unlensed_alm: dict[str, np.ndarray],
+        lensed_alm: dict[str, np.ndarray],
+        mask: SkyMap | None = None,
+    ) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
+        """Alms (nalm of `analysis.lmax`,), uK_CMB, and rows of numbers."""
+        forms = Forms(self.cfg, obs, mask)
+        truth = self.true_map(unlensed_alm, obs)
+        alms = {
+            "unlensed": forms.alm(truth, times=2),
+            "lensed": forms.alm(self.true_map(lensed_alm, obs), times=2),
+            "observed": forms.alm(obs[self.cfg.delens.field], times=1),
+        }
+        truths = forms.of(forms.tapered(truth), alms["unlensed"])
+        observed = forms.of(obs[self.cfg.delens.field], alms["observed"])
+        rows = [{"form": form, **pixel_metrics(truths[form], observed[form], mask=inside(mask))} for form in truths]
+        return {name: alm.astype(np.complex64) for name, alm in alms.items()}, rows
+
+
+class Forms:
+    """The native and common form of maps of one sky, and the alms that their spectra are made of.
+
+    Parameters
+    ----------
+    cfg : DictConfig
+        With ``delens.field``, ``analysis.fwhm_arcmin`` and ``analysis.lmax``.
+    sky : SkyMap
+        The observation, or a prediction from it: its nside and beam count.
+    mask : SkyMap or None
+    """
+
+    def __init__(self, cfg: DictConfig, sky: SkyMap, mask: SkyMap | None):
+        self.cfg = cfg
+        self.nside = sky.nside
+        self.fwhm_arcmin = sky.fwhm_arcmin
+        self.mask = None if mask is None else mask["mask"].astype(float)
+
+    def tapered(self, m: np.ndarray) -> np.ndarray:
+        """Give a map of the full sky the mask."""
+        return m if self.mask is None else m * self.mask
+
+    def alm(self, m: np.ndarray, *, times: int) -> np.ndarray:
+        """Beam-deconvolved alms (nalm,) of a map, which is given the mask so many times."""
+        m = m.astype(float) if self.mask is None else m * self.mask**times
+        fwhm_arcmin = 0.0 if self.cfg.delens.field in "QU" else self.fwhm_arcmin
+        return deconvolved_alm(m, fwhm_arcmin=fwhm_arcmin, lmax=self.cfg.analysis.lmax)
+
+    def of(self, m: np.ndarray, alm: np.ndarray) -> dict[str, np.ndarray]:
+        """Maps (npix,) by the name of their form, of a map with the mask; ``alm`` are its own where there is none."""
+        a = self.cfg.analysis
+        if self.cfg.delens.field in "QU":
+            return {"native": m}
+        if self.mask is None:
+            beam = gaussian_beam(self.fwhm_arcmin, a.lmax) * beam_ratio(self.fwhm_arcmin, a.fwhm_arcmin, a.lmax)
+            common = sht.synthesis(sht.almxfl(alm, beam), self.nside)
+        else:
+            common = common_form(m, fwhm_arcmin=self.fwhm_arcmin, to_fwhm_arcmin=a.fwhm_arcmin, lmax=a.lmax)
+        return {"native": m, "common": common}
+
+
 class Measure(Delensing, measure.Measure):
     """Pixel metrics in native and common form, and the spectra that tell delensing from filtering.
 
@@ -109,7 +191,7 @@ class Measure(Delensing, measure.Measure):
     that sigma(r) is told for, not that of this mask.
     """
 
-    inputs = ("prediction", "obs", "unlensed_alm", "lensed_alm", "filters", measure.MASK)
+    inputs = ("prediction", "unlensed_alm", "measured_alm", "baseline", "filters", measure.MASK)
     uses = (
         "method.name",
         "method.target",
@@ -123,37 +205,40 @@ class Measure(Delensing, measure.Measure):
         "delens.lmin_b",
     )
     reads = ("splits", "mask.kind")
-    version = 3
+    version = 4
 
     def measured(
         self,
         spectra: dict[str, np.ndarray],
         *,
         prediction: SkyMap,
-        obs: SkyMap,
         unlensed_alm: dict[str, np.ndarray],
-        lensed_alm: dict[str, np.ndarray],
+        measured_alm: dict[str, np.ndarray],
+        baseline: list[dict[str, Any]],
         filters: dict[str, np.ndarray],
         mask: SkyMap | None = None,
     ) -> Iterator[tuple[dict[str, str], metrics.Measured]]:
         """One row a form and method, "no delensing" among them; spectra are named ``{method}/{name}``."""
         a = self.cfg.analysis
+        name = self.cfg.method.name
         field = self.cfg.delens.field
-        maps = {self.cfg.method.name: prediction[field], NONE: obs[field]}
-        truth = self.true_map(unlensed_alm, obs)
-        forms = {"native": maps | {"truth": truth if mask is None else truth * mask["mask"]}}
-        if field not in "QU":
-            forms["common"] = {key: self._common(m, obs.fwhm_arcmin) for key, m in forms["native"].items()}
-        cls = self._spectra(maps, obs, unlensed_alm, lensed_alm, mask)
+        forms = Forms(self.cfg, prediction, mask)
+        alms = {key: alm.astype(np.complex128) for key, alm in measured_alm.items()}
+        predicted = forms.alm(prediction[field], times=1)
+        truths = forms.of(forms.tapered(self.true_map(unlensed_alm, prediction)), alms["unlensed"])
+        maps = forms.of(prediction[field], predicted)
+        cls = self._spectra(alms, predicted, mask)
         first, last = self.band_r
         edges = bin_edges(first, last + 1, a.delta_l) if first <= last else np.empty(0, dtype=int)
         spectra |= {f"{method}/{key}": cl for method, by_name in cls.items() for key, cl in by_name.items()}
-        for form, skies in forms.items():
-            for method in maps:
+        without = {row["form"]: {key: float(row[key]) for key in PIXEL_METRICS} for row in baseline}
+        for form, truth in truths.items():
+            of_method = pixel_metrics(truth, maps[form], mask=inside(mask))
+            for method, pixels in ((name, of_method), (NONE, without[form])):
                 yield (
                     {"method": method, "form": form},
                     metrics.Measured(
-                        pixels=pixel_metrics(skies["truth"], skies[method], mask=inside(mask)),
+                        pixels=pixels,
                         cls=cls[method],
                         none=cls[NONE],
                         band=(a.band[0], min(a.band[1], a.lmax)),
@@ -163,34 +248,15 @@ class Measure(Delensing, measure.Measure):
                     ),
                 )
 
-    def _common(self, m: np.ndarray, fwhm_arcmin: float) -> np.ndarray:
-        a = self.cfg.analysis
-        return common_form(m, fwhm_arcmin=fwhm_arcmin, to_fwhm_arcmin=a.fwhm_arcmin, lmax=a.lmax)
-
     def _spectra(
-        self,
-        maps: dict[str, np.ndarray],
-        obs: SkyMap,
-        unlensed: dict[str, np.ndarray],
-        lensed: dict[str, np.ndarray],
-        mask: SkyMap | None,
+        self, alms: dict[str, np.ndarray], predicted: np.ndarray, mask: SkyMap | None
     ) -> dict[str, dict[str, np.ndarray]]:
-        fwhm_arcmin = 0.0 if self.cfg.delens.field in "QU" else obs.fwhm_arcmin
-
-        def alm(m: np.ndarray, times: int) -> np.ndarray:
-            m = m.astype(float) if mask is None else m * mask["mask"].astype(float) ** times
-            return deconvolved_alm(m, fwhm_arcmin=fwhm_arcmin, lmax=self.cfg.analysis.lmax)
-
         target = self.cfg.method.target
-        name = self.cfg.method.name
-        without = alm(self.true_map(unlensed, obs), 2)
-        with_lensing = alm(self.true_map(lensed, obs), 2)
-        observed = alm(maps[NONE], 1)
-        predicted = alm(maps[name], 1)
-        estimate = predicted if target == "unlensed" else observed - predicted
+        sky = (alms["unlensed"], alms["lensed"], alms["observed"])
+        estimate = predicted if target == "unlensed" else alms["observed"] - predicted
         cls = {
-            name: metrics.delensing_spectra(without, with_lensing, observed, estimate, target=target),
-            NONE: metrics.delensing_spectra(without, with_lensing, observed, None, target=target),
+            self.cfg.method.name: metrics.delensing_spectra(*sky, estimate, target=target),
+            NONE: metrics.delensing_spectra(*sky, None, target=target),
         }
         if mask is None:
             return cls
@@ -209,8 +275,12 @@ class Pictures(Delensing, SimStage):
     inputs = ("prediction", "obs", "unlensed_alm", measure.MASK)
     outputs = ("skies_png", "zoom_png", "residual_png")
     uses = (*Delensing.caption_keys, "analysis.zoom")
-    reads = ("splits", "mask.kind")
+    reads = ("splits", "analysis.pictures", "mask.kind")
     memory = "1 item + 40 MB"
+
+    def items(self) -> list[Item]:
+        """The first test skies."""
+        return list(super().items())[: self.cfg.analysis.pictures]
 
     def run(
         self,
