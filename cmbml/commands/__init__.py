@@ -20,6 +20,7 @@ JOBS = {
 }
 HELPERS = {
     "fetch": "bring public maps, chains and templates",
+    "inspect": "tell what a FITS, npz or model file is, and what would be refused in it",
 }
 
 
