@@ -21,6 +21,7 @@ JOBS = {
 HELPERS = {
     "fetch": "bring public maps, chains and templates",
     "inspect": "tell what a FITS, npz or model file is, and what would be refused in it",
+    "doctor": "tell what is installed and found here, and what is missing costs",
 }
 
 

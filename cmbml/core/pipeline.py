@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from joblib import Parallel, delayed
+from joblib import Parallel, cpu_count, delayed
 from tqdm import tqdm
 
 from cmbml.core import cluster, log, memory
@@ -280,7 +280,7 @@ class Pipeline:
             yield from tqdm((execute(stage, work, fresh=fresh) for work in todo), **bar)
             return
         workers = -1 if self._on_cluster else min(workers, len(todo))  # -1: all that the cluster has
-        threads = self.cluster["threads"] if self._on_cluster else max(1, len(os.sched_getaffinity(0)) // workers)
+        threads = self.cluster["threads"] if self._on_cluster else max(1, cpu_count() // workers)
         with _environment({name: str(threads) for name in THREAD_VARIABLES}), warnings.catch_warnings():
             # joblib's word for idle workers of an earlier stage that are replaced: nothing is lost.
             warnings.filterwarnings("ignore", message="A worker stopped while some jobs", category=UserWarning)
