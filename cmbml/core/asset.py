@@ -1,5 +1,6 @@
 """Assets: named files whose paths come from one table."""
 
+import glob
 import string
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -197,6 +198,14 @@ class Assets:
         if "sim" in fields:
             fields["sim"] = f"sim{fields['sim']:04d}"
         return File(Path(self.templates[name].format(**{**self.constants, **fields})))
+
+    def pattern(self, name: str) -> str:
+        """Glob pattern of the files of an asset below the root, of any item and any other constant."""
+        root = glob.escape(str(self.constants.get("root", ".")))
+        parts = string.Formatter().parse(self.templates[name])
+        return "".join(
+            glob.escape(text) + ("" if not field else root if field == "root" else "*") for text, field, _, _ in parts
+        )
 
     def taken(self, counts: str) -> float:
         """Bytes of numbers of units, ``5 alm + 1 map``; none where no units are known."""

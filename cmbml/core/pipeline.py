@@ -10,7 +10,7 @@ from typing import Any
 from joblib import Parallel, cpu_count, delayed
 from tqdm import tqdm
 
-from cmbml.core import cluster, log, memory
+from cmbml.core import cluster, log, outlook
 from cmbml.core.asset import Assets, Every, File, Files, Item, Record, Source
 from cmbml.core.errors import UserError
 from cmbml.core.provenance import FORM, Sidecar, changes, damage, digest, environment
@@ -241,7 +241,7 @@ class Pipeline:
             if any(work.why for work in plan[stage.name]):
                 stage.check()
         if dry:
-            self._report_dry(stages, plan, workers)
+            outlook.report(stages, plan, workers, self.assets)
             return
         environment()
         needed = any(work.why for stage in stages if stage.parallel for work in plan[stage.name])
@@ -292,25 +292,6 @@ class Pipeline:
                     f"A worker process of stage {stage.name!r} was killed, perhaps for want of memory; finished items"
                     " are kept. Repeat the command, with a smaller run.workers if it happens again."
                 ) from None
-
-    def _report_dry(self, stages: Sequence[Stage], plan: dict[str, list[Work]], workers: int) -> None:
-        rows: list[list[object]] = []
-        disk = 0.0
-        most = 0.0
-        program = memory.held()  # which has imported what the stages need
-        for stage in stages:
-            todo = [work for work in plan[stage.name] if work.why]
-            item_disk, item_memory = stage.cost(self.assets) if todo else (0.0, 0.0)
-            stage_disk = len(todo) * item_disk
-            at_once = min(workers if stage.parallel else 1, len(todo))
-            stage_memory = at_once * (program + item_memory)
-            disk += stage_disk
-            most = max(most, stage_memory)
-            why = todo[0].why if todo else ""
-            items = len(plan[stage.name])
-            rows.append([stage.name, items, len(todo), log.size(stage_disk), log.size(stage_memory), why])
-        title = f"Dry run: nothing is written. About {log.size(disk)} of disk and {log.size(most)} of memory at most."
-        log.table(title, ["stage", "items", "to do", "disk", "memory", "why"], rows)
 
 
 def _state(stage: Stage, file: File, item: Item) -> str:
