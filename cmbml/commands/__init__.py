@@ -5,6 +5,7 @@ A command is imported when it is asked for: `cmbml --help` need not wait for wha
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -22,6 +23,7 @@ HELPERS = {
     "fetch": "bring public maps, chains and templates",
     "inspect": "tell what a FITS, npz or model file is, and what would be refused in it",
     "doctor": "tell what is installed and found here, and what is missing costs",
+    "data": "list what is stale, unused or unfinished under a root, and remove it",
 }
 
 
@@ -41,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         return int(importlib.import_module(f"cmbml.commands.{command}").main(rest))
+    except BrokenPipeError:  # whoever reads, as `head` does, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (UserError, OSError) as error:
         sys.stderr.write(f"Error: {spoken(str(error))}\n")
         return 1
