@@ -105,6 +105,25 @@ def test_the_files_of_an_item_are_its_own_wherever_they_lie(told, tmp_path):
     assert before - files(tmp_path) == gone
 
 
+class Borrowed(Noise):
+    """Is made of a user's file."""
+
+    def made_of(self, item):
+        return {"noise.file": [Path(self.cfg.noise.file)]}
+
+
+def test_a_file_of_a_user_that_was_exchanged(told, tmp_path):
+    given = tmp_path / "mine.txt"
+    given.write_text("one")
+    cfg = toy_config(noise={"file": str(given)})
+    Pipeline([Borrowed(cfg)], Assets(SPREAD, {"root": str(tmp_path)})).run()
+    assert listed(told()[1], "stale") == {}
+    given.write_text("two")
+    stale = listed(told("--all")[1], "stale")
+    assert len(stale) == 5
+    assert set(stale.values()) == {"mine.txt was exchanged since"}
+
+
 def test_skies_of_a_larger_split_are_unused_once_others_were_gathered(told, tmp_path):
     pipeline(tmp_path, splits={"train": 4}).run(only=["noise", "twice"])
     assert listed(told()[1], "unused") == {}  # nothing was gathered yet: they wait

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from cmbml.core import handlers, log
 from cmbml.core.errors import UserError
-from cmbml.core.provenance import FORM, Sidecar
+from cmbml.core.provenance import FORM, Sidecar, telling
 from cmbml.core.stage import state
 
 KINDS = {
@@ -192,12 +192,16 @@ def _damaged(item: Made) -> str:
 
 def _read_something_else(item: Made, makers: Mapping[str, Made], root: Path) -> str:
     """What it has read that is another now; empty where all is the same, or is gone."""
-    for name, fingerprint in _inputs(item).items():
-        if name in makers:
-            if makers[name].record.fingerprint != fingerprint:
-                return f"{name} was made anew since"
-        elif ":" in fingerprint and state(root / name) not in (None, fingerprint):  # a file that no stage makes
-            return f"{name} was exchanged since"
+    for label, files in item.record.inputs.items():
+        given = "." in label  # a setting names the file of a user, an asset that of a stage
+        for name, fingerprint in files.items():
+            if name in makers:
+                if makers[name].record.fingerprint != fingerprint:
+                    return f"{name} was made anew since"
+            elif given or ":" in fingerprint:  # of a file that no stage makes: its contents, or size and time
+                now = telling(root / name) if given else state(root / name)
+                if now and now != fingerprint:
+                    return f"{name} was exchanged since"
     return ""
 
 
