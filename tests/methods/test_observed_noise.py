@@ -71,7 +71,7 @@ def test_response_is_one_whatever_the_transfer(composed, skies):
 def test_response_from_the_pixels_of_the_default(composed):
     """At nside 512 and lmax 1500: 1 within .5 % over L = 30 .. 1400, and 1.2 % in bands; unmeasured, 2 % too small.
 
-    What is left, 1 % at L < 100, no isotropic filter can mend: E and B are lost in the same parts of the polar caps.
+    What is left, 1 % at L < 100, is in no isotropic filter: docs/adr/0011-filters-of-measured-noise.md.
     """
     cfg = composed("method=quadratic", "splits.train=1", "sky.fields=[E,B,Q,U]")
     lmax = cfg.sky.lmax
@@ -92,7 +92,6 @@ def test_response_from_the_pixels_of_the_default(composed):
             followed[name] = followed[name] + sign * followed_by(cfg, obs_alm, filters, phi)
     for first, last, within in ((30, 1400, 0.005), (30, 100, 0.012), (100, 400, 0.012), (400, 1400, 0.012)):
         one, found, wrong = (values[first : last + 1].sum() for values in followed.values())
-        print(first, last, found / one, wrong / one)
         assert found / one == pytest.approx(1, abs=within), (first, last)
         assert wrong / one < 0.99, (first, last)
 
