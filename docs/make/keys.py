@@ -220,7 +220,15 @@ def kind_of(key: Key) -> tuple[str, str]:
         kind = " or ".join(["whole number" if limits.whole else "number"] + ["null"] * limits.optional)
     else:
         kind = _told(key)
-    return kind, f"{limits.low:.10g} to {limits.high:.10g}" if limits else ""
+    return kind, f"{_short(limits.low)} to {_short(limits.high)}" if limits else ""
+
+
+def _short(number: float) -> str:
+    """A number as people write it: 1e9 for 1000000000."""
+    round_one = f"{number:.0e}"
+    if float(round_one) == number and not 1e-3 <= abs(number) < 1e6 and number:
+        return re.sub(r"e\+?(-?)0*", r"e\1", round_one)
+    return f"{number:.10g}"
 
 
 def _field(kind: Any, names: list[str]) -> dataclasses.Field | None:

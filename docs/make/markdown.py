@@ -8,12 +8,24 @@ from collections.abc import Iterable, Sequence
 def plain(text: str) -> str:
     """Text that Markdown leaves as it is, also in a table."""
     escaped = html.escape(text, quote=False)
-    return re.sub(r"([\\`*_\[\]#~^=])", r"\\\1", escaped).replace("|", "&#124;")
+    return re.sub(r"([\\`*_\[\]#])", r"\\\1", escaped).replace("|", "&#124;").replace("~", "&#126;")
 
 
-def code(text: str) -> str:
-    """Text as code, in a table or outside."""
-    return f"<code>{html.escape(text, quote=False).replace('|', '&#124;')}</code>" if text else ""
+def code(text: str, *, whole: bool = False) -> str:
+    """Text as code, in a table or outside; on one line, if it is to stay ``whole``."""
+    kind = ' class="whole"' if whole else ""
+    return f"<code{kind}>{html.escape(text, quote=False).replace('|', '&#124;')}</code>" if text else ""
+
+
+def doc(text: str) -> str:
+    """A sentence of a docstring: what stands between backticks is code."""
+    parts = re.split(r"``(.+?)``|`(.+?)`", text)
+    return "".join(code(part) if i % 3 else plain(part) for i, part in enumerate(parts) if part)
+
+
+def wide(text: str, rem: int = 14) -> str:
+    """What is in a cell of a table, at least so wide; nothing for little."""
+    return f'<span class="wide" style="min-width: {rem}rem">{text}</span>' if len(text) > 30 else text
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -2,19 +2,19 @@
 
 import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from cmbml.config.help import help_text
-from cmbml.config.options import MAINS
+from cmbml.config.options import MAINS, jobs_of
 from cmbml.core.asset import Optional
 from cmbml.core.stage import Stage
 from docs.make import keys
 from docs.make.keys import CFG
-from docs.make.markdown import code, in_short, plain, table
+from docs.make.markdown import code, doc, in_short, plain, table, wide
 
 REPO = Path(__file__).parents[2]
 
@@ -22,6 +22,7 @@ REPO = Path(__file__).parents[2]
 def commands_page() -> str:
     """What each main answers to --help."""
     parts = [
+        "---\nhide: [toc]\n---",
         "# Commands",
         "Each main answers to `--help`; this is what it says. `get_data/fetch.py assets` brings what has to be "
         "downloaded, and nothing else downloads anything ([Data](../install.md#data)).",
@@ -43,14 +44,14 @@ def files_page() -> str:
         "Maps are float32, RING, µK_CMB, HEALPix FITS with unit, ordering, coordinates, beam and band limit in the "
         "header; E and B are scalar maps, U has the COSMO sign. C_l are in µK² from l = 0.",
     ]
-    makers = {}
-    for stage in stages():
-        for asset in stage.outputs:
-            makers.setdefault(asset, []).append(stage.name)
     for path in keys.options("assets"):
+        makers: dict[str, list[str]] = {}
+        for stage in stages(jobs_of(path)):
+            for asset in (*stage.outputs, *stage.scratch):
+                makers.setdefault(asset, []).append(stage.name)
         text = yaml.safe_load(path.read_text(encoding="utf-8"))
         rows = [
-            [code(name), "<br>".join(map(code, dict.fromkeys(makers.get(name, [])))), code(place)]
+            [code(name, whole=True), "<br>".join(map(code, dict.fromkeys(makers.get(name, [])))), wide(code(place), 20)]
             for name, place in text["files"].items()
         ]
         parts += [f"## assets={path.stem}", plain(in_short(keys.comments_of(path)))]
@@ -58,14 +59,15 @@ def files_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def stages() -> list[type[Stage]]:
-    """Every stage that a yaml file names, in the order of the jobs."""
+def stages(jobs: Collection[str] = tuple(MAINS)) -> list[type[Stage]]:
+    """Every stage that a yaml file of these jobs names, in the order of the groups."""
     found = {}
-    for group in ("sims", "method", "analysis", "job"):
-        for path in keys.options(group):
-            for name in re.findall(r"- (cmbml\.[\w.]+)", path.read_text(encoding="utf-8")):
-                module, _, stage = name.rpartition(".")
-                found[name] = getattr(importlib.import_module(module), stage)
+    for path in (path for group in ("sims", "method", "analysis", "job") for path in keys.options(group)):
+        if not jobs_of(path) & set(jobs):
+            continue
+        for name in re.findall(r"- (cmbml\.[\w.]+)", path.read_text(encoding="utf-8")):
+            module, _, stage = name.rpartition(".")
+            found[name] = getattr(importlib.import_module(module), stage)
     return list(found.values())
 
 
@@ -81,8 +83,8 @@ def stages_page() -> str:
     for room, title in rooms.items():
         parts.append(f"## {title}")
         for stage in (stage for stage in stages() if stage.__module__.startswith(room)):
-            parts += [f"### {plain(stage.name)} ({stage.__module__.removeprefix('cmbml.')}.{stage.__name__})"]
-            parts += [plain((stage.__doc__ or "").strip().splitlines()[0])]
+            summary = " ".join((stage.__doc__ or "").strip().partition("\n\n")[0].split())
+            parts += [f"### {plain(stage.name)}", doc(summary), code(f"{stage.__module__}.{stage.__name__}")]
             reads = [_asset(given) for given in stage.inputs]
             rows = [("reads", reads), ("makes", stage.outputs), ("uses", stage.uses)]
             parts.append("\n".join(f"- {word}: {', '.join(map(code, names)) or 'nothing'}" for word, names in rows))
@@ -125,7 +127,7 @@ def api_pages() -> Iterator[tuple[str, str]]:
         yield f"reference/api/{name}.md", f"# {name.replace('_', chr(92) + '_')}\n\n::: {name}\n"
         text = (REPO / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")
         summary = re.match(r'"""(.*?)(?:"""|\n\n)', text, re.DOTALL)
-        rows.append([f"[{code(name)}]({name}.md)", plain(" ".join(summary[1].split()) if summary else "")])
+        rows.append([f"[{code(name)}]({name}.md)", doc(" ".join(summary[1].split()) if summary else "")])
     head = (
         "# API\n\nMade from the docstrings. `cmbml.sky` is physics as pure functions of arrays and can be used alone; "
         "who may know whom stands in [Contributing](../../contributing.md).\n\n"

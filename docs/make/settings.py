@@ -10,7 +10,7 @@ import yaml
 from cmbml.config.options import MAINS, name_of
 from docs.make import keys
 from docs.make.keys import CFG
-from docs.make.markdown import code, in_short, plain, prose, table
+from docs.make.markdown import code, in_short, plain, prose, table, wide
 
 ROOTS = ("sims", "delens", "clean", "compare")
 OWN_KEYS = ("analysis", "method", "network", "sims")  # groups of which each option has keys of its own
@@ -23,7 +23,7 @@ def keys_page() -> str:
         "# Configuration keys",
         "Every key is a word on the command line: `key=value`, and `group.key=value` for the keys of a group. This "
         "page is made from the comments in `cfg/` and from the schema in `cmbml/config/schema.py` when the site is "
-        "built. *Bounds* hold for every number in a list or mapping, too. A default like <code>${nside}</code> "
+        "built. Bounds hold for every number in a list or mapping, too. A default like <code>${nside}</code> "
         "follows other keys; `--cfg job --resolve` prints what becomes of it. A wrong key, type or value ends with one "
         "sentence.",
         "## The root",
@@ -79,10 +79,11 @@ def entry_table(entries: Iterable[keys.Entry]) -> str:
     known = keys.catalogue()
     rows = []
     for entry in entries:
-        kind = plain(entry.kind) + (f", {entry.unit}" if entry.unit else "")
+        kind = ", ".join(filter(None, [entry.kind, entry.bounds, entry.unit]))
         meaning = entry.meaning or known[entry.name].meaning
-        rows.append([code(entry.name), kind, code(entry.default), plain(entry.bounds), plain(meaning)])
-    return table(["key", "type, unit", "default", "bounds", "meaning"], rows)
+        cells = [code(entry.name, whole=True), wide(code(entry.default), 8), plain(kind), wide(plain(meaning), 12)]
+        rows.append(cells)
+    return table(["key", "default", "type, bounds, unit", "meaning"], rows)
 
 
 def option_table(group: str, files: Sequence[Path]) -> str:
@@ -90,7 +91,8 @@ def option_table(group: str, files: Sequence[Path]) -> str:
     rows = []
     for path in files:
         sets = "" if group in OWN_KEYS else "<br>".join(map(code, settings(group, path)))
-        rows.append([code(f"{group}={name_of(path)}"), keys.belongs_to(path), in_short(keys.comments_of(path)), sets])
+        what = wide(in_short(keys.comments_of(path)), 12)
+        rows.append([code(f"{group}={name_of(path)}", whole=True), keys.belongs_to(path), what, wide(sets, 9)])
     head = ["option", "of the jobs", "what it is", "sets"]
     if group in OWN_KEYS:
         return table(head[:3], [row[:3] for row in rows])
