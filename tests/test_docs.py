@@ -185,3 +185,30 @@ def test_make_docs_installs_the_extra():
     project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
     assert "mkdocs" in str(project["optional-dependencies"]["docs"])
     assert '-e ".[docs]"' in (REPO / "Makefile").read_text()
+
+
+def test_the_paper_cites_what_its_bibliography_has():
+    text = (REPO / "paper" / "paper.md").read_text()
+    entries = re.findall(r"^@\w+\{(\w+),", (REPO / "paper" / "paper.bib").read_text(), re.MULTILINE)
+    assert len(entries) == len(set(entries))
+    assert set(re.findall(r"@(\w+)", text)) == set(entries)
+    assert {"Summary", "Statement of need", "State of the field"} <= set(re.findall(r"^# (.*)$", text, re.MULTILINE))
+
+
+def test_workflows_run_what_make_has():
+    """Commands of the workflows are targets, and the versions of Python begin with the oldest that is supported."""
+    made = (REPO / "Makefile").read_text()
+    project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+    workflows = [yaml.safe_load(path.read_text()) for path in (REPO / ".github" / "workflows").glob("*.yml")]
+    steps = [step for workflow in workflows for job in workflow["jobs"].values() for step in job["steps"]]
+    targets = {match[1] for step in steps if (match := re.match(r"make (\w+)", step.get("run", "")))}
+    assert targets == {"lint", "test", "docs"}
+    assert all(re.search(rf"^{target}:", made, re.MULTILINE) for target in targets)
+    (versions,) = [
+        job["strategy"]["matrix"]["python"] for w in workflows for job in w["jobs"].values() if "strategy" in job
+    ]
+    assert versions == ["3.11", "3.12", "3.13", "3.14"]
+    assert project["requires-python"] == f">={versions[0]}"
+    for path in (REPO / ".github" / "ISSUE_TEMPLATE").glob("*.yml"):
+        form = yaml.safe_load(path.read_text())
+        assert path.stem == "config" or {"name", "description", "body"} <= form.keys()

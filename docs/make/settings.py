@@ -113,7 +113,7 @@ def experiments_page() -> str:
     parts = [
         "# Experiments",
         "`experiment=<name>` is a whole setting: options of groups and values of keys, of which the command line still "
-        "overrides every one.",
+        "overrides every one. In brackets stand the jobs that have it.",
     ]
     for path in keys.options("experiment"):
         if path.stem == "none":
@@ -127,7 +127,7 @@ def experiments_page() -> str:
         ]
         words += [f"experiment={entry}" for entry in chosen if isinstance(entry, str) and entry != "_self_"]
         words += [f"{key.name}={key.value}" for key in flat(path)]
-        parts += [f"## {name_of(path)}", f"Of the jobs: {keys.belongs_to(path)}.", prose(keys.comments_of(path))]
+        parts += [f"## {name_of(path)} ({keys.belongs_to(path)})", prose(keys.comments_of(path))]
         parts.append("\n".join(["```text", *words, "```"]))
     return "\n\n".join(parts) + "\n"
 
@@ -139,4 +139,4 @@ def flat(path: Path) -> Iterator[keys.Key]:
         if not isinstance(value, dict):
             yield key
         for name, one in (value or {}).items():
-            yield keys.Key(f"{key.name}.{name}", json.dumps(one), "", path)
+            yield keys.Key(f"{key.name}.{name}", one if isinstance(one, str) else json.dumps(one), "", path)
