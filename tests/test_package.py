@@ -2,15 +2,19 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from cmbml.commands import HELPERS, JOBS
+from cmbml.config.options import MAINS
 from cmbml.config.places import folder
 from tests.conftest import REPO
 
@@ -110,6 +114,16 @@ def test_commands_of_the_installed_package(installed):
     assert installed("--help").stdout.startswith("usage: cmbml COMMAND")
     done = installed("fecth")
     assert (done.returncode, done.stderr) == (2, "Error: cmbml has no command 'fecth'; did you mean fetch?\n")
+
+
+def test_what_the_page_says():
+    """Its commands are those of the program, and the lines for a plug-in those of the one that is shown."""
+    text = (REPO / "docs" / "package.md").read_text()
+    assert set(re.findall(r"`cmbml ([a-z]+)", text)) == {*JOBS, *HELPERS}
+    assert set(JOBS) == set(MAINS)
+    (shown,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    said = tomllib.loads((REPO / "demonstrations/plugin/pyproject.toml").read_text())["project"]["entry-points"]
+    assert tomllib.loads(shown)["project"]["entry-points"] == said
 
 
 def test_places(tmp_path):

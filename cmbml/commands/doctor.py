@@ -108,9 +108,10 @@ def _machine() -> Iterator[Finding]:
     yield Finding("system", f"{platform.system()} {platform.release()}, {platform.machine()}")
     threads = os.environ.get("OMP_NUM_THREADS", "not set: a library takes all cores")
     yield Finding("cores", f"{cpu_count()} for this process; OMP_NUM_THREADS {threads}")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    enough = f"by a rule of thumb enough for nside {_largest_nside(memory)} with run.workers=2"
-    yield Finding("memory", f"{log.size(memory)}, {enough}")
+    if {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= os.sysconf_names.keys():
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        enough = f"by a rule of thumb enough for nside {_largest_nside(memory)} with run.workers=2"
+        yield Finding("memory", f"{log.size(memory)}, {enough}")
     yield from _devices()
 
 
