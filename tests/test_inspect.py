@@ -96,7 +96,7 @@ class Bomb:
 def test_nothing_is_run_by_being_looked_at(told, tmp_path):
     np.savez(tmp_path / "objects.npz", x=np.array([Bomb()], dtype=object))
     torch.save({"settings": Bomb()}, tmp_path / "foreign.pt")
-    (tmp_path / "raw.pt").write_bytes(pickle.dumps(Bomb()))
+    (tmp_path / "raw.pt").write_bytes(pickle.dumps(Bomb(), protocol=2))
     code, text = told("objects.npz", "foreign.pt", "raw.pt", "gone.npz", "notes.txt")
     assert code == 1
     assert text.count("cannot be told") == 5
