@@ -25,7 +25,7 @@ lint: $(INSTALLED)
 	$(BIN)/python -m mypy
 
 docs: $(VENV)/.docs
-	$(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 install: $(INSTALLED)
 

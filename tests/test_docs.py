@@ -92,7 +92,8 @@ def test_the_page_of_keys_has_them_all(catalogue):
 def commands() -> list[tuple[str, str]]:
     """Commands of the blocks of code and of the tables, with the pages that they stand on."""
     found = []
-    for place, text in WRITTEN.items():
+    for place, broken in WRITTEN.items():
+        text = re.sub(r" \\\n +", " ", broken)
         lines = [line for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
         ours = [cell for row in re.findall(r"^\|.*\|$", text, re.MULTILINE) for cell in row.split(" | ")[1:]]
         lines += [line for cell in ours for line in re.findall(r"`([^`]+)`", cell)]

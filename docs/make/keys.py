@@ -212,15 +212,14 @@ def kind_of(key: Key) -> tuple[str, str]:
     """Type and bounds of a key in words: as the schema has them, else as its value and those of other options tell."""
     field = next(filter(None, (_field(root, key.name.split(".")) for root in ROOTS)), None)
     limits = field.metadata.get("limits") if field else _exact(key.name)
+    bounds = f"{_short(limits.low)} to {_short(limits.high)}" if isinstance(limits, Limits) else ""
     if key.name in KINDS:
-        kind = KINDS[key.name]
-    elif field:
-        kind = _kind(field.type)
-    elif limits:
-        kind = " or ".join(["whole number" if limits.whole else "number"] + ["null"] * limits.optional)
-    else:
-        kind = _told(key)
-    return kind, f"{_short(limits.low)} to {_short(limits.high)}" if limits else ""
+        return KINDS[key.name], bounds
+    if field:
+        return _kind(field.type), bounds
+    if isinstance(limits, Limits):
+        return " or ".join(["whole number" if limits.whole else "number"] + ["null"] * limits.optional), bounds
+    return _told(key), bounds
 
 
 def _short(number: float) -> str:
@@ -239,8 +238,8 @@ def _field(kind: Any, names: list[str]) -> dataclasses.Field | None:
     return None
 
 
-def _exact(name: str) -> Limits | None:
-    """Bounds of a key of a group that has keys of any type."""
+def _exact(name: str) -> Any:
+    """What the schema says of a key of a group that has keys of any type: bounds, another demand, or nothing."""
     group, _, rest = name.partition(".")
     if group in OPEN:
         return OPEN[group].get(rest)

@@ -61,4 +61,4 @@ def in_short(comment: str) -> str:
         if line.startswith("  ") or not line.strip():
             break
         words.append(line.strip())
-    return plain(re.sub(r"\s{2,}", ": ", " ".join(words)))
+    return plain(re.sub(r":?\s{2,}", ": ", " ".join(words)))

@@ -127,7 +127,7 @@ def api_pages() -> Iterator[tuple[str, str]]:
         yield f"reference/api/{name}.md", f"# {name.replace('_', chr(92) + '_')}\n\n::: {name}\n"
         text = (REPO / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")
         summary = re.match(r'"""(.*?)(?:"""|\n\n)', text, re.DOTALL)
-        rows.append([f"[{code(name)}]({name}.md)", doc(" ".join(summary[1].split()) if summary else "")])
+        rows.append([f"[{code(name, whole=True)}]({name}.md)", doc(" ".join(summary[1].split()) if summary else "")])
     head = (
         "# API\n\nMade from the docstrings. `cmbml.sky` is physics as pure functions of arrays and can be used alone; "
         "who may know whom stands in [Contributing](../../contributing.md).\n\n"

@@ -15,7 +15,7 @@ def places() -> dict[str, list[Any]]:
     """Pages that are found, by the title under which the navigation leaves a place for them."""
     return {
         "API": [{"The rooms": "reference/api/index.md"}, *program.modules_by_room()],
-        "Decisions": [f"adr/{path.name}" for path in decisions()],
+        "Decisions": [*(f"adr/{path.name}" for path in decisions()), {"Template": "adr/template.md"}],
         "Demonstrations": ["demonstrations/index.md", *(f"demonstrations/{path.stem}.md" for path in notebooks())],
     }
 
@@ -58,8 +58,8 @@ def pictures() -> Iterator[tuple[str, Path]]:
 
 
 def decisions() -> list[Path]:
-    """Pages of `docs/adr`, the template last."""
-    return sorted((REPO / "docs" / "adr").glob("*.md"), key=lambda path: (path.stem == "template", path.stem))
+    """Pages of `docs/adr`, the template left out."""
+    return sorted((REPO / "docs" / "adr").glob("[0-9]*.md"))
 
 
 def with_sections(markdown: str) -> str:
