@@ -5,7 +5,7 @@ python demonstrations/figures/draw.py variance experiment=tiny noise=scan datase
 python demonstrations/figures/draw.py beams instrument=litebird
 python demonstrations/figures/draw.py components experiment=tiny
 python demonstrations/figures/draw.py cleaned experiment=cleaning_demo --methods hilc,cnilc
-python demonstrations/figures/draw.py theory experiment=cleaning_demo --methods hilc --draws 50 cosmology=planck2018
+python demonstrations/figures/draw.py theory experiment=cleaning_demo --methods hilc --draws 50 --cosmology planck2018
 python demonstrations/figures/draw.py patches experiment=cleaning_demo method=patch_unet
 python demonstrations/figures/draw.py patches --job delens experiment=tiny
 
@@ -32,7 +32,7 @@ from cmbml.analysis.figures import COLOURS, MARKERS, dl_label, draw_line, multip
 from cmbml.analysis.projections import STYLE, draw_images, gnomonic_pixels, mollweide_pixels, new_figure
 from cmbml.analysis.spectra import scatter, stack
 from cmbml.core import handlers
-from cmbml.core.asset import Files
+from cmbml.core.asset import File, Files
 from cmbml.core.errors import UserError
 from cmbml.script import configure, pipeline
 from cmbml.sky import cosmology
@@ -50,15 +50,28 @@ class Finished:
     def __init__(self, job: str, words: Sequence[str], sim: int) -> None:
         self.cfg = configure(job, *words)
         self.pipeline = pipeline(job, *words)
+        self.plan = self.pipeline.plan()
         self.sky = {"split": "test", "sim": sim}
+
+    def file(self, asset: str, item: Mapping[str, Any]) -> File:
+        """File of an asset of an item; refused when it is not what the words would make."""
+        file = self.pipeline.assets.file(asset, item)
+        maker = self.pipeline.producer.get(asset)
+        for work in self.plan[maker.name] if maker else ():
+            if dict(work.item) == dict(item) and work.why:
+                raise UserError(
+                    f"{file.path} is not what these words make ({work.why}); give those of the command that has made"
+                    " the dataset, or run that command."
+                )
+        return file
 
     def read(self, asset: str, **item: Any) -> Any:
         """Value of an asset of an item."""
-        return self.pipeline.assets.file(asset, item).read()
+        return self.file(asset, item).read()
 
     def files(self, asset: str, items: Sequence[Mapping[str, Any]]) -> Files:
         """Values of an asset of several items, read one after another."""
-        return Files(tuple(self.pipeline.assets.file(asset, item) for item in items), tuple(items))
+        return Files(tuple(self.file(asset, item) for item in items), tuple(items))
 
     @property
     def bands(self) -> list[str]:
@@ -183,7 +196,8 @@ def theory(data: Finished, args: argparse.Namespace) -> Figure:
     lmax = data.cfg.analysis.lmax
     drawn = [{"split": split, "sim": sim} for split, n in data.cfg.splits.items() for sim in range(n)]
     curves = [cls["lensed_tt"][: lmax + 1] for cls in data.files("cls", drawn)]
-    stage = data.pipeline.producer["cls"]
+    drawn_from = (f"cosmology={args.cosmology}",) if args.cosmology else ()
+    stage = pipeline(args.job, *args.words, *drawn_from).producer["cls"]
     for sim in range(args.draws):
         parameters = stage.parameters({"split": "drawn", "sim": sim})
         curves.append(cosmology.spectra(parameters, lmax)["lensed_tt"])
@@ -197,7 +211,7 @@ def theory(data: Finished, args: argparse.Namespace) -> Figure:
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     for sigma, percentiles in reversed(SIGMAS.items()):
         low, high = np.percentile(dl, percentiles, axis=0)
-        look = {"color": "0.3", "alpha": 0.25, "lw": 0, "label": rf"theory, {sigma} $\sigma$"}
+        look = {"color": {1: "0.55", 2: "0.8"}[sigma], "lw": 0, "label": rf"theory, {sigma} $\sigma$"}
         top.fill_between(ell, low, high, **look)
         bottom.fill_between(ell, low / cl_to_dl(middle)[2:], high / cl_to_dl(middle)[2:], **look)
     top.plot(ell, cl_to_dl(middle)[2:], color="0.3", lw=0.8, label="theory, median")
@@ -214,24 +228,22 @@ def theory(data: Finished, args: argparse.Namespace) -> Figure:
 
 
 def _one_field(spectra: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Spectra of T of a file: where the mask leaves the sky, or of all of it."""
+    """Spectra D_l of T of a file: where the mask leaves the sky, or of all of it."""
     area = "T_mask" if any(key.startswith("T_mask/") for key in spectra) else "T_full"
-    return {key.partition("/")[2]: cl for key, cl in spectra.items() if key.startswith(f"{area}/")}
+    return {key.partition("/")[2]: cl_to_dl(cl) for key, cl in spectra.items() if key.startswith(f"{area}/")}
 
 
 def _over_theory(
     top: Axes, bottom: Axes, spectra: Mapping[str, np.ndarray], middle: np.ndarray, edges: np.ndarray, name: str, i: int
 ) -> None:
     """Draw a method, and with the first the truth; below over the median theory in the same bins."""
-    ell = spectra["ell"]
-    to_dl = ell * (ell + 1) / (2 * np.pi)
-    expected = bin_spectrum(middle, edges)
+    expected = bin_spectrum(cl_to_dl(middle), edges)
     shown = {"truth": {"color": "black", "marker": "_", "ls": ""}} if i == 0 else {}
     shown |= {"prediction": {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "ls": ""}}
     for kind, look in shown.items():
         label = "truth" if kind == "truth" else name
-        draw_line(top, ell, *scatter(to_dl * spectra[kind]), label, **look)
-        draw_line(bottom, ell, *scatter(spectra[kind] / expected), label, **look)
+        draw_line(top, spectra["ell"], *scatter(spectra[kind]), label, **look)
+        draw_line(bottom, spectra["ell"], *scatter(spectra[kind] / expected), label, **look)
 
 
 def patches(data: Finished, args: argparse.Namespace) -> Figure:
@@ -298,6 +310,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--sim", type=int, default=0, help="the test sky that is drawn")
     parser.add_argument("--zoom", help="longitude,latitude,side of a patch, degrees")
     parser.add_argument("--draws", type=int, default=0, help="cosmologies beside those of the dataset's own skies")
+    parser.add_argument("--cosmology", help="option that those are drawn from; by default that of the dataset")
     parser.add_argument("--patch", type=int, default=0, help="number of the patch")
     parser.add_argument("--out", type=Path, default=Path("figures"))
     args = parser.parse_intermixed_args(arguments)
