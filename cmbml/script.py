@@ -1,17 +1,14 @@
 """The same from a script or a notebook: words as on the command line, to a configuration or a pipeline."""
 
-from pathlib import Path
-
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from cmbml.config import resolvers
 from cmbml.config.options import check_options
+from cmbml.config.places import CFG
 from cmbml.core.pipeline import Pipeline
 from cmbml.start import build
-
-CFG = Path(__file__).parents[1] / "cfg"
 
 
 def configure(job: str, *words: str) -> DictConfig:
