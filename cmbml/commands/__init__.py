@@ -23,6 +23,8 @@ HELPERS = {
     "fetch": "bring public maps, chains and templates",
     "inspect": "tell what a FITS, npz or model file is, and what would be refused in it",
     "doctor": "tell what is installed and found here, and what is missing costs",
+    "pack": "make archives, a manifest with hashes and a card of a dataset or a model",
+    "unpack": "put a packed dataset or model under a root, each byte looked at",
     "data": "list what is stale, unused or unfinished under a root, and remove it",
 }
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from cmbml.commands.packed import AROUND
 from cmbml.core import handlers, log
 from cmbml.core.errors import UserError
 from cmbml.core.provenance import FORM, Sidecar, telling
@@ -25,7 +26,6 @@ KINDS = {
     "unfinished": "left behind by runs that were killed, or by interrupted trainings and downloads",
 }
 SHOWN = 5  # of a kind, without --all
-AROUND = ("Logs", "Assets")  # of a root: no datasets
 LEFT_BY_RUNS = {
     ".tmp-*": "half written by a process that is gone",
     ".*.lock": "a lock that nobody holds",
