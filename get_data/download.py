@@ -5,16 +5,20 @@ import logging
 import lzma
 import os
 import shutil
+import sys
 import tarfile
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pooch
 import requests
 from catalogue import Entry
+
+from cmbml.core.errors import UserError
 
 log = logging.getLogger("get_data")
 
@@ -269,3 +273,56 @@ def reason(error: Exception) -> str:
         return "the connection was cut"
     cause = getattr(error.args[0], "reason", error) if error.args else error  # urllib3 wraps what happened
     return f"{cause or type(error).__name__}"[:200]
+
+
+def place_of(mirror: str | None) -> str | None:
+    """A mirror as it is read: an address, or a folder.
+
+    Raises
+    ------
+    UserError
+        When it is neither.
+    """
+    if not mirror or mirror.startswith(("http://", "https://")):
+        return mirror
+    folder = Path(mirror).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"--mirror {mirror} is neither a folder nor an address that starts with http.")
+    return str(folder)
+
+
+def bring(
+    entries: Iterable[Entry], assets: Path, *, mirror: str | None = None, tries: int = 5, backoff_s: float = 2.0
+) -> tuple[list[str], dict[str, str]]:
+    """Bring every entry that is not there, whatever happens to the others.
+
+    Returns
+    -------
+    fetched : list of str
+        Names of the entries that were brought.
+    failed : dict
+        Reason of the failure by name.
+    """
+    fetched, failed, silent = [], {}, set()
+    for entry in entries:
+        if entry.present(assets):
+            continue
+        source = entry.source(mirror)
+        server = urlsplit(source).netloc
+        log.info("%s  <-  %s", entry.to, source)
+        left = 1 if server in silent else tries
+        try:
+            fetch(entry, source, assets, tries=left, backoff_s=backoff_s, progress=sys.stderr.isatty())
+            if entry.unpack:
+                unpack(assets / entry.to, entry.folder(assets))
+        except Exception as error:  # whatever is wrong with this one, the others are brought
+            failed[entry.name] = reason(error)
+            log.error("  failed: %s", failed[entry.name])
+            if isinstance(error, requests.ConnectionError | requests.Timeout):
+                silent.add(server)  # the next files of this server get one try
+            continue
+        fetched.append(entry.name)
+        if entry.sha256 is None:
+            found = pooch.file_hash(str(assets / entry.to))
+            log.warning("  warning: no checksum is known for it; what came has the sha256 %s", found)
+    return fetched, failed

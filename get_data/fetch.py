@@ -1,7 +1,8 @@
 """Bring the public maps, chains and PySM3 templates that simulations can use: `python get_data/fetch.py assets`.
 
-`manifest.yaml` beside this file says what there is, where it is and where it goes. What is there already is left alone,
-what was interrupted goes on where it stopped, and the exit code is 1 when something is still missing in the end.
+`manifest.yaml` beside this file says what there is, where it is and where it goes; `published.yaml` the same of
+datasets and models, which `fetch.py dataset NAME` and `fetch.py models NAME` bring. What is there already is left
+alone, what was interrupted goes on where it stopped, and the exit code is 1 when something is still missing in the end.
 """
 
 import argparse
@@ -10,14 +11,13 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pooch
-import requests
+import published
 from catalogue import Entry, read_manifest, select
-from download import fetch, reason, unpack
+from download import bring, place_of
 
 from cmbml.core.errors import UserError
 
@@ -25,43 +25,6 @@ log = logging.getLogger("get_data")
 
 MANIFEST = Path(__file__).with_name("manifest.yaml")
 PRESETS = "d9,s4,f1,a1,cib1,ksz1,tsz1,rg1"
-
-
-def bring(
-    entries: Iterable[Entry], assets: Path, *, mirror: str | None = None, tries: int = 5, backoff_s: float = 2.0
-) -> tuple[list[str], dict[str, str]]:
-    """Bring every entry that is not there, whatever happens to the others.
-
-    Returns
-    -------
-    fetched : list of str
-        Names of the entries that were brought.
-    failed : dict
-        Reason of the failure by name.
-    """
-    fetched, failed, silent = [], {}, set()
-    for entry in entries:
-        if entry.present(assets):
-            continue
-        source = entry.source(mirror)
-        server = urlsplit(source).netloc
-        log.info("%s  <-  %s", entry.to, source)
-        left = 1 if server in silent else tries
-        try:
-            fetch(entry, source, assets, tries=left, backoff_s=backoff_s, progress=sys.stderr.isatty())
-            if entry.unpack:
-                unpack(assets / entry.to, entry.folder(assets))
-        except Exception as error:  # whatever is wrong with this one, the others are brought
-            failed[entry.name] = reason(error)
-            log.error("  failed: %s", failed[entry.name])
-            if isinstance(error, requests.ConnectionError | requests.Timeout):
-                silent.add(server)  # the next files of this server get one try
-            continue
-        fetched.append(entry.name)
-        if entry.sha256 is None:
-            found = pooch.file_hash(str(assets / entry.to))
-            log.warning("  warning: no checksum is known for it; what came has the sha256 %s", found)
-    return fetched, failed
 
 
 def readable(n_bytes: int) -> str:
@@ -105,21 +68,37 @@ def band(text: str) -> tuple[float, float]:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    assets = parser.add_subparsers(required=True).add_parser("assets", help="maps, chains, band tables, templates")
+    kinds = parser.add_subparsers(required=True, metavar="{assets,dataset,models}")
+    assets = kinds.add_parser("assets", help="maps, chains, band tables, templates")
     add = assets.add_argument
     add("--only", nargs="+", default=[], metavar="NAME", help="assets, presets, paths of templates, patterns of them")
     add("--presets", default=PRESETS, help="PySM3 presets whose templates to bring, or none (default %(default)s)")
     add("--nside", type=int, default=2048, help="nside at which the sky will be computed (default %(default)s)")
     bands = "bands (143, 120-160 or all) that cib1, rg1, rg3 bring maps for (default Planck's centres; all with --only)"
     add("--freqs-ghz", nargs="+", type=band, metavar="GHZ", help=bands)
+    add("--manifest", type=Path, default=MANIFEST, help="another list of files")
+    assets.set_defaults(run=run)
+    for kind, about in published.KINDS.items():
+        packed = kinds.add_parser(kind, help=about)
+        add = packed.add_argument
+        add("names", nargs="*", metavar="NAME", help="which; none lists them")
+        add("--only", nargs="+", default=["*"], metavar="PATTERN", help="archives to bring, as test_* (default all)")
+        add("--catalogue", type=Path, default=published.CATALOGUE, help="another list of what there is")
+        packed.set_defaults(run=published.run, kind=kind)
+    for command in kinds.choices.values():
+        common(command)
+    return parser.parse_args(argv)
+
+
+def common(command: argparse.ArgumentParser) -> None:
+    """Options of all kinds."""
+    add = command.add_argument
     add("--dry-run", action="store_true", help="only print what there is, with sizes and destinations")
-    add("--mirror", help="base address, or folder, laid out like <root>/Assets to read from instead")
+    add("--mirror", help="base address, or folder, laid out like the destinations, to read from instead")
     add("--root", default=os.environ.get("CMBML_ROOT", "data"), help="default $CMBML_ROOT, or data")
     add("--tries", type=int, default=5, help="how often to ask for a file (default %(default)s)")
     wait = "seconds before the second try, doubled for each further one (default %(default)s)"
     add("--backoff", type=float, default=2.0, metavar="SECONDS", help=wait)
-    add("--manifest", type=Path, default=MANIFEST, help="another list of files")
-    return parser.parse_args(argv)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -127,11 +106,7 @@ def run(options: argparse.Namespace) -> int:
     presets = [] if options.presets in ("", "none") else [name.strip() for name in options.presets.split(",")]
     manifest = read_manifest(options.manifest)
     entries = select(manifest, only=options.only, presets=presets, nside=options.nside, bands=options.freqs_ghz)
-    mirror = options.mirror
-    if mirror and not mirror.startswith(("http://", "https://")):
-        mirror = str(Path(mirror).expanduser())
-        if not Path(mirror).is_dir():
-            raise UserError(f"--mirror {options.mirror} is neither a folder nor an address that starts with http.")
+    mirror = place_of(options.mirror)
     assets = Path(options.root).expanduser() / "Assets"
     if options.dry_run:
         log.info("%s", table(entries, assets))
@@ -155,7 +130,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     log.setLevel(logging.INFO)
     pooch.get_logger().setLevel(logging.WARNING)
     try:
-        return run(parse(argv))
+        options = parse(argv)
+        return int(options.run(options))
     except UserError as error:
         log.error("%s", error)
         return 1

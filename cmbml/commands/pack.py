@@ -9,7 +9,7 @@ import os
 import sys
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 
@@ -67,7 +67,8 @@ def main(argv: Sequence[str]) -> int:
     told = {"licence": options.licence, "command": options.command, "limits": options.limits}
     packed = pack(choice, base, folder, told)
     sys.stdout.write(f"{len(packed.archives)} archives, {log.size(packed.size)}, {MANIFEST} and {CARD} in {folder}\n")
-    sys.stdout.write(f"sha256 of {MANIFEST}: {sha256(folder / MANIFEST)}\n")
+    manifest = folder / MANIFEST
+    sys.stdout.write(f"{MANIFEST}: sha256 {sha256(manifest)}, size {manifest.stat().st_size}\n")
     return 0
 
 
@@ -155,7 +156,9 @@ def pack(choice: Choice, root: Path, folder: Path, told: Mapping[str, str]) -> P
     (folder / MANIFEST).unlink(missing_ok=True)
     archives = tuple(_archive(folder / name, groups[name], root) for name in sorted(groups))
     packed = Packed(choice.kind, choice.dataset, fingerprint(choice), archives)
-    handlers.write(folder / CARD, card(choice.name, packed, choice.items, told))
+    beside = folder / CARD
+    handlers.write(beside, card(choice.name, packed, choice.items, told))
+    packed = replace(packed, card=Member(CARD, beside.stat().st_size, sha256(beside)))
     with handlers.atomic(folder / MANIFEST) as temporary:
         temporary.write_text(packed.text(), encoding="utf-8")
     return packed

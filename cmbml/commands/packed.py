@@ -44,13 +44,14 @@ class Archive:
 
 @dataclass(frozen=True)
 class Packed:
-    """A manifest: of which kind, the name of the dataset, the fingerprint, and the archives."""
+    """A manifest: of which kind, the name of the dataset, the fingerprint, the archives, and the card beside them."""
 
     kind: str
     dataset: str
     fingerprint: str
     archives: tuple[Archive, ...]
     form: int = FORM
+    card: Member | None = None
 
     @property
     def size(self) -> int:
@@ -99,7 +100,8 @@ def _checked(held: Any, path: Path) -> Packed:
         raise UserError(f"{path} was written by a newer cmbml (form {held['form']}); update cmbml.")
     try:
         archives = tuple(_archive(archive) for archive in held["archives"])
-        packed = Packed(held["kind"], held["dataset"], held["fingerprint"], archives, held["form"])
+        card = _member(held["card"]) if held.get("card") else None
+        packed = Packed(held["kind"], held["dataset"], held["fingerprint"], archives, held["form"], card)
     except (KeyError, TypeError, AttributeError):
         raise UserError(f"{path} lacks a part of a manifest, it is damaged; bring it anew.") from None
     if packed.form != FORM or packed.kind not in KINDS or not _is_hash(packed.fingerprint, 32):
@@ -112,21 +114,24 @@ def _checked(held: Any, path: Path) -> Packed:
 
 def _check_names(packed: Packed, path: Path) -> None:
     """Refuse names that lead out of the dataset, or that two files have."""
+    if packed.card and packed.card.name != CARD:
+        raise UserError(f"{path} names a card {packed.card.name!r}, which is not {CARD}.")
+    known: list[Archive | Member] = [packed.card] if packed.card else []
     seen: set[str] = set()
     for archive in packed.archives:
         names = [archive.name, *(member.name for member in archive.members)]
         if not is_name(archive.name) or not archive.name.endswith(".tar.gz"):
             raise UserError(f"{path} names {archive.name!r}, which is no archive of its folder.")
-        known: list[Archive | Member] = [archive, *archive.members]
-        for one in known:
-            if type(one.size) is not int or one.size < 0 or not _is_hash(one.sha256, 64):
-                raise UserError(f"{path} has no size or no sha256 of {one.name!r}; bring it anew.")
         for name in names[1:]:
             if not _is_below(name, packed.dataset):
                 raise UserError(f"{path} names {name!r}, which leads out of the dataset {packed.dataset}.")
         if seen & set(names) or len(set(names)) < len(names):
             raise UserError(f"{path} names a file twice; bring it anew.")
         seen |= set(names)
+        known += [archive, *archive.members]
+    for one in known:
+        if type(one.size) is not int or one.size < 0 or not _is_hash(one.sha256, 64):
+            raise UserError(f"{path} has no size or no sha256 of {one.name!r}; bring it anew.")
     if folder := next(
         (name for name in seen if any(str(above) in seen for above in PurePosixPath(name).parents)), None
     ):
@@ -134,8 +139,12 @@ def _check_names(packed: Packed, path: Path) -> None:
 
 
 def _archive(held: Mapping[str, Any]) -> Archive:
-    members = tuple(Member(member["name"], member["size"], member["sha256"]) for member in held["members"])
+    members = tuple(_member(member) for member in held["members"])
     return Archive(held["name"], held["size"], held["sha256"], members)
+
+
+def _member(held: Mapping[str, Any]) -> Member:
+    return Member(held["name"], held["size"], held["sha256"])
 
 
 def is_name(name: object) -> bool:

@@ -112,6 +112,11 @@ def unpack(folder: Path, packed: Packed, root: Path, *, replace: bool = False) -
     return refused
 
 
+def is_unpacked(archive: Archive, root: Path) -> bool:
+    """Whether all that is in an archive is there already."""
+    return all(same(root / member.name, member) for member in archive.members)
+
+
 def _unpack_one(path: Path, archive: Archive, root: Path, *, replace: bool) -> int:
     """Write the members that are not there; how many."""
     wanted = {}
