@@ -73,6 +73,22 @@ def test_what_was_made_of_something_else_is_stale_with_all_that_was_made_of_it(t
     assert "0 things" in told()[1]
 
 
+class Later(Mean):
+    """Gathers what another pipeline has made, as a comparison does: known by size and time."""
+
+    def found(self, asset):
+        return [{"split": "train", "sim": sim} for sim in range(3)]
+
+
+def test_what_another_pipeline_has_read_is_stale_once_it_is_another(told, tmp_path):
+    pipeline(tmp_path).run(only=["noise", "twice"])
+    Pipeline([Later(toy_config())], Assets(SPREAD, {"root": str(tmp_path)})).run()
+    assert "0 things" in told()[1]
+    pipeline(tmp_path, factor=3.0).run(only=["twice"])
+    reason = "set/twice/Train/sim0000/twice.npz was exchanged since"
+    assert listed(told()[1], "stale") == {"set/mean/mean.csv": reason}
+
+
 def test_what_is_damaged_is_stale_and_what_was_made_of_it_is_not(told, tmp_path):
     pipeline(tmp_path).run()
     (tmp_path / "set/twice/Train/sim0001/twice.npz").write_bytes(b"short")

@@ -195,13 +195,12 @@ def _read_something_else(item: Made, makers: Mapping[str, Made], root: Path) -> 
     for label, files in item.record.inputs.items():
         given = "." in label  # a setting names the file of a user, an asset that of a stage
         for name, fingerprint in files.items():
-            if name in makers:
-                if makers[name].record.fingerprint != fingerprint:
-                    return f"{name} was made anew since"
-            elif given or ":" in fingerprint:  # of a file that no stage makes: its contents, or size and time
+            if given or ":" in fingerprint:  # of what no stage of that run has made: its contents, or size and time
                 now = telling(root / name) if given else state(root / name)
                 if now and now != fingerprint:
                     return f"{name} was exchanged since"
+            elif name in makers and makers[name].record.fingerprint != fingerprint:
+                return f"{name} was made anew since"
     return ""
 
 
