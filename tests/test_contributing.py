@@ -7,6 +7,7 @@ import shlex
 import pytest
 import yaml
 
+from cmbml.commands import HELPERS, JOBS
 from tests.conftest import REPO
 
 TEXT = (REPO / "CONTRIBUTING.md").read_text()
@@ -51,6 +52,8 @@ def test_commands_can_be_typed(words):
         for group, option in (word.split("=", 1) for word in words[2:]):
             if (REPO / "cfg" / group).is_dir() and option not in ADDED:
                 assert (REPO / "cfg" / group / f"{option}.yaml").is_file()
+    elif words[0] == "cmbml":
+        assert words[1] in JOBS | HELPERS
     else:
         assert words[0] == "source"
 

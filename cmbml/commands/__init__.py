@@ -25,6 +25,7 @@ HELPERS = {
     "doctor": "tell what is installed and found here, and what is missing costs",
     "pack": "make archives, a manifest with hashes and a card of a dataset or a model",
     "unpack": "put a packed dataset or model under a root, each byte looked at",
+    "results": "render the published results into a page, or publish one more",
     "data": "list what is stale, unused or unfinished under a root, and remove it",
 }
 
