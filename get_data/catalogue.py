@@ -19,6 +19,7 @@ RULES = {  # what the fields of an entry must look like, and how to say it
     "size": (r"None|[1-9]\d*", "null or a number of bytes"),
     "about": (r"None|[1-9]\d*", "null or a number of bytes"),
     "unpack": (r"True|False", "true or false"),
+    "extra": (r"True|False", "true or false"),
 }
 OPTIONAL_OF_ROW = "about, nside, ghz, layer"
 ROW = {"path", "presets", *OPTIONAL_OF_ROW.split(", ")}
@@ -36,6 +37,7 @@ class Entry:
     size: int | None = None
     about: int | None = None
     unpack: bool = False
+    extra: bool = False
     presets: tuple[str, ...] = ()
 
     def __post_init__(self):
@@ -159,8 +161,8 @@ def select(
     manifest : Manifest
         As `read_manifest` gives it.
     only : sequence of str
-        Names of assets or presets, paths of templates, or patterns of names and paths; empty: all assets, and the
-        templates of `presets`.
+        Names of assets or presets, paths of templates, or patterns of names and paths; empty: all assets but
+        extra ones, and the templates of `presets`.
     presets, nside, bands
         See `templates`. Without bands, `only` brings whole series, and else the manifest's `freqs_ghz` are the bands.
 
@@ -171,7 +173,8 @@ def select(
     """
     if not only:
         bands = bands or [(f, f) for f in manifest.pysm["freqs_ghz"]]
-        return [*manifest.assets.values(), *templates(manifest, presets, nside=nside, bands=bands)]
+        usual = [entry for entry in manifest.assets.values() if not entry.extra]
+        return [*usual, *templates(manifest, presets, nside=nside, bands=bands)]
     named = manifest.assets | {entry.name: entry for entry in templates(manifest, manifest.presets, nside=None)}
     chosen = []
     for word in only:

@@ -44,6 +44,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("count", len, replace=True)
     OmegaConf.register_new_resolver("call", lambda path, *args: get_method(path)(*args), replace=True)
     OmegaConf.register_new_resolver("contents", contents, replace=True)
+    OmegaConf.register_new_resolver("shipped", lambda path: str(ASSETS / path), replace=True)
     OmegaConf.register_new_resolver("folder_of_a_sky", _folder_of_a_sky, replace=True)
     OmegaConf.register_new_resolver("concat", lambda *lists: [x for one in lists for x in one], replace=True)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from cmbml.core.errors import UserError
 from cmbml.maps.fitsfile import NO_FACTOR, PixelTable, opened, unit_named
+from cmbml.maps.resample import empty, filled
 from cmbml.maps.skymap import SkyMap
 
 _POLARISED = "{x} {x}_STOKES STOKES_{x} {x}_POLARISATION {x}_POLARIZATION"
@@ -34,6 +35,7 @@ def read_map(
     *,
     unit: str | None = None,
     mask: SkyMap | None = None,
+    any_nside: bool = False,
     unit_key: str,
     fields_key: str,
 ) -> tuple[np.ndarray, str]:
@@ -43,7 +45,7 @@ def read_map(
     ----------
     path : Path
     nside : int
-        The map's; another is refused.
+        The map's, and the mask's; another of the map is refused unless ``any_nside``.
     fields : sequence of str
         Of T, Q, U, E and B; columns are found by name, and E or B alone may be the only column of any name. U changes
         its sign if POLCCONV says IAU, and is COSMO otherwise.
@@ -53,39 +55,47 @@ def read_map(
         Of these; what each column says (TUNIT) if not given.
     mask : SkyMap, optional
         Where it is 0 pixels may have no value (`PixelTable.pixels`); they become 0.
+    any_nside : bool, optional
+        The map is returned with the nside that it has. Pixels without a value get the mean of those around them
+        (`cmbml.maps.resample.filled`); pixels of ``nside`` that hold no other are refused where the mask is not 0.
     unit_key, fields_key : str
         What a user is told to change who has another unit, or lacks a field.
 
     Returns
     -------
     array, note
-        float64 (len(fields), 12 nside^2), RING; and one line on where they come from.
+        float64 (len(fields), npix), RING; and one line on where they come from.
 
     Raises
     ------
     UserError
         One sentence with file, reason and what to do.
     """
-    data = np.empty((len(fields), 12 * nside**2))
-    empty = np.zeros(12 * nside**2, dtype=bool)
+    rows = []
+    without = np.zeros(1, dtype=bool)
     notes = [f"from {path.name}"]
     with opened(path) as table:
         table.refuse_coordinates()
-        for row, field in zip(data, fields, strict=True):
+        for field in fields:
             name = _column(table, field, fields_key)
             values = table.pixels(name)
-            _refuse_nside(table, values.size, nside)
+            if not any_nside:
+                _refuse_nside(table, values.size, nside)
             bad = np.isnan(values)
-            _refuse_bad(table, name, bad, mask)
-            row[:] = values * _factor(table, name, factors, unit, unit_key)
-            row[bad] = 0
-            empty |= bad
+            without = without | bad
+            _refuse_bad(table, name, empty(values, nside) if any_nside else bad, mask)
+            values = filled(values) if any_nside else np.where(bad, 0.0, values)
+            values *= _factor(table, name, factors, unit, unit_key)
             if field == "U" and table.u_sign < 0:
-                row *= -1
+                values *= -1
                 notes.append("U turned from the IAU convention")
-    if empty.any():
-        notes.append(f"{empty.sum()} masked pixels without a value set to 0")
-    return data, ", ".join(notes).encode("ascii", "replace").decode()  # headers know no other letters
+            rows.append(values)
+    if without.any():
+        what = (
+            "pixels without a value filled from those around" if any_nside else "masked pixels without a value set to 0"
+        )
+        notes.append(f"{without.sum()} {what}")
+    return np.stack(rows), ", ".join(notes).encode("ascii", "replace").decode()  # headers know no other letters
 
 
 def _refuse_nside(table: PixelTable, npix: int, nside: int) -> None:

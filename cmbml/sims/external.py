@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
+import healpy as hp
 import numpy as np
 from omegaconf import DictConfig
 
@@ -15,9 +16,11 @@ from cmbml.core.asset import Item, Optional
 from cmbml.core.errors import UserError
 from cmbml.maps.fitsfile import MEGAJANSKY
 from cmbml.maps.foreign import ordering, read_map
+from cmbml.maps.resample import resampled
 from cmbml.maps.skymap import SkyMap
-from cmbml.sims.bands import SKY, BandStage
-from cmbml.sky import dipole, sht
+from cmbml.sims.bands import SKY, BandStage, as_user_error, chosen
+from cmbml.sky import dipole, instrument, sht
+from cmbml.sky.pixel_window import pixel_window
 from cmbml.sky.units import conversion
 
 OF_CMB = ("K_CMB", "mK_CMB", "uK_CMB")
@@ -53,6 +56,8 @@ class ExternalMaps(BandStage):
                 raise UserError(
                     f"sims.external.{key}={external[key]} is not known; choose one of {', '.join(choices)}."
                 )
+        if not isinstance(external.resample, bool):
+            raise UserError(f"sims.external.resample={external.resample} must be true or false.")
         fwhm = external.truth_fwhm_arcmin
         if not isinstance(fwhm, numbers.Real) or fwhm < 0:
             raise UserError(f"sims.external.truth_fwhm_arcmin={fwhm} must be a number that is not negative.")
@@ -141,19 +146,38 @@ class ExternalMaps(BandStage):
         return path
 
     def read(
-        self, path: Path, fields: Sequence[str], factors: Mapping[str, float | None], unit: str, mask: SkyMap | None
+        self,
+        path: Path,
+        fields: Sequence[str],
+        factors: Mapping[str, float | None],
+        unit: str,
+        mask: SkyMap | None,
+        beam: np.ndarray,
     ) -> tuple[np.ndarray, str]:
-        """Maps of a file, and where they come from; ``unit`` is the key that may give their unit."""
-        return read_map(
+        """Maps of a file, and where they come from.
+
+        ``unit`` is the key that may give their unit, ``beam`` (lmax + 1,) what they are convolved with if they are
+        resampled: they lose the pixel window of the file.
+        """
+        external = self.cfg.sims.external
+        nside = self.cfg.sky.nside
+        data, note = read_map(
             path,
-            self.cfg.sky.nside,
+            nside,
             fields,
             factors,
-            unit=self.cfg.sims.external[unit],
+            unit=external[unit],
             mask=mask,
+            any_nside=external.resample,
             unit_key=f"sims.external.{unit}",
             fields_key="sky.fields",
         )
+        if not external.resample:
+            return data, note
+        has = hp.npix2nside(data.shape[1])
+        lmax = min(len(beam) - 1, sht.accurate_lmax(has))
+        data = resampled(data, fields, nside, beam[: lmax + 1] / pixel_window(has, lmax))
+        return data, f"{note}, resampled from nside {has}"
 
 
 class Truth(ExternalMaps):
@@ -162,7 +186,7 @@ class Truth(ExternalMaps):
     name = "cmb_map"
     version = 2
     outputs = ("cmb_map", "lensed_alm")
-    uses = (*SKY, "sims.external.truth_unit", "sims.external.truth_fwhm_arcmin")
+    uses = (*SKY, "sims.external.truth_unit", "sims.external.truth_fwhm_arcmin", "sims.external.resample")
 
     def items(self) -> Iterable[Item]:
         """One item a sky, or none."""
@@ -177,7 +201,8 @@ class Truth(ExternalMaps):
         external = self.cfg.sims.external
         sky = self.cfg.sky
         factors = {unit: conversion(unit, "uK_CMB", 100.0) for unit in OF_CMB}  # the same at all frequencies
-        data, note = self.read(self.checked("truth", item), sky.fields, factors, "truth_unit", mask)
+        path = self.checked("truth", item)
+        data, note = self.read(path, sky.fields, factors, "truth_unit", mask, np.ones(sky.lmax + 1))
         truth = SkyMap(data, tuple(sky.fields), "uK_CMB", float(external.truth_fwhm_arcmin), sky.lmax, note)
         alms = {}
         if "T" in truth.fields:
@@ -198,7 +223,10 @@ class Observations(ExternalMaps):
         "instrument.table",
         "instrument.contents",
         "sims.external.unit",
+        "sims.external.resample",
         "instrument.fwhm_arcmin",
+        "instrument.min_fwhm_pixels",
+        "instrument.pixel_window",
     )
 
     def items(self) -> Iterable[Item]:
@@ -214,5 +242,15 @@ class Observations(ExternalMaps):
         per_mjy = self.uk_cmb_per_mjy_sr(item)
         factors: dict[str, float | None] = {unit: per_mjy and mjy * per_mjy for unit, mjy in MEGAJANSKY.items()}
         factors |= {unit: conversion(unit, "uK_CMB", *self.bandpass(item)) for unit in TEMPERATURES}
-        data, note = self.read(self.checked(item["band"], item), self.fields(item), factors, "unit", mask)
+        path = self.checked(item["band"], item)
+        data, note = self.read(path, self.fields(item), factors, "unit", mask, self.wanted(item))
         return self.skymap(item, data, note)
+
+    def wanted(self, item: Item) -> np.ndarray:
+        """b_l that a band's map should have, (lmax + 1,), over that of its file; 1 if it is not resampled."""
+        if not self.cfg.sims.external.resample:
+            return np.ones(self.cfg.sky.lmax + 1)
+        wanted = self.beam(item)
+        own = chosen(self.cfg.instrument).band(item["band"])
+        has = as_user_error(instrument.beam, own, self.cfg.sky.lmax, self.table.with_suffix(""))
+        return np.divide(wanted, has, out=np.zeros_like(wanted), where=has > 0)

@@ -232,7 +232,7 @@ def test_what_does_not_fit_is_refused_before_anything_runs(pipeline, maps):
     refused("truth_fwhm_arcmin=-1 must be a number that is not negative", f"{ours}.truth_fwhm_arcmin", -1)
     refused("takes skies as they are; leave foregrounds=pysm out", "foregrounds.kind", "pysm")
     refused("map_100_R3.fits lies in the folder of the dataset=../maps itself", "dataset", "../maps")
-    refused("instrument.pixel_window is read by no stage", "instrument.pixel_window", True)
+    refused("resample=yes must be true or false", f"{ours}.resample", "yes")
     written(maps / "1" / "map_143_R3.fits", sky(1, 143), unit="MJy/sr", ordering="RING")
     with pytest.raises(UserError, match="map_143_R3.fits is RING and .*0/map_100_R3.fits is NESTED; bring all maps"):
         pipeline().run(only=["observe"])
