@@ -124,7 +124,6 @@ def report(compared: Compared, figures: Mapping[str, bytes]) -> str:
         return [picture(figures[name], LEGENDS[name], describe(compared.caption)) for name in names]
 
     parts = [
-        section("Verdict", bullets(verdicts(compared))),
         section("What is removed, and what is kept", _delensing_table(compared)),
         *drawn("delensing", "sigma"),
         section(f"Differences from {compared.reference} on the same skies", _paired_table(compared)),
@@ -135,7 +134,7 @@ def report(compared: Compared, figures: Mapping[str, bytes]) -> str:
         section("What each method can and cannot do", _kinds(compared)),
         section("The trap", paragraph(TRAP)),
     ]
-    return comparison_page("Delensing", compared, parts)
+    return comparison_page("Delensing", compared, [bullets(verdicts(compared))], parts)
 
 
 def verdicts(compared: Compared) -> list[str]:
