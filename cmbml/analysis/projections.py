@@ -206,7 +206,7 @@ def draw_images(
     """
     maps = {title: np.asarray(m, dtype=np.float64) for title, m in {**skies, **residuals}.items()}
     good = np.ones(len(next(iter(maps.values()))), dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
-    limits = {title: _limit(m[good]) for title, m in maps.items()}
+    limits = {title: colour_limit(m[good]) for title, m in maps.items()}
     for group in (skies, residuals):
         largest = max((limits[title] for title in group), default=0)
         near = _SHARED_SCALE if group is skies else np.inf
@@ -239,7 +239,7 @@ def _ellipse(image: AxesImage) -> None:
     axis.axis("off")
 
 
-def _limit(values: np.ndarray) -> float:
+def colour_limit(values: np.ndarray) -> float:
     """Return the amplitude that 99.5 % of the values stay below, rounded to two digits."""
     return float(f"{np.percentile(np.abs(values), 99.5):.1e}") or 1.0
 

@@ -144,14 +144,14 @@ def test_everything_that_a_comparison_makes(done, compare):
     assert "sigma(r = 0)" in markdown
     assert float(trap["sigma_r_own_mean"]) > float(trap["sigma_r_mean"])
     assert len(re.findall(r"~~[^~]+~~", markdown)) == 2 * 2 + 2  # trap and smooth, two forms and one difference
-    for name in ("delensing", "spectra", "sigma_r", "boxes", "skies_sim0000", "zoom_sim0000"):
+    for name in ("delensing", "spectra", "sigma_r", "boxes", "skies_sim0000", "zoom_sim0000", "lensing_sim0000"):
         assert (done / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (done / f"{name}.pdf").read_bytes().startswith(b"%PDF")
 
     page = Page((done / "report.html").read_text())
     check_self_contained(page)
     assert (done / "report.html").stat().st_size < 2e6
-    assert [a["loading"] for tag, a in page.tags if tag == "img"] == ["lazy"] * 6
+    assert [a["loading"] for tag, a in page.tags if tag == "img"] == ["lazy"] * 7
     text = " ".join("".join(page.text).split())
     assert "trap: A_res is struck out, because transfer 0.0" in text
     assert "half: 0.25 of the lensing power is left" in text
