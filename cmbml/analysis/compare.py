@@ -164,7 +164,12 @@ class Panels(Comparing):
     """Maps of the methods for the test sky `compare.sim`: the whole sphere and one zoomed patch."""
 
     name = "panels"
-    outputs = ("compare_skies_png", "compare_skies_pdf", "compare_zoom_png", "compare_zoom_pdf")
+    outputs: ClassVar[tuple[str, ...]] = (
+        "compare_skies_png",
+        "compare_skies_pdf",
+        "compare_zoom_png",
+        "compare_zoom_pdf",
+    )
 
     def items(self) -> Iterable[Item]:
         """One test sky."""
@@ -178,7 +183,7 @@ class Panels(Comparing):
         """What the figures show."""
         raise NotImplementedError
 
-    def run(self, item: Item, **inputs: Any) -> tuple[Figure, Figure, Figure, Figure]:
+    def run(self, item: Item, **inputs: Any) -> tuple[Figure, ...]:
         """Two figures, each as PNG and PDF."""
         shown = self.shown(item, **inputs)
         skies = compare_figures.compared_skies(shown.truth, shown.maps, caption=shown.caption, mask=shown.mask)

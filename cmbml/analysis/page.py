@@ -4,7 +4,10 @@ import base64
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from io import BytesIO
 from typing import Any
+
+from PIL import Image
 
 from cmbml.analysis.captions import describe
 from cmbml.analysis.comparison import Compared
@@ -19,12 +22,18 @@ h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin-top:
 h3 { font-size: 1rem; margin: 1.6rem 0 .4rem; }
 .table { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
 th, td { padding: .3rem .55rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; white-space: normal;
+  min-width: 6rem; max-width: 40vw; }
 th { border-bottom: 2px solid #555; }
 figure { margin: 1.2rem 0; } img { max-width: 100%; height: auto; }
 figcaption, .small { color: #444; font-size: .88rem; } s { color: #a33; } dt { font-weight: 600; margin-top: .7rem; }
 dd { margin-left: 1rem; } .warning { border-left: 4px solid #d55e00; padding-left: .8rem; }
 """
+# A page of all its pictures is small enough to be sent: each has this many bytes at most, of so many colours.
+MOST = 300_000
+_COLOURS = 64
+_NARROWEST = 480  # points; no picture is made narrower, whatever it holds
+_STEP = 0.92  # from one width that is tried to the next
 DIFFERENCES = (
     "Method minus reference, mean ± standard error over the skies; below it, of three skies or more: the interval that"
     " holds the true difference in 95 % of all cases, by Student's t, if the skies scatter as a Gaussian does."
@@ -64,14 +73,33 @@ def bullets(lines: Iterable[str]) -> str:
     return "<ul>\n" + "\n".join(f"<li>{escape(line)}</li>" for line in lines) + "\n</ul>"
 
 
-def picture(png: bytes, legend: str, caption: str = "") -> str:
-    """Return a PNG file within the page, with its legend and one line of what it shows below."""
-    data = base64.b64encode(png).decode()
+def picture(png: bytes, legend: str, caption: str = "", *, most: int = MOST) -> str:
+    """Return a PNG file within the page, with its legend and one line of what it shows below.
+
+    The page holds it in fewer colours and, from ``most`` bytes on, narrower; browsers decode it when it is seen.
+    """
+    small, (width, height) = shrunk(png, most)
+    data = base64.b64encode(small).decode()
     text = f"{legend} {caption}." if caption else legend
     return (
-        f'<figure><img alt="{escape(legend.split(".")[0])}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{escape(text)}</figcaption></figure>"
+        f'<figure><img loading="lazy" width="{width}" height="{height}" alt="{escape(legend.split(".")[0])}"'
+        f' src="data:image/png;base64,{data}"><figcaption>{escape(text)}</figcaption></figure>'
     )
+
+
+def shrunk(png: bytes, most: int) -> tuple[bytes, tuple[int, int]]:
+    """Return a PNG file of 64 colours and at most so many bytes, and its width and height: the widest that is."""
+    drawn = Image.open(BytesIO(png)).convert("RGB")
+    width = drawn.width
+    while True:
+        size = width, max(round(drawn.height * width / drawn.width), 1)
+        file = BytesIO()
+        # Of a few points as well as of many, so that the colour bars keep their ends.
+        few = drawn.resize(size, Image.Resampling.LANCZOS).quantize(_COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=2)
+        few.save(file, format="png", optimize=True)
+        if file.tell() <= most or width <= _NARROWEST:
+            return file.getvalue(), size
+        width = max(int(_STEP * width), _NARROWEST)
 
 
 def table(rows: Sequence[Mapping[str, str]], *, escaped: bool = False) -> str:
@@ -144,11 +172,12 @@ def cost_section(costs: Sequence[Mapping[str, Any]]) -> str:
     return section("Time and memory", table(rows), paragraph(COSTS, look="small"))
 
 
-def comparison_page(job: str, compared: Compared, parts: Iterable[str]) -> str:
-    """Return the page of a comparison: what it is of, the parts of the job, and what the numbers took and come from."""
+def comparison_page(job: str, compared: Compared, verdict: Iterable[str], parts: Iterable[str]) -> str:
+    """Return the page of a comparison: the verdict, what it is of, the parts of the job, and its origins."""
     return page(
         f"{job} of {compared.caption['field']}: methods on the same skies",
         [
+            section("Verdict", *verdict),
             paragraph(describe(compared.caption), look="small"),
             *parts,
             cost_section(compared.costs),

@@ -4,6 +4,7 @@ Figures are made without pyplot, so that nothing depends on a display or on figu
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from io import BytesIO
 from textwrap import fill
 from typing import Any
@@ -92,8 +93,20 @@ def mollweide_pixels(nside: int, width: int = 800) -> np.ndarray:
     return hp.ang2pix(nside, np.pi / 2 - latitude, longitude)
 
 
-def gnomonic_pixels(nside: int, lon_deg: float, lat_deg: float, size_deg: float, width: int = 400) -> np.ndarray:
-    """Return the RING pixel under each point of a tangent-plane picture, int array (width, width).
+@dataclass(frozen=True)
+class Patch:
+    """Points of a picture between pixels: four neighbours of each and their weights, arrays (4, height, width).
+
+    Weights are those of healpy's bilinear interpolation, along two rings and between them; a picture larger than its
+    pixels shows no borders of theirs.
+    """
+
+    pixels: np.ndarray
+    weights: np.ndarray
+
+
+def gnomonic_pixels(nside: int, lon_deg: float, lat_deg: float, size_deg: float, width: int = 400) -> Patch:
+    """Return the four RING pixels around each point of a tangent-plane picture, (width, width), and their weights.
 
     The plane touches the sphere at (lon, lat); a point at (x, y) looks along n - x e_lon + y e_lat, so that longitude
     grows to the left. Row 0 is the south. ``size_deg`` is the length of a side, 2 tan(size / 2) in the plane.
@@ -105,7 +118,9 @@ def gnomonic_pixels(nside: int, lon_deg: float, lat_deg: float, size_deg: float,
     e_lat = np.array([-np.sin(lat) * np.cos(lon), -np.sin(lat) * np.sin(lon), np.cos(lat)])
     x = ((np.arange(width) + 0.5) * 2 / width - 1) * np.tan(np.radians(size_deg) / 2)
     sight = n[:, None, None] - e_lon[:, None, None] * x[None, None, :] + e_lat[:, None, None] * x[None, :, None]
-    return hp.vec2pix(nside, *sight)
+    theta, phi = hp.vec2dir(sight.reshape(3, -1))
+    pixels, weights = hp.get_interp_weights(nside, theta, phi)
+    return Patch(pixels.reshape(4, width, width), weights.reshape(4, width, width))
 
 
 def sky_panels(
@@ -150,7 +165,7 @@ def zoom_panels(
     mask: np.ndarray | None = None,
     width: int = 400,
 ) -> Figure:
-    """Draw the same four panels for one patch around (lon, lat), pixel by pixel, in gnomonic projection.
+    """Draw the same four panels for one patch around (lon, lat), between its pixels, in gnomonic projection.
 
     Parameters as in ``sky_panels``; ``size_deg`` is the side of the patch.
     """
@@ -173,7 +188,7 @@ def draw_images(
     axes: Iterable[Axes],
     skies: Mapping[str, np.ndarray],
     residuals: Mapping[str, np.ndarray],
-    pixels: np.ndarray,
+    pixels: np.ndarray | Patch,
     mask: np.ndarray | None = None,
     *,
     caption: Mapping,
@@ -191,8 +206,8 @@ def draw_images(
         As many as there are skies and residuals.
     skies, residuals : mapping
         Title -> map (npix,).
-    pixels : int array
-        Pixel under each point of a picture: ``mollweide_pixels`` or ``gnomonic_pixels``.
+    pixels : int array or Patch
+        Pixel under each point of a picture, or those around it: ``mollweide_pixels`` or ``gnomonic_pixels``.
     mask : bool array (npix,), optional
         True where a pixel is good.
     caption : mapping
@@ -206,7 +221,7 @@ def draw_images(
     """
     maps = {title: np.asarray(m, dtype=np.float64) for title, m in {**skies, **residuals}.items()}
     good = np.ones(len(next(iter(maps.values()))), dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
-    limits = {title: _limit(m[good]) for title, m in maps.items()}
+    limits = {title: colour_limit(m[good]) for title, m in maps.items()}
     for group in (skies, residuals):
         largest = max((limits[title] for title in group), default=0)
         near = _SHARED_SCALE if group is skies else np.inf
@@ -218,7 +233,7 @@ def draw_images(
         colours = COLOURS["sky" if title in skies else "residual"].with_extremes(bad=_GREY)
         axis.set_facecolor(_GREY)
         axis.set_title(title)
-        shown = np.ma.masked_array(m[pixels], mask=~good[pixels])
+        shown = _points(m, good, pixels)
         limit = limits[title]
         width = 2 * float(np.median(np.abs(m[good]))) if asinh else 0.0
         norm = AsinhNorm(width, -limit, limit) if width else Normalize(-limit, limit)
@@ -230,6 +245,15 @@ def draw_images(
         _colour_bar(axis.figure, image, limit, caption, shrink=0.7 if half is None else 0.95)
 
 
+def _points(m: np.ndarray, good: np.ndarray, pixels: np.ndarray | Patch) -> np.ma.MaskedArray:
+    """Return the values at the points of a picture; those that a bad pixel has a share in are masked."""
+    if not isinstance(pixels, Patch):
+        return np.ma.masked_array(m[pixels], mask=~good[pixels])
+    counts = pixels.weights > 0
+    values = np.where(counts, m[pixels.pixels] * pixels.weights, 0).sum(axis=0)
+    return np.ma.masked_array(values, mask=(counts & ~good[pixels.pixels]).any(axis=0))
+
+
 def _ellipse(image: AxesImage) -> None:
     """Cut a Mollweide picture out and draw its border."""
     axis = image.axes
@@ -239,7 +263,7 @@ def _ellipse(image: AxesImage) -> None:
     axis.axis("off")
 
 
-def _limit(values: np.ndarray) -> float:
+def colour_limit(values: np.ndarray) -> float:
     """Return the amplitude that 99.5 % of the values stay below, rounded to two digits."""
     return float(f"{np.percentile(np.abs(values), 99.5):.1e}") or 1.0
 

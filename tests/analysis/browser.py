@@ -42,7 +42,11 @@ def look(pages: Sequence[tuple[Path, int]], folder: Path) -> list[dict]:
     chromium = next(filter(None, map(shutil.which, names)), None)
     if chromium is None:
         pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
-    frames = [f'<iframe style="width:{w}px;height:800px;border:0" src="{p.as_uri()}"></iframe>' for p, w in pages]
+    frames = []
+    for i, (path, width) in enumerate(pages):
+        eager = folder / f"frame{i}.html"  # nobody scrolls to pictures that wait until they are seen
+        eager.write_text(path.read_text().replace(' loading="lazy"', ""))
+        frames.append(f'<iframe style="width:{width}px;height:800px;border:0" src="{eager.as_uri()}"></iframe>')
     (folder / "frames.html").write_text("<!doctype html>\n" + "\n".join(frames) + _LOOK)
     done = subprocess.run(
         [

@@ -55,19 +55,24 @@ def make(cfg: DictConfig, *, seed: int = 0) -> None:
 
     curve = np.linspace(0.2, 0.4, LMAX + 1)
     truth = {"bb_tensor": np.full(LMAX + 1, CU), "residual_quadratic": curve, "residual_iterative": curve / 2}
+    truth |= {"wiener_phi": np.full(LMAX + 1, 0.5)}
     values = {"filters": truth}
     write(assets, {}, values)
     for sim in range(cfg.splits.test):
         rng = np.random.default_rng([seed, sim])
         u, s, n, m = (draw(rng, cl) for cl in (CU, CS, CN, CS))
         observed = u + s + n
-        nothing = dict.fromkeys("TEB", np.zeros_like(u))
+        kappa = draw(rng, 1e-4)
+        nothing = dict.fromkeys([*"TEB", "kappa"], np.zeros_like(u))
         values = {
-            "unlensed_alm": nothing | {field: u},
+            "unlensed_alm": nothing | {field: u, "kappa": kappa},
             "lensed_alm": nothing | {field: u + s},
             "obs": sky(observed),
             "prediction": sky(observed - template(s, m, observed)),
         }
+        if cfg.method.target == "kappa":
+            found = sht.synthesis(0.5 * kappa, NSIDE)
+            values["estimate"] = SkyMap(found[None], ("kappa",), "1", 0.0, LMAX)
         write(assets, {"split": "test", "sim": sim}, values)
     Pipeline([Baseline(cfg), Measure(cfg)], assets).run()
 

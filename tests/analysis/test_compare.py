@@ -1,5 +1,6 @@
 """The comparison of stand-in results, from the command to the page."""
 
+import base64
 import copy
 import csv
 import json
@@ -12,13 +13,15 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from cmbml.analysis.delensing.metrics import METRICS
-from cmbml.analysis.delensing.report import Compared, report
+from cmbml.analysis.delensing.report import LEGENDS, Compared, report
 from cmbml.config import resolvers as config
 from cmbml.core.errors import UserError
 from tests.analysis.standin import A_RES, TEMPLATES, WORDS, W, make, quickly
 from tests.conftest import REPO
 
 METHODS = "compare.methods=[none,good,half,trap,smooth]"
+# A PNG of one point.
+POINT = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
 COMPARE = (*WORDS, METHODS, "compare.reference=good", "splits.test=6")
 
 
@@ -141,13 +144,14 @@ def test_everything_that_a_comparison_makes(done, compare):
     assert "sigma(r = 0)" in markdown
     assert float(trap["sigma_r_own_mean"]) > float(trap["sigma_r_mean"])
     assert len(re.findall(r"~~[^~]+~~", markdown)) == 2 * 2 + 2  # trap and smooth, two forms and one difference
-    for name in ("delensing", "spectra", "sigma_r", "boxes", "skies_sim0000", "zoom_sim0000"):
+    for name in ("delensing", "spectra", "sigma_r", "boxes", "skies_sim0000", "zoom_sim0000", "lensing_sim0000"):
         assert (done / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (done / f"{name}.pdf").read_bytes().startswith(b"%PDF")
 
     page = Page((done / "report.html").read_text())
     check_self_contained(page)
-    assert len([tag for tag, _ in page.tags if tag == "img"]) == 6
+    assert (done / "report.html").stat().st_size < 2e6
+    assert [a["loading"] for tag, a in page.tags if tag == "img"] == ["lazy"] * 7
     text = " ".join("".join(page.text).split())
     assert "trap: A_res is struck out, because transfer 0.0" in text
     assert "half: 0.25 of the lensing power is left" in text
@@ -246,8 +250,7 @@ def test_the_page_escapes_what_it_is_given():
         costs=[{"method": evil, "step": evil, "n": 2, "seconds": pair, "peak_gb": np.nan}],
         origins=[{"method": evil, evil: evil}],
     )
-    png = dict.fromkeys(("delensing", "sigma", "spectra", "boxes", "skies", "zoom"), b"\x89PNG\r\n")
-    text = report(compared, png)
+    text = report(compared, dict.fromkeys(LEGENDS, POINT))
     assert "<script" not in text
     page = Page(text)
     check_self_contained(page)

@@ -9,7 +9,7 @@ import pytest
 
 from cmbml.analysis import figures
 from cmbml.analysis.delensing.figures import delensing_figure
-from cmbml.analysis.projections import gnomonic_pixels, mollweide_pixels, sky_panels, zoom_panels
+from cmbml.analysis.projections import Patch, gnomonic_pixels, mollweide_pixels, sky_panels, zoom_panels
 
 NSIDE = 16
 CAPTION = {"field": "B", "unit": "uK_CMB", "nside": NSIDE, "lmax": 40, "fwhm_arcmin": 5.0, "noise_uk_arcmin": 1.0}
@@ -47,6 +47,13 @@ def panels(figure):
     return [axis for axis in figure.axes if axis.images]
 
 
+def at_points(sky, pixels):
+    """Values of a sky, or of several, in a picture."""
+    if isinstance(pixels, Patch):
+        return (sky[..., pixels.pixels] * pixels.weights).sum(axis=-3)
+    return sky[..., pixels]
+
+
 def test_mollweide_grid_agrees_with_healpys_projector():
     width = 100
     x = (np.arange(width) + 0.5) * 4 / width - 2
@@ -61,10 +68,34 @@ def test_gnomonic_grid_agrees_with_healpys_projector():
     width, size = 60, 12.0
     half = np.tan(np.radians(size) / 2)
     x = ((np.arange(width) + 0.5) * 2 / width - 1) * half
-    vec = hp.projector.GnomonicProj(rot=[120, 40]).xy2vec(*np.meshgrid(x, x))
-    # A sight line on the border of two pixels may fall to either side.
-    same = gnomonic_pixels(64, 120, 40, size, width) == hp.vec2pix(64, *vec)
-    assert same.mean() > 0.999
+    lines = np.stack(hp.projector.GnomonicProj(rot=[120, 40]).xy2vec(*np.meshgrid(x, x)))
+    shown = at_points(np.stack(hp.pix2vec(64, np.arange(hp.nside2npix(64)))), gnomonic_pixels(64, 120, 40, size, width))
+    # Between pixels 0.9 deg apart x, y and z are linear but for the sphere's curvature, 0.9 deg^2 / 8.
+    np.testing.assert_allclose(shown, lines, atol=2e-4)
+
+
+def test_zooms_have_no_borders_of_pixels():
+    """A gradient, drawn larger than its pixels, grows from every point to the next; pixel by pixel it stands still."""
+    patch = gnomonic_pixels(NSIDE, 0, 0, 20, 100)
+    z = hp.pix2vec(NSIDE, np.arange(hp.nside2npix(NSIDE)))[2]
+    image = panels(zoom_panels(z, z, z, caption=CAPTION, size_deg=20, width=100))[0].images[0].get_array()
+    np.testing.assert_allclose(image, at_points(z, patch))
+    assert (np.diff(image, axis=0) > 0).all()
+    nearest = z[np.take_along_axis(patch.pixels, patch.weights.argmax(axis=0)[None], axis=0)[0]]
+    assert (np.diff(nearest, axis=0) > 0).mean() < 0.5
+
+
+def test_points_that_a_masked_pixel_has_a_share_in_are_blank():
+    patch = gnomonic_pixels(NSIDE, 0, 0, 40, 80)
+    good = np.ones(hp.nside2npix(NSIDE), dtype=bool)
+    good[hp.query_disc(NSIDE, (1, 0, 0), np.radians(8))] = False
+    sky = np.where(good, 1.0, np.nan)
+    image = panels(zoom_panels(sky, sky, sky, caption=CAPTION, size_deg=40, mask=good, width=80))[0].images[0]
+    shown = image.get_array()
+    assert np.pi * 8**2 / 40**2 < shown.mask.mean() < np.pi * (8 + 3.7) ** 2 / 40**2  # up to a pixel more
+    np.testing.assert_allclose(shown.compressed(), 1)
+    assert shown.mask[40, 40]
+    assert patch.weights.sum(axis=0) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("draw", [sky_panels, zoom_panels])
@@ -74,7 +105,7 @@ def test_sky_panels_show_the_maps_and_their_difference(draw, maps):
     pixels = mollweide_pixels(NSIDE, 80) if draw is sky_panels else gnomonic_pixels(NSIDE, 0, 0, 10, 80)
     assert [axis.get_title() for axis in axes] == ["truth", "observed", "predicted", "predicted − truth"]
     for axis, sky in zip(axes, (truth, observed, predicted, predicted - truth), strict=True):
-        np.testing.assert_array_equal(axis.images[0].get_array(), sky[pixels])
+        np.testing.assert_allclose(axis.images[0].get_array(), at_points(sky, pixels))
         assert axis.images[0].origin == "lower"
 
 

@@ -1,11 +1,13 @@
 """Reports of hand-made numbers, in words and in a browser."""
 
 import base64
+import io
 import math
 import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cmbml.analysis import page
 from cmbml.analysis.cleaning import report as clean_report
@@ -125,7 +127,8 @@ def pages(folder):
         ),
         dict.fromkeys(report.LEGENDS, WIDE),
     )
-    bad = page.page("bad", ['<div style="width:900px">x</div>', page.picture(b"no image", "x")])
+    bad = page.page("bad", ['<div style="width:900px">x</div>', page.picture(WIDE, "x")])
+    bad = bad.replace("base64,iVBOR", "base64,AAAA")
     bad = bad.replace("</body>", '<img src="http://nowhere.invalid/x.png"></body>')
     paths = {}
     for name, text in {"cleaning": cleaning, "delensing": delensing, "bad": bad}.items():
@@ -156,6 +159,44 @@ def test_the_page_says_when_foregrounds_are_synthetic(synthetic):
     text = clean_report.report(compared({"ilc": 5.0}), figures, synthetic=synthetic)
     assert (re.search(r'<p class="warning">The foregrounds .* SYNTHETIC', text) is not None) is synthetic
     assert "There is no other method." in text
+
+
+def test_pictures_in_a_page_are_small_and_wait_until_they_are_seen():
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, (900, 1500, 3), dtype=np.uint8))
+    text = page.picture(encoded(noise), "noise")
+    (attributes,) = (attributes for tag, attributes in Page(text).tags if tag == "img")
+    assert attributes["loading"] == "lazy"
+    small = base64.b64decode(attributes["src"].partition(",")[2])
+    assert len(small) <= page.MOST
+    size = int(attributes["width"]), int(attributes["height"])
+    assert Image.open(io.BytesIO(small)).size == size
+    assert size[0] / size[1] == pytest.approx(5 / 3, rel=0.01)
+    # One step wider it would be too large: shown noise of 64 colours holds 6 bits a point.
+    assert 6 / 8 * size[0] * size[1] / 0.92**2 > page.MOST
+    # A picture of few colours is the same, point by point.
+    ramp = Image.fromarray(np.tile(np.arange(0, 256, 8, dtype=np.uint8), (50, 40)), "L").convert("RGB")
+    same, size = page.shrunk(encoded(ramp), page.MOST)
+    assert size == ramp.size
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(same)).convert("RGB")), np.asarray(ramp))
+
+
+def encoded(image):
+    """A picture as PNG file."""
+    file = io.BytesIO()
+    image.save(file, format="png")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", ["cleaning", "delensing"])
+def test_the_verdict_stands_before_all_else(name, tmp_path):
+    text = pages(tmp_path)[name].read_text()
+    title, _, rest = text.partition("</h1>")
+    assert "<table" not in title
+    assert rest.strip().startswith("<h2>Verdict</h2>\n<ul>")
+    # Every table scrolls in a container of its own.
+    assert text.count("<table>") == text.count('<div class="table"><table>') > 2
+    assert ".table { overflow-x: auto; }" in text
 
 
 def test_differences_of_several_fields_are_told_apart():

@@ -19,7 +19,7 @@ from cmbml.analysis.figures import (
     limit_floor,
     multipole_axis,
 )
-from cmbml.analysis.projections import STYLE, draw_images, gnomonic_pixels, mollweide_pixels, new_figure
+from cmbml.analysis.projections import STYLE, Patch, draw_images, gnomonic_pixels, mollweide_pixels, new_figure
 from cmbml.analysis.spectra import ratio, scatter
 
 SPECTRA = {"truth": "truth", "prediction": "predicted", "residual": "residual"}
@@ -56,7 +56,7 @@ def sky_figure(
         height = 1.6
         heading = caption
         half = None
-        pixels = mollweide_pixels(nside)
+        pixels: np.ndarray | Patch = mollweide_pixels(nside)
     else:
         lon, lat, size = zoom
         height = 2.75

@@ -11,6 +11,7 @@ from cmbml.analysis import comparison
 from cmbml.analysis.metrics import Metric, directions
 from cmbml.analysis.page import (
     DIFFERENCES,
+    MOST,
     bullets,
     comparison_page,
     difference_table,
@@ -146,16 +147,15 @@ def report(compared: Compared, figures: Mapping[str, Sequence[bytes]], *, synthe
     def drawn(name: str) -> list[str]:
         pngs = figures[name]
         fields = compared.caption["field"]
+        most = 2 * MOST // max(len(pngs), 2)
         return [
-            picture(png, f"Field {fields[i]}: {LEGENDS[name]}" if len(pngs) > 1 else LEGENDS[name])
+            picture(png, f"Field {fields[i]}: {LEGENDS[name]}" if len(pngs) > 1 else LEGENDS[name], most=most)
             for i, png in enumerate(pngs)
         ]
 
     head, *others = compared.parts()
     at = " · ".join(compared.entries(*head).values())
     parts = [
-        *(paragraph(text, look="warning") for text, holds in ((SYNTHETIC, synthetic), (FIXED, fixed)) if holds),
-        section("Verdict", bullets(verdicts(compared))),
         section(f"Maps {at}", _table(compared, *head), paragraph(HEADLINE, look="small")),
         section(f"Differences from {compared.reference} on the same skies", _differences(compared, *head)),
         section("Spectra", *drawn("spectra")),
@@ -163,7 +163,8 @@ def report(compared: Compared, figures: Mapping[str, Sequence[bytes]], *, synthe
         section("Scatter of the skies", *drawn("boxes")),
         section("Other beams, and the full sky", *_parts(compared, others)),
     ]
-    return comparison_page("Cleaning", compared, parts)
+    warnings = [paragraph(text, look="warning") for text, holds in ((SYNTHETIC, synthetic), (FIXED, fixed)) if holds]
+    return comparison_page("Cleaning", compared, [bullets(verdicts(compared)), *warnings], parts)
 
 
 def verdicts(compared: Compared) -> list[str]:

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from cmbml.analysis import compare, compare_figures, comparison, tables
 from cmbml.analysis.delensing import figures, report
+from cmbml.analysis.delensing.lensing import lensing_figure, lensing_of
 from cmbml.analysis.delensing.measure import NONE, Delensing, Measure, of_filters
 from cmbml.analysis.delensing.metrics import theory_curves
 from cmbml.analysis.spectra import of_method, stack
@@ -155,13 +156,38 @@ class Compare(Comparing, compare.Compare):
 
 
 class Panels(compare.Panels, Comparing):
-    """Maps of all methods for the test sky `compare.sim`: the whole sphere and one zoomed patch."""
+    """Maps of all methods for the test sky `compare.sim`: the whole sphere, one zoomed patch, and its lensing."""
 
-    inputs = (Every("prediction"), "obs", "unlensed_alm")
+    inputs = (
+        Every("prediction"),
+        Every("estimate", optional=True),
+        "obs",
+        "unlensed_alm",
+        "lensed_alm",
+        "filters",
+    )
+    outputs = (*compare.Panels.outputs, "compare_lensing_png", "compare_lensing_pdf")
     uses = (*Comparing.uses, "compare.sim", "analysis.zoom")
 
+    def run(self, item: Item, **inputs: Any) -> tuple[Figure, ...]:
+        """Three figures, each as PNG and PDF."""
+        lensing = self.lensing_of_methods(item, **inputs)
+        return *super().run(item, **inputs), lensing, lensing
+
+    def lensing_of_methods(
+        self, item: Item, *, prediction: Files, estimate: Files, obs: SkyMap, **inputs: Any
+    ) -> Figure:
+        """The convergence of those that estimate it, and the lensing that each has found."""
+        pairs = zip(prediction.items, prediction, strict=True)
+        predicted = {file_item["method"]: m[self.field] for file_item, m in pairs}
+        pairs = zip(estimate.items, estimate, strict=True)
+        kappa = {file_item["method"]: m["kappa"] for file_item, m in pairs if "kappa" in m.fields}
+        lon, lat, size = self.cfg.analysis.zoom
+        quantities = lensing_of(predicted, kappa, field=self.field, obs=obs, **inputs)
+        return lensing_figure(quantities, caption={**self.of_dataset(), **item}, zoom=(lon, lat, size))
+
     def shown(
-        self, item: Item, *, prediction: Files, obs: SkyMap, unlensed_alm: dict[str, np.ndarray]
+        self, item: Item, *, prediction: Files, obs: SkyMap, unlensed_alm: dict[str, np.ndarray], **others: Any
     ) -> compare.Shown:
         """Truth, the observed map and those of the methods."""
         maps = {"observed": obs[self.field]}
@@ -173,7 +199,7 @@ class Panels(compare.Panels, Comparing):
 class Report(Comparing, compare.Report):
     """One HTML page with the tables, the figures, and what they do and do not say."""
 
-    pictures = (*PICTURES, "skies", "zoom")
+    pictures = (*PICTURES, "lensing", "skies", "zoom")
     inputs = (*compare.MEASURED, *compare.png(pictures), "filters", *STEPS)
 
     def page(self, compared: report.Compared, pictures: Mapping[str, list[bytes]]) -> str:

@@ -12,11 +12,12 @@ from cmbml.analysis.captions import INSIDE, inside
 from cmbml.analysis.common import beam_ratio, common_form, deconvolved_alm, demand_usable
 from cmbml.analysis.delensing import metrics
 from cmbml.analysis.delensing.figures import delensing_figure
+from cmbml.analysis.delensing.lensing import lensing_figure, lensing_of
 from cmbml.analysis.figures import residual_histogram, spectra_figure
 from cmbml.analysis.measure import Judged
 from cmbml.analysis.metrics import PIXEL_METRICS, Metric, pixel_metrics
 from cmbml.analysis.spectra import of_method, stack
-from cmbml.core.asset import Item
+from cmbml.core.asset import Item, Optional
 from cmbml.core.stage import SimStage
 from cmbml.maps.skymap import SkyMap
 from cmbml.sims.bands import one_band
@@ -279,15 +280,23 @@ class Measure(Delensing, measure.Measure):
 
 
 class Pictures(Delensing, SimStage):
-    """Truth, observed, predicted, difference: the whole sky, one zoomed patch, and the histogram of the residual.
+    """Truth, observed, predicted, difference: the whole sky and a zoomed patch; its lensing; the residual's histogram.
 
     What is masked is grey; the truth has the same taper as the others.
     """
 
     name = "pictures"
     splits = ("test",)
-    inputs = ("prediction", "obs", "unlensed_alm", measure.MASK)
-    outputs = ("skies_png", "zoom_png", "residual_png")
+    inputs = (
+        "prediction",
+        Optional("estimate", when=lambda cfg: cfg.method.target == "kappa"),
+        "obs",
+        "unlensed_alm",
+        "lensed_alm",
+        "filters",
+        measure.MASK,
+    )
+    outputs = ("skies_png", "zoom_png", "lensing_png", "residual_png")
     uses = (*Delensing.caption_keys, "analysis.zoom")
     reads = ("splits", "analysis.pictures", "mask.kind")
     memory = "1 item + 40 MB"
@@ -303,9 +312,12 @@ class Pictures(Delensing, SimStage):
         prediction: SkyMap,
         obs: SkyMap,
         unlensed_alm: dict[str, np.ndarray],
+        lensed_alm: dict[str, np.ndarray],
+        filters: dict[str, np.ndarray],
+        estimate: SkyMap | None = None,
         mask: SkyMap | None = None,
     ) -> tuple[Figure, ...]:
-        """Three figures."""
+        """Four figures."""
         caption = self.caption(**item, mask=mask)
         good = inside(mask)
         truth = self.true_map(unlensed_alm, obs)
@@ -313,12 +325,25 @@ class Pictures(Delensing, SimStage):
         observed = obs[self.cfg.delens.field]
         predicted = prediction[self.cfg.delens.field]
         lon, lat, size = self.cfg.analysis.zoom
+        name = self.cfg.method.name
+        kappa = {} if estimate is None else {name: estimate["kappa"]}
+        lensing = lensing_of(
+            {name: predicted},
+            kappa,
+            field=self.cfg.delens.field,
+            obs=obs,
+            unlensed_alm=unlensed_alm,
+            lensed_alm=lensed_alm,
+            filters=filters,
+            mask=mask,
+        )
         residuals = {"observed": observed - truth, "predicted": predicted - truth}
         return (
             projections.sky_panels(truth, observed, predicted, caption=caption, mask=good),
             projections.zoom_panels(
                 truth, observed, predicted, caption=caption, lon_deg=lon, lat_deg=lat, size_deg=size, mask=good
             ),
+            lensing_figure(lensing, caption=caption, zoom=(lon, lat, size), mask=good),
             residual_histogram(residuals, caption=caption, mask=good),
         )
 

@@ -71,6 +71,10 @@ LEGENDS = {
     " signal was not kept.",
     "boxes": "Every sky (points), the median, the quartiles, and the range without outliers. Hollow: the primordial"
     " signal was not kept.",
+    "lensing": "One patch of one sky. Above: the convergence of the lenses, the truth as far as the quadratic estimator"
+    " can measure it (its Wiener filter of this noise and beam), and the estimates of those that make one. Below: the"
+    " lensing of the field and what each method subtracts as such. Truth, methods and differences share one scale. A"
+    " filter of the observed field looks right here, because nearly all of a B map is lensing: see the trap.",
     "skies": "Truth, observed and predicted map of one sky, and what is wrong with each. Predictions carry the noise of"
     " the observation.",
     "zoom": "The same for one patch.",
@@ -124,18 +128,18 @@ def report(compared: Compared, figures: Mapping[str, bytes]) -> str:
         return [picture(figures[name], LEGENDS[name], describe(compared.caption)) for name in names]
 
     parts = [
-        section("Verdict", bullets(verdicts(compared))),
         section("What is removed, and what is kept", _delensing_table(compared)),
         *drawn("delensing", "sigma"),
         section(f"Differences from {compared.reference} on the same skies", _paired_table(compared)),
         section("Spectra", *drawn("spectra")),
+        section("The lensing", *drawn("lensing")),
         section("Skies", *drawn("skies", "zoom")),
         section("Pixel by pixel", _pixel_table(compared)),
         section("Scatter of the skies", *drawn("boxes")),
         section("What each method can and cannot do", _kinds(compared)),
         section("The trap", paragraph(TRAP)),
     ]
-    return comparison_page("Delensing", compared, parts)
+    return comparison_page("Delensing", compared, [bullets(verdicts(compared))], parts)
 
 
 def verdicts(compared: Compared) -> list[str]:

@@ -1,0 +1,136 @@
+"""Pictures of the lensing itself: the convergence and the lensing of the field, truth beside what methods say."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from cmbml.analysis.projections import STYLE, colour_limit, draw_images, gnomonic_pixels, new_figure
+from cmbml.maps.skymap import SkyMap
+from cmbml.sky import sht
+from cmbml.sky.fields import field_map
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One quantity of a sky, (npix,) each.
+
+    Attributes
+    ----------
+    name, unit : str
+        What it is, for the axis, and its unit.
+    truth : array (npix,)
+    maps : mapping
+        Name of a method -> its map; methods that say nothing of it are left out.
+    """
+
+    name: str
+    unit: str
+    truth: np.ndarray
+    maps: Mapping[str, np.ndarray]
+
+
+def wiener_kappa(kappa: np.ndarray, wiener: np.ndarray, nside: int) -> np.ndarray:
+    """Return the map (npix,) of a true convergence, alms (nalm,), as far as the quadratic estimator measures it.
+
+    kappa_LM C_L / (C_L + N0_L): the mean of what that estimator answers for this convergence, after its Wiener filter.
+    What is missing from an estimate beside it is a lack, what is added is noise.
+    """
+    return sht.synthesis(sht.almxfl(kappa.astype(np.complex128), wiener), nside)
+
+
+def lensing_of(
+    predicted: Mapping[str, np.ndarray],
+    kappa: Mapping[str, np.ndarray],
+    *,
+    field: str,
+    obs: SkyMap,
+    unlensed_alm: Mapping[str, np.ndarray],
+    lensed_alm: Mapping[str, np.ndarray],
+    filters: Mapping[str, np.ndarray],
+    mask: SkyMap | None = None,
+) -> list[Seen]:
+    """Return the convergence, where a method estimates it, and the lensing of the field.
+
+    Parameters
+    ----------
+    predicted, kappa : mapping
+        Name of a method -> its delensed field, whose difference from the observed is its template, and its convergence.
+    field : str
+    obs : SkyMap
+    unlensed_alm, lensed_alm : mapping
+        The true sky.
+    filters : mapping
+        With ``wiener_phi``.
+    mask : SkyMap, optional
+        The truth is given it as the field has it, once, and as an estimate of the convergence has it, twice.
+    """
+    seen = 1.0 if mask is None else mask["mask"]
+    unlensed, lensed = (
+        field_map(alms, field, nside=obs.nside, fwhm_arcmin=obs.fwhm_arcmin) for alms in (unlensed_alm, lensed_alm)
+    )
+    templates = {name: obs[field] - m for name, m in predicted.items()}
+    quantities = [Seen(f"lensing of {field}", "uK_CMB", (lensed - unlensed) * seen, templates)]
+    if kappa:
+        convergence = wiener_kappa(unlensed_alm["kappa"], filters["wiener_phi"], obs.nside)
+        quantities.insert(0, Seen("κ, Wiener-filtered", "1", convergence * seen**2, kappa))
+    return quantities
+
+
+def lensing_figure(
+    quantities: list[Seen],
+    *,
+    caption: Mapping,
+    zoom: tuple[float, float, float],
+    mask: np.ndarray | None = None,
+    width: int = 400,
+) -> Figure:
+    """Draw one patch: truth, each method and its difference from the truth, each quantity on one colour scale.
+
+    Of one method the difference stands beside it, of several below.
+
+    Parameters
+    ----------
+    quantities : list of Seen
+        The last one is known of every method.
+    caption : mapping
+        See ``captions.describe``.
+    zoom : (float, float, float)
+        Longitude, latitude and side of the patch in degrees.
+    mask : bool array (npix,), optional
+        True where a pixel is good; the others are grey.
+    width : int, optional
+        Picture points across one panel.
+    """
+    lon, lat, size = zoom
+    names = list(quantities[-1].maps)
+    pixels = gnomonic_pixels(round(np.sqrt(len(quantities[-1].truth) / 12)), lon, lat, size, width)
+    rows = 1 if len(names) == 1 else 2
+    columns = 3 if len(names) == 1 else 1 + len(names)
+    with matplotlib.rc_context(STYLE):
+        heading = {**caption, "centre": f"(l, b) = ({lon:g}°, {lat:g}°)"}
+        figure = new_figure(max(1.75 * columns, 5.2), 0.4 + 2.1 * rows * len(quantities), heading)
+        grid = figure.subplots(rows * len(quantities), columns, sharex=True, sharey=True, squeeze=False)
+        for i, seen in enumerate(quantities):
+            block = grid[rows * i : rows * (i + 1)]
+            chosen = [1 + names.index(name) for name in seen.maps]
+            differences = [block[1, j] for j in chosen] if rows == 2 else [block[0, 2]]
+            axes = [block[0, 0], *(block[0, j] for j in chosen), *differences]
+            errors = {f"{name} − truth": np.subtract(m, seen.truth, dtype=np.float64) for name, m in seen.maps.items()}
+            scale = colour_limit(seen.truth if mask is None else seen.truth[mask])
+            draw_images(
+                axes,
+                {"truth": seen.truth, **seen.maps},
+                errors,
+                pixels,
+                mask,
+                caption={**caption, "unit": seen.unit},
+                half=size / 2,
+                scales=(scale, scale),
+            )
+            axes[0].set_ylabel(f"{seen.name}\noffset [deg]")
+            for axis in set(block.flat) - set(axes):
+                axis.axis("off")
+    return figure

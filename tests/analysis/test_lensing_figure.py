@@ -1,0 +1,78 @@
+"""Pictures of the lensing hold what they were given, and the truth is filtered as an estimate is."""
+
+import healpy as hp
+import numpy as np
+import pytest
+
+from cmbml.analysis.delensing.lensing import Seen, lensing_figure, lensing_of, wiener_kappa
+from cmbml.maps.skymap import SkyMap
+from cmbml.sky import sht
+
+NSIDE = 16
+ZOOM = (10.0, 20.0, 30.0)
+CAPTION = {"field": "B", "unit": "uK_CMB", "nside": NSIDE}
+
+
+@pytest.fixture(scope="module")
+def quantities():
+    rng = np.random.default_rng(0)
+    kappa, lensing = rng.standard_normal((2, 12 * NSIDE**2))
+    found = {"filter": 3 * lensing, "quadratic": 0.9 * lensing}
+    return [Seen("κ", "1", 0.01 * kappa, {"quadratic": 0.008 * kappa}), Seen("lensing of B", "uK_CMB", lensing, found)]
+
+
+def images(figure):
+    """Titles and images in the order of the rows and columns."""
+    return [(axis.get_title(), axis.images[0]) for axis in figure.axes if axis.images]
+
+
+def test_truth_methods_and_differences_share_one_scale(quantities):
+    figure = lensing_figure(quantities, caption=CAPTION, zoom=ZOOM, width=40)
+    drawn = images(figure)
+    assert [title for title, _ in drawn] == [
+        "truth", "quadratic", "quadratic − truth",
+        "truth", "filter", "quadratic", "filter − truth", "quadratic − truth",
+    ]  # fmt: skip
+    kappa, lensing = quantities
+    for seen, group in ((kappa, drawn[:3]), (lensing, drawn[3:])):
+        (scale,) = {image.norm.vmax for _, image in group}
+        assert scale == pytest.approx(np.percentile(np.abs(seen.truth), 99.5), rel=0.05)
+    np.testing.assert_allclose(drawn[4][1].get_array(), 3 * drawn[3][1].get_array())
+    # An estimate stands above its own template.
+    places = {(title, i < 3): image.axes.get_subplotspec().colspan.start for i, (title, image) in enumerate(drawn)}
+    assert places["quadratic", True] == places["quadratic", False] == 2
+
+
+def test_of_one_method_the_difference_stands_beside_it(quantities):
+    kappa, lensing = quantities
+    alone = [kappa, Seen(lensing.name, lensing.unit, lensing.truth, {"quadratic": lensing.maps["quadratic"]})]
+    drawn = images(lensing_figure(alone, caption=CAPTION, zoom=ZOOM, width=40))
+    assert [title for title, _ in drawn] == 2 * ["truth", "quadratic", "quadratic − truth"]
+    assert [image.axes.get_subplotspec().rowspan.start for _, image in drawn] == [0, 0, 0, 1, 1, 1]
+
+
+def test_truth_and_templates_are_of_the_same_sky_and_mask():
+    ell = hp.Alm.getlm(2)[0]
+    alm = np.where(ell == 2, 1.0 + 0j, 0)
+    mask = SkyMap(np.linspace(0, 1, 12 * NSIDE**2)[None], ("mask",), "1", 0.0, 2)
+    lensing = sht.synthesis(2 * alm, NSIDE)
+    obs = SkyMap((lensing * mask["mask"])[None], ("B",), "uK_CMB", 0.0, 2)
+    kappa, seen = lensing_of(
+        {"perfect": np.zeros(12 * NSIDE**2)},
+        {"perfect": sht.synthesis(alm, NSIDE) * mask["mask"] ** 2},
+        field="B",
+        obs=obs,
+        unlensed_alm={"B": alm, "kappa": 2 * alm},
+        lensed_alm={"B": 3 * alm},
+        filters={"wiener_phi": np.full(3, 0.5)},
+        mask=mask,
+    )
+    np.testing.assert_allclose(seen.truth, seen.maps["perfect"], atol=1e-6)
+    np.testing.assert_allclose(kappa.truth, kappa.maps["perfect"], atol=1e-6)
+
+
+def test_the_true_convergence_is_filtered_as_the_estimate():
+    # kappa = z, of l = 1 alone, of which the filter leaves a quarter.
+    z = np.array([0, np.sqrt(4 * np.pi / 3), 0], dtype=np.complex64)
+    seen = wiener_kappa(z, np.array([1.0, 0.25]), NSIDE)
+    np.testing.assert_allclose(seen, hp.pix2vec(NSIDE, np.arange(12 * NSIDE**2))[2] / 4, atol=1e-6)
