@@ -137,14 +137,18 @@ def solve(
         return lensing.adjoint(nothing, sht.almxfl(alm, with_weights.inverse_b))
 
     def left(phi: np.ndarray) -> np.ndarray:
-        return transposed(lensing.lens(phi)[1]) + sht.almxfl(phi, with_weights.inverse_pp)
+        image: np.ndarray = transposed(lensing.lens(phi)[1]) + sht.almxfl(phi, with_weights.inverse_pp)
+        return image
 
     def conditioned(residual: np.ndarray) -> np.ndarray:
         return sht.almxfl(residual, with_weights.preconditioner)
 
     right = transposed(b)
-    phi = nothing if start is None else sht.almxfl(start.astype(np.complex128), with_weights.preconditioner > 0)
-    residual = right if start is None else right - left(phi)
+    phi = nothing
+    residual = right
+    if start is not None:
+        phi = sht.almxfl(start.astype(np.complex128), with_weights.preconditioner > 0)
+        residual = right - left(phi)
     step = conditioned(residual)
     size = inner(residual, step)
     enough = tolerance**2 * inner(right, conditioned(right))
