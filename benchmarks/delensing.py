@@ -101,7 +101,10 @@ def main() -> None:
     given, common = options.parse_known_args()
     config.register()
     threads = max(1, (os.cpu_count() or 1) // given.jobs)
-    run([*common, "run.only=[theory,cmb,observe,label,filters,quadratic_estimate,features]"], os.cpu_count() or 1)
+    run(
+        [*common, "run.only=[theory,cmb,observe,label,observed_noise,filters,quadratic_estimate,features]"],
+        os.cpu_count() or 1,
+    )
     words = [word for word in common if word.split(".")[0] not in LEARNING]
     run([*words, "method=quadratic"], os.cpu_count() or 1)
     classical = [row["A_res"] for row in measured([*words, "method=quadratic"])]

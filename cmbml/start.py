@@ -1,5 +1,6 @@
 """From a configuration to a finished run, and from a user's mistake to a sentence."""
 
+import dataclasses
 import importlib
 import os
 import signal
@@ -27,6 +28,7 @@ from cmbml.core.errors import UserError
 from cmbml.core.pipeline import Pipeline
 from cmbml.core.stage import Stage
 
+SPOKEN = (UserError, HydraException, OmegaConfBaseException)  # what tells a user what is wrong
 ENGINE_KEYS = ("system", "run", "assets", "sims", "method.name", "method.target", "method.stages", "analysis.stages")
 
 
@@ -39,7 +41,7 @@ def build(cfg: DictConfig, overridden: Sequence[str] = ()) -> Pipeline:
         When a stage cannot be imported, the stages do not fit together, or none of them reads an overridden key.
     """
     stages = [_stage_class(path)(cfg) for path in cfg.pipeline]
-    for key in unread(overridden, stages):
+    for key in [*unknown_roots(overridden, cfg), *unread(overridden, stages)]:
         method = f", whose method is {cfg.method.name}" if "method" in cfg else ""
         raise UserError(f"{key} is read by no stage of this pipeline{method}; leave it out.")
     holds: Any = OmegaConf.to_container(cfg.assets.holds, resolve=True)
@@ -56,6 +58,13 @@ def unread(keys: Sequence[str], stages: Sequence[Stage]) -> list[str]:
         for key in keys
         if "." in key and not any(f"{key}.".startswith(f"{r}.") or f"{r}.".startswith(f"{key}.") for r in read)
     ]
+
+
+def unknown_roots(keys: Sequence[str], cfg: DictConfig) -> list[str]:
+    """Keys of the root that were added to those of the schema, ``+foo=1``: nothing reads them."""
+    schema = OmegaConf.get_type(cfg)
+    known = [field.name for field in dataclasses.fields(schema)] if dataclasses.is_dataclass(schema) else list(cfg)
+    return [key for key in keys if key in cfg and key.partition(".")[0] not in known]
 
 
 def _stage_class(path: str) -> type[Stage]:
@@ -102,11 +111,14 @@ def start(config_path: Path, config_name: str) -> None:
     config.register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands an exception over instead of printing it
 
+    begun = threading.Event()
+
     def job(cfg: DictConfig) -> None:
+        begun.set()
         with _sentences(wanted):
             run(cfg)
 
-    with _interruptible(), _sentences(wanted):
+    with _interruptible(), _sentences(wanted), _composing(begun):
         sys.argv[1:] = check_options(config_path, config_name, arguments)
         launch.meet()
         hydra.main(version_base="1.3", config_path=str(config_path), config_name=config_name)(job)()
@@ -139,11 +151,24 @@ def _interruptible() -> Iterator[None]:
 
 
 @contextmanager
+def _composing(begun: threading.Event) -> Iterator[None]:
+    """Take what goes wrong before a job has begun for a mistake on the command line, of whatever kind it is."""
+    try:
+        yield
+    except (*SPOKEN, OSError):
+        raise
+    except Exception as error:
+        if begun.is_set():
+            raise
+        raise UserError(f"Hydra cannot make a configuration of the command line: {error}.") from error
+
+
+@contextmanager
 def _sentences(traceback_wanted: bool) -> Iterator[None]:
     """End the program with a sentence when the user has made a mistake."""
     try:
         yield
-    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
+    except (*SPOKEN, OSError) as error:
         if traceback_wanted:
             raise
         sys.stderr.write(f"Error: {_sentence(error)}\n")
@@ -162,4 +187,4 @@ def _sentence(error: BaseException) -> str:
     noise = ("full_key", "object_type", "reference_type", "To append")
     lines = [line.strip().rstrip(".") for e in (error, error.__cause__) if e for line in str(e).splitlines()]
     sentences = [line for line in lines if line and not line.startswith(noise)]
-    return ". ".join(dict.fromkeys(sentences[:2])) + ". (--cfg job prints all keys and their values.)"
+    return ". ".join(dict.fromkeys(sentences[:2])) + ". --cfg job prints all keys and their values."

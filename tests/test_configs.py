@@ -55,7 +55,8 @@ def test_option_composes_builds_and_is_read(composed, option, tmp_path):
     (tmp_path / "mask.fits").touch()
     cfg = composed(option, f"mask.file={tmp_path}/mask.fits")  # which mask=file asks for, and no other option reads
     stages = build(cfg).stages
-    assert [s.name for s in stages][:6] == ["theory", "mask", "cmb", "observe", "label", "filters"]
+    first = ["theory", "mask", "cmb", "observe", "label", "observed_noise", "filters"]
+    assert [s.name for s in stages][:7] == first
     idle = {key.split(".")[0] for key in unread(list(flatten(OmegaConf.to_container(cfg))), stages)}
     assert idle <= (LEARNING if option in CLASSICAL else set()), "a key that no stage reads"
     network = instantiate({**OmegaConf.to_container(cfg.network), "in_channels": 1, "out_channels": 1})

@@ -108,6 +108,50 @@ def test_option_of_another_job(command, name, word, told):
     assert re.match(f"Error: {word} {told}", error), error
 
 
+COMMAND_LINES = {
+    "=3": r"Hydra cannot make a configuration of the command line: ",
+    "hydra=3": r"Hydra cannot make a configuration of the command line: ",
+    "--resolve": r"Hydra cannot make a configuration of the command line: The --resolve flag can only be used",
+    "": r"mismatched input '<EOF>'",
+    "nside": r"'nside'. missing EQUAL",
+    "nside=": r"Value '' of type 'str' could not be converted to Integer",
+    "nside=64 128": r"Value '64 128' of type 'str' could not be converted",
+    "nside=[1": r"no viable alternative at input '\[1'",
+    "nside=choice(1,2)": r"Sweep parameters 'nside=choice\(1,2\)' requires --multirun",
+    "nside=${nope}": r"nside does not resolve: Interpolation key 'nope' not found",
+    "system.root=${nope}": r"Interpolation key 'nope' not found",
+    "+foo=1": r"foo is read by no stage of this pipeline",
+    "++foo.bar=1": r"foo.bar is read by no stage of this pipeline",
+    "~nside": r"sky.nside does not resolve: Interpolation key 'nside' not found",
+    "~noise": r"noise.kind does not resolve: Missing mandatory value",
+    "~run.dry": r"does not support deletion",
+    "experiment=": r"experiment= is not known; for main_sims.py the options are cleaning_demo, ",
+    "experiment=nope": r"experiment=nope is not known; for main_sims.py the options are cleaning_demo, ",
+    "noise=größe": r"noise=größe is not known; for main_sims.py the options are none, scan, ",
+    "noise=[scan,white]": r"noise=\[scan,white\] is not known",
+    "run.only=[nope]": r"run.only: there is no stage 'nope'; the stages are ",
+    "--config-name=nope": r"Cannot find primary config 'nope'",
+    "--config-dir=/nope": r"'/nope' not found",
+    "pipeline=[[1,2]]": r"pipeline=.* must be a list of classes of stages",
+    "sims.stages=[foo]": r"sims.stages=.* must be a list of classes of stages",
+    "instrument.bands=[7]": r"instrument.bands: .*planck.ecsv has no band 7; it has 30, ",
+}
+
+
+@pytest.mark.parametrize("word", COMMAND_LINES)
+def test_what_is_no_word_of_the_command_line(command, word):
+    code, error = command(word, "run.dry=true", config_name="sims")
+    assert (code, error.count("\n")) == (1, 1), error
+    assert re.match(f"Error: .*{COMMAND_LINES[word]}", error), error
+
+
+@pytest.mark.parametrize("job", ["foo", "", "null", "[clean]", "3"])
+def test_a_job_that_there_is_not(command, job):
+    code, error = command(f"job={job}", config_name="compare")
+    assert code == 1
+    assert error == (f"Error: job={job} is not known; for main_analysis_compare.py the options are clean, delens.\n")
+
+
 def test_root_that_cannot_be_a_folder(command, tmp_path):
     (tmp_path / "file").write_text("in the way")
     code, error = command(root=str(tmp_path / "file" / "data"))

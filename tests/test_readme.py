@@ -40,7 +40,8 @@ BANDS = shlex.split(
     " instrument.bands=[100,143] instrument.table=instruments/toy.ecsv foregrounds.components=false run.workers=1"
 )
 SIMULATED = "run.only=[theory,cmb,observe,label]"
-TRAINED = "run.only=[theory,mask,cmb,observe,label,filters,quadratic_estimate,mean_field,features,rotations,train]"
+FILTERED = "theory,mask,cmb,observe,label,observed_noise,filters"
+TRAINED = f"run.only=[{FILTERED},quadratic_estimate,mean_field,features,rotations,train]"
 CLEANED = [*BANDS, "nside=32", "sky.lmax=80", "epochs=1"]
 CLASSICAL = ("method=quadratic", "method=wiener")
 BENCHMARKS = {

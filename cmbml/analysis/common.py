@@ -7,12 +7,38 @@ Here too: the one line that every table and picture carries to say what it shows
 
 import numpy as np
 
-from cmbml.core.errors import UserError
+from cmbml.core.errors import UserError, demand
 from cmbml.sky import sht
 from cmbml.sky.beams import gaussian_beam
 
 # What is left of a mode below this drowns in the rounding of float32 maps (1e-7); dividing by b_l makes noise of it.
 _SMALLEST_BEAM = 1e-6
+
+
+def usable_lmax(fwhm_arcmin: float, lmax: int) -> int:
+    """Return the last multipole, lmax at most, at which a map with a Gaussian beam holds anything but rounding.
+
+    Examples
+    --------
+    >>> usable_lmax(300.0, 160), usable_lmax(60.0, 160)
+    (141, 160)
+    """
+    return int(np.flatnonzero(gaussian_beam(fwhm_arcmin, lmax) >= _SMALLEST_BEAM)[-1])
+
+
+def demand_usable(label: str, fwhm_arcmin: float, lmax: int) -> None:
+    """Refuse to measure further than a beam lets; ``label`` says which beam that is.
+
+    Raises
+    ------
+    UserError
+        The sentence names the largest usable lmax.
+    """
+    usable = usable_lmax(fwhm_arcmin, lmax)
+    demand(
+        usable == lmax,
+        f"{label} leaves nothing of the map at analysis.lmax={lmax}; set analysis.lmax to {usable} or less.",
+    )
 
 
 def beam_ratio(fwhm_arcmin: float, to_fwhm_arcmin: float, lmax: int) -> np.ndarray:
@@ -90,11 +116,6 @@ def deconvolved_alm(
     UserError
         If the beam has erased the map below lmax; the message names the largest usable lmax.
     """
+    demand_usable(f"A beam of {fwhm_arcmin:g} arcmin", fwhm_arcmin, lmax)
     beam = gaussian_beam(fwhm_arcmin, lmax)
-    if beam[-1] < _SMALLEST_BEAM:
-        usable = int(np.flatnonzero(beam >= _SMALLEST_BEAM)[-1])
-        raise UserError(
-            f"a beam of {fwhm_arcmin:g} arcmin leaves nothing of the map at lmax = {lmax}; set analysis.lmax to"
-            f" {usable} or less"
-        )
     return sht.almxfl(sht.analysis(m, lmax, spin=spin, niter=niter, nthreads=nthreads), 1 / beam)

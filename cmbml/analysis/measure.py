@@ -78,7 +78,7 @@ class Summary(Judged):
         caption = self.caption(split="test", sims=len(metrics), mask=mask)
         rows = [row for sky in metrics for row in sky]
         summary = tables.summarise(rows, by=self.by, judge=self.note)
-        of_tables = caption | self.more(mask) | tables.SCATTER
+        of_tables = caption | self.more(mask, **inputs) | tables.SCATTER
         return (
             tables.to_rows(summary),
             tables.to_markdown(summary, caption=of_tables, metrics=self.metrics),
@@ -86,7 +86,7 @@ class Summary(Judged):
             *self.figures(summary, list(spectra), caption, mask, **inputs),
         )
 
-    def more(self, mask: SkyMap | None) -> dict[str, str]:
+    def more(self, mask: SkyMap | None, **inputs: Any) -> dict[str, str]:
         """Entries of the caption for the tables alone."""
         return {}
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from cmbml.core.errors import demand
 
@@ -42,6 +42,11 @@ def _no_repeats(key: str, names: Sequence[str]) -> None:
     demand(len(set(names)) == len(names), f"{key}=[{','.join(names)}] names something twice; once is enough.")
 
 
+def _check_classes(key: str, value: object) -> None:
+    good = isinstance(value, list | ListConfig) and all(isinstance(path, str) and "." in path for path in value)
+    demand(good, f"{key}={value} must be a list of classes of stages, like [cmbml.sims.cmb.Cmb].")
+
+
 def _power_of_two(n: int) -> bool:
     return n > 0 and n & (n - 1) == 0
 
@@ -75,6 +80,13 @@ def check_patches(nside: int, patch: int, halo: int) -> None:
     fits = _power_of_two(patch) and patch <= nside
     demand(fits, f"patches.patch={patch} must be a power of two that divides nside={nside}.")
     demand(halo <= nside, f"patches.halo={halo} must not be wider than nside={nside}.")
+
+
+def _check_stages(cfg: DictConfig) -> None:
+    for key in ("sims.stages", "method.stages", "analysis.stages", "compare.stages", "pipeline"):
+        value = OmegaConf.select(cfg, key)
+        if value is not None:
+            _check_classes(key, value)
 
 
 def _check_system(cfg: DictConfig) -> None:
@@ -126,7 +138,6 @@ def _check_method(cfg: DictConfig) -> None:
     check_name("method.name", method.name)
     demand(str(method.name).lower() != "none", "method.name=none is what a comparison calls no method; choose another.")
     demand(isinstance(method.target, str), f"method.target={method.target} must be a text.")
-    demand(OmegaConf.is_list(method.stages), f"method.stages={method.stages} must be a list of classes.")
 
 
 def _check_delens(cfg: DictConfig) -> None:
@@ -137,6 +148,7 @@ def _check_delens(cfg: DictConfig) -> None:
     _one_of("method.target", cfg.method.target, TARGETS)
     _one_of("quadratic.estimator", cfg.quadratic.estimator, ("mv", "eb"))
     _one_of("quadratic.template", cfg.quadratic.template, ("gradient", "remap"))
+    _one_of("delens.noise", cfg.delens.noise, ("measured", "theory"))
     _one_of("quadratic.wiener", cfg.quadratic.wiener, ("measured", "theory"))
     label = d.target if d.target == "kappa" else f"{d.target}_{d.field}"
     demand(
@@ -275,6 +287,7 @@ _CHECKS = (
     ("sky", _check_sky),
     ("mask", _check_mask),
     ("method", _check_method),
+    ("pipeline", _check_stages),
     ("delens", _check_delens),
     ("clean", _check_clean),
     ("rotation", _check_rotation),

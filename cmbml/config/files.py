@@ -1,7 +1,6 @@
 """Files of others: found by patterns, sorted as people count, and paired by the numbers in their names."""
 
 import glob
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -87,17 +86,3 @@ def _telling(paths: Sequence[Path]) -> list[set[int]]:
     for count in counts:
         common &= count
     return [set(count - common) for count in counts]
-
-
-def listing(pattern: str | None) -> str:
-    """Hash of the paths, sizes and times of the files of a pattern, whatever its fields; empty without a pattern.
-
-    It stands in the configuration, so that a change of the files is a change of a setting.
-    """
-    return states(matching(pattern, band="*", split="*")) if pattern else ""
-
-
-def states(paths: Sequence[Path]) -> str:
-    """Hash of paths, and of the sizes and times of what is there."""
-    found = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in paths if p.exists()]
-    return hashlib.sha256(repr(found).encode()).hexdigest()[:12]

@@ -22,7 +22,7 @@ MAINS = {
     "clean": "main_clean.py",
     "compare": "main_analysis_compare.py",
 }
-_CHOICE = re.compile(r"\+*(?P<group>[\w/]+)(@[\w.]*)?=(?P<options>[\w./-]+(,[\w./-]+)*)")
+_CHOICE = re.compile(r"\+*(?P<group>[\w/]+)(@[\w.]*)?=(?P<options>[^(){}$'\"]*)")  # no sweep, no quotes
 
 
 def jobs_of(path: Path) -> set[str]:
@@ -124,7 +124,9 @@ def check_options(config_path: Path, job: str, arguments: Sequence[str]) -> list
         if choice is None or not any((place / choice["group"]).is_dir() for place in places):
             result.append(in_grammar(argument))
             continue
-        files = [_file_of(choice["group"], option, jobs, places) for option in choice["options"].split(",")]
+        options = choice["options"]
+        chosen = [options] if options.startswith("[") else options.split(",")
+        files = [_file_of(choice["group"], option, jobs, places) for option in chosen]
         result.append(argument.partition("=")[0] + "=" + ",".join(files))
     return result
 
@@ -162,7 +164,7 @@ def _file_of(group: str, option: str, jobs: Sequence[str], places: Sequence[Path
     for named in (path for place in places for path in (place / group).glob("*.yaml")):
         if name_of(named) == option and jobs_of(named) & set(jobs):
             return named.stem
-    program = " ".join([MAINS[jobs[0]], *(f"job={job}" for job in jobs[1:])])
+    program = " ".join([MAINS[jobs[0]], *(f"job={job}" for job in jobs[1:] if group != "job")])
     belongs = "is not known"
     if path is not None:
         belongs = f"belongs to {' and '.join(main for job, main in MAINS.items() if job in jobs_of(path))}"

@@ -9,7 +9,6 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 
 from cmbml.config import checks
-from cmbml.config.files import listing
 from cmbml.config.jobs import CleanConfig, CompareCleanConfig, CompareConfig, Config, SimsConfig
 from cmbml.config.limits import check_numbers
 from cmbml.core.errors import UserError
@@ -32,7 +31,6 @@ def register() -> None:
     OmegaConf.register_new_resolver("count", len, replace=True)
     OmegaConf.register_new_resolver("call", lambda path, *args: get_method(path)(*args), replace=True)
     OmegaConf.register_new_resolver("contents", contents, replace=True)
-    OmegaConf.register_new_resolver("listing", listing, replace=True, use_cache=True)
     OmegaConf.register_new_resolver("folder_of_a_sky", _folder_of_a_sky, replace=True)
     OmegaConf.register_new_resolver("concat", lambda *lists: [x for one in lists for x in one], replace=True)
 
@@ -66,13 +64,12 @@ def home(root: str) -> str:
 
 
 def contents(table: str) -> str:
-    """Hash of a table and of the files in the folder of its name beside it, which it may name.
+    """Hash of a table.
 
-    It stands in the configuration, so that a change of them is a change of a setting, wherever they lie.
+    It stands in the configuration, so that a change of the table is a change of a setting, wherever it lies.
     """
     path = shipped(table)
-    files = [path, *sorted(p for p in path.with_suffix("").glob("*") if p.is_file())]
-    return hashlib.sha256(b"".join(p.name.encode() + p.read_bytes() for p in files)).hexdigest()[:12]
+    return hashlib.sha256(path.name.encode() + path.read_bytes()).hexdigest()[:12]
 
 
 def prepare(cfg: DictConfig) -> None:
@@ -83,10 +80,10 @@ def prepare(cfg: DictConfig) -> None:
     UserError
         One sentence that names the key.
     """
-    root = Path(home(cfg.system.root)).absolute()
-    cfg.system.root = str(root)
     check_numbers(cfg)  # before anything is made of them
     try:
+        root = Path(home(cfg.system.root)).absolute()
+        cfg.system.root = str(root)
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except Exception as error:
         mistake = _mistake(error)

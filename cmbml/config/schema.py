@@ -96,6 +96,7 @@ class Noise:
     kind: str = MISSING
     factor: float = within(0, 1e6)
     knee: bool = MISSING
+    tube_correlation: float = within(0, 1)
     folder: str = MISSING
     files: dict[str, str] = MISSING
 
@@ -153,6 +154,7 @@ class Delens:
     inputs: list[str] = MISSING
     fwhm_arcmin: float = within(*WIDTH)
     lmin_b: int = within(0, LMAX[1])
+    noise: str = MISSING
     fiducial: dict[str, float] = MISSING
     export_npy: bool = MISSING
 

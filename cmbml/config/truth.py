@@ -1,4 +1,6 @@
-"""What is known of the skies of a dataset of many bands."""
+"""What is known of the skies of a dataset of many bands, and of what is made of them, before anything is."""
+
+import numbers
 
 from omegaconf import DictConfig
 
@@ -26,3 +28,19 @@ def has_foregrounds(config: DictConfig) -> bool:
 def has_uneven_noise(config: DictConfig) -> bool:
     """Whether the pixels of a band have noise variances of their own."""
     return config.noise.kind in ("scan", "variance_map")
+
+
+def beams_measured(config: DictConfig) -> dict[str, float]:
+    """Beams, arcmin, that prediction and truth of a cleaning will have: by their keys, as far as settings say them."""
+    method = config.method
+    beams = {}
+    given = [key for key in ("fwhm_arcmin", "perform_ILC_at_beam") if isinstance(method.get(key), numbers.Real)]
+    if given:
+        beams[f"method.{given[0]}"] = float(method[given[0]])
+    elif "perform_ILC_at_beam" in method:
+        beams["clean.fwhm_arcmin"] = float(config.clean.fwhm_arcmin)
+    elif "trained" in method and method.trained is None:
+        beams["clean.target_fwhm_arcmin"] = float(config.clean.target_fwhm_arcmin)
+    if config.sims.external:
+        beams["sims.external.truth_fwhm_arcmin"] = float(config.sims.external.truth_fwhm_arcmin)
+    return beams

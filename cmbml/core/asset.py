@@ -1,5 +1,7 @@
 """Assets: named files whose paths come from one table."""
 
+import math
+import os
 import string
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from cmbml.core import handlers
-from cmbml.core.errors import UserError
+from cmbml.core.errors import UserError, demand, demand_value
 
 Item = Mapping[str, Any]
 
@@ -176,18 +178,57 @@ class Assets:
         self.constants = dict(constants)
         self.holds = dict(holds)
         self.units = dict(units)
+        for name, counts in self.holds.items():
+            demand_value(self._counted(counts), f"assets.holds.{name}", counts, self._wish())
 
     def check(self, name: str, item_fields: Iterable[str], stage: str) -> None:
-        """Refuse an asset that is not in the table or whose template has a field that nobody fills."""
+        """Refuse an asset that is not in the table, or whose template no file can be made of."""
         if name not in self.templates:
             raise UserError(f"Stage {stage!r} names the asset {name!r}, which assets.files does not list; add it.")
-        fields = {f for _, f, _, _ in string.Formatter().parse(self.templates[name]) if f}
+        template = self.templates[name]
+        key = f"assets.files.{name}"
+        fields = _fields(key, template)
         unknown = fields - set(self.constants) - set(item_fields)
         if unknown:
             raise UserError(
                 f"assets.files.{name} has the field {{{sorted(unknown)[0]}}}, which is neither one of assets.constants"
                 f" ({', '.join(sorted(self.constants))}) nor of the items of {stage!r} ({', '.join(item_fields)})."
             )
+
+    def claim(self, name: str, items: Iterable[Item], taken: dict[str, str]) -> None:
+        """Refuse a path that belongs to two items, or to two assets.
+
+        Parameters
+        ----------
+        name : str
+        items : iterable of mapping
+            All items of the asset.
+        taken : dict
+            Path -> asset of the files of other assets, to which those of this one are added.
+        """
+        for item in items:
+            path = os.path.normpath(self.file(name, item).path)
+            holder = taken.get(path)
+            if holder == name:
+                fields = ", ".join(f"{{{field}}}" for field in item)
+                raise UserError(
+                    f"assets.files.{name}={self.templates[name]} is one path for several items; tell them apart by"
+                    f" their fields, {fields}."
+                )
+            if holder is not None:
+                raise UserError(
+                    f"assets.files.{holder} and assets.files.{name} have one path, {path}; give each its own."
+                )
+            taken[path] = name
+
+    def check_suffix(self, name: str) -> None:
+        """Refuse an asset that cannot be written."""
+        template = self.templates[name]
+        known = ", ".join(handlers.suffixes())
+        demand(
+            handlers.known(Path(template)),
+            f"assets.files.{name}={template} has no suffix of a known format; known are {known}.",
+        )
 
     def file(self, name: str, item: Item) -> File:
         """File of an asset for an item."""
@@ -196,12 +237,26 @@ class Assets:
             fields["split"] = fields["split"].capitalize()
         if "sim" in fields:
             fields["sim"] = f"sim{fields['sim']:04d}"
-        return File(Path(self.templates[name].format(**{**self.constants, **fields})))
+        template = self.templates[name]
+        try:
+            return File(Path(template.format(**{**self.constants, **fields})))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"assets.files.{name}={template} cannot be filled: {error}.") from None
 
     def taken(self, counts: str) -> float:
         """Bytes of numbers of units, ``5 alm + 1 map``; none where no units are known."""
         pairs = [part.split() for part in counts.split("+")] if self.units else []
         return sum(float(n) * self.units[unit] for n, unit in pairs)
+
+    def _counted(self, counts: str) -> bool:
+        """Whether these are numbers of known units."""
+        try:
+            return 0 <= self.taken(counts) < math.inf
+        except (KeyError, ValueError):
+            return False
+
+    def _wish(self) -> str:
+        return f"numbers of units, like 5 map + 1 MB; known are {', '.join(self.units)}"
 
     def size(self, name: str) -> float:
         """Estimate of the bytes of a file of an asset."""
@@ -214,3 +269,14 @@ class Assets:
         """Path below the root, as records have it; the whole path of what lies elsewhere."""
         root = Path(str(self.constants.get("root", ".")))
         return str(path.relative_to(root) if path.is_relative_to(root) else path)
+
+
+def _fields(key: str, template: str) -> set[str]:
+    """Names of the fields of a path template, which are plain: ``{split}``, and not ``{split.x}`` or ``{0}``."""
+    try:
+        names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise UserError(f"{key}={template} is no path with fields like {{split}}: {error}.") from None
+    for name in names:
+        demand(name.isidentifier(), f"{key}={template} has the field {{{name}}}; a field is a name, like {{split}}.")
+    return set(names)

@@ -203,6 +203,7 @@ _HANDLERS: dict[str, tuple[Reader, Writer]] = {
     ".md": (_read_text, _write_text),
     ".tex": (_read_text, _write_text),
     ".html": (_read_text, _write_text),
+    ".log": (_read_text, _write_text),
 }
 
 
@@ -211,8 +212,18 @@ def register(suffix: str, reader: Reader, writer: Writer) -> None:
     _HANDLERS[suffix] = (reader, writer)
 
 
+def suffixes() -> list[str]:
+    """The suffixes of the formats."""
+    return list(_HANDLERS)
+
+
+def known(path: Path) -> bool:
+    """Whether a file of this name can be read and written."""
+    return path.suffix in _HANDLERS
+
+
 def _handler(path: Path) -> tuple[Reader, Writer]:
-    if path.suffix not in _HANDLERS:
+    if not known(path):
         raise UserError(f"{path}: no handler for the suffix {path.suffix!r}; known are {', '.join(_HANDLERS)}.")
     return _HANDLERS[path.suffix]
 

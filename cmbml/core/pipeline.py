@@ -13,7 +13,7 @@ from tqdm import tqdm
 from cmbml.core import cluster, log, memory
 from cmbml.core.asset import Assets, Every, File, Files, Item, Record, Source
 from cmbml.core.errors import UserError
-from cmbml.core.provenance import FORM, Sidecar, changes, damage, digest, environment
+from cmbml.core.provenance import FORM, Sidecar, changes, damage, digest, environment, telling
 from cmbml.core.stage import THREAD_VARIABLES, Outcome, ReadFile, Stage, Work, execute, stamp, state
 
 OLD = "made by cmbml 0.1.0"
@@ -48,27 +48,36 @@ class Pipeline:
             fields = [field for item in self._items[stage.name][:1] for field in item]
             for name in (*stage.outputs, *stage.scratch) if self._items[stage.name] else ():
                 self.assets.check(name, fields, stage.name)
-            keywords = [source.name for source in stage.sources]
-            if len(set(keywords)) < len(keywords):
-                raise UserError(f"Stage {stage.name!r} reads two inputs under one name: {', '.join(keywords)}.")
-            for source in stage.sources:
-                name = source.asset
-                made_later = [s.name for s in self.stages if name in s.outputs and name not in self.producer]
-                if made_later:
-                    raise UserError(
-                        f"Stage {stage.name!r} reads {name!r}, which stage {made_later[0]!r} makes only later;"
-                        " put that one first."
-                    )
-                if name not in self.producer and self._items[stage.name]:
-                    listed = list(stage.found(name))[:1] if isinstance(source, Every) else [{}]
-                    for item in listed:
-                        self.assets.check(name, [*fields, *item], stage.name)
+                self.assets.check_suffix(name)
+            self._check_inputs(stage, fields)
             for name in stage.outputs:
                 if name in self.producer:
                     raise UserError(
                         f"Stages {self.producer[name].name!r} and {stage.name!r} both make the asset {name!r}."
                     )
                 self.producer[name] = stage
+        taken: dict[str, str] = {}
+        for stage in self.stages:
+            for name in (*stage.outputs, *stage.scratch):
+                self.assets.claim(name, self._items[stage.name], taken)
+
+    def _check_inputs(self, stage: Stage, fields: Sequence[str]) -> None:
+        """Refuse what a stage reads and no stage before it makes, or what has no name of its own."""
+        keywords = [source.name for source in stage.sources]
+        if len(set(keywords)) < len(keywords):
+            raise UserError(f"Stage {stage.name!r} reads two inputs under one name: {', '.join(keywords)}.")
+        for source in stage.sources:
+            name = source.asset
+            made_later = [s.name for s in self.stages if name in s.outputs and name not in self.producer]
+            if made_later:
+                raise UserError(
+                    f"Stage {stage.name!r} reads {name!r}, which stage {made_later[0]!r} makes only later;"
+                    " put that one first."
+                )
+            if name not in self.producer and self._items[stage.name]:
+                listed = list(stage.found(name))[:1] if isinstance(source, Every) else [{}]
+                for item in listed:
+                    self.assets.check(name, [*fields, *item], stage.name)
 
     # ---- what an item reads, and its fingerprint
 
@@ -99,6 +108,7 @@ class Pipeline:
             file = self.assets.file(source.asset, item)
             return file, (ReadFile(file.path, _state(stage, file, item)),)
         listed = [{**item, **i} for i in stage.found(source.asset) if source.where.items() <= i.items()]
+        self.assets.claim(source.asset, listed, {})
         pairs = [(self.assets.file(source.asset, i), i) for i in listed]
         pairs = [(file.record() if isinstance(source, Record) else file, i) for file, i in pairs]
         pairs = [(file, i) for file, i in pairs if file.exists() or not source.optional]
@@ -122,7 +132,8 @@ class Pipeline:
         """Hash of all that decides the outputs of an item."""
         key = (stage.name, *item.values())
         if key not in self._fingerprints:
-            inputs = {s.label: [f.fingerprint for f in self._source(stage, item, s)[1]] for s in stage.sources}
+            files = {s.label: self._source(stage, item, s)[1] for s in stage.sources} | _given(stage, item)
+            inputs = {label: [file.fingerprint for file in of_label] for label, of_label in files.items()}
             self._fingerprints[key] = digest(stage.name, stage.version, stage.settings, item, inputs)
         return self._fingerprints[key]
 
@@ -139,9 +150,10 @@ class Pipeline:
 
     def _work(self, stage: Stage, item: Item, forced: bool, verify: bool, causes: dict[str, str]) -> Work:
         inputs = {source: self._source(stage, item, source) for source in stage.sources}
+        files = {source.label: of_source for source, (_, of_source) in inputs.items()} | _given(stage, item)
         fingerprints = {
-            source.label: {self.assets.shown(file.path): file.fingerprint for file in files}
-            for source, (_, files) in inputs.items()
+            label: {self.assets.shown(file.path): file.fingerprint for file in of_label}
+            for label, of_label in files.items()
         }
         outputs = tuple(self.assets.file(name, item) for name in stage.outputs)
         fingerprint = self.fingerprint(stage, item)
@@ -159,12 +171,12 @@ class Pipeline:
         return Work(
             item=item,
             fingerprint=fingerprint,
-            inputs={source.name: files for source, (files, _) in inputs.items()},
+            inputs={source.name: values for source, (values, _) in inputs.items()},
             input_fingerprints=fingerprints,
             outputs=outputs,
             scratch={name: self.assets.file(name, item) for name in stage.scratch},
             why=why,
-            read_files=tuple(file for _, files in inputs.values() for file in files),
+            read_files=tuple(file for of_label in files.values() for file in of_label),
             planned_at=planned_at,
         )
 
@@ -181,7 +193,7 @@ class Pipeline:
             if len(old) != len(files):
                 return f"{label}: {len(old)} -> {len(files)} items"
             if list(old.values()) != list(files.values()):
-                maker = makers[label]
+                maker = makers.get(label)
                 return causes.get(maker.name, f"{label} changed") if maker else f"{label} changed"
         return "made under another name"
 
@@ -193,6 +205,9 @@ class Pipeline:
                 if name not in names:
                     raise UserError(f"run.{key}: there is no stage {name!r}; the stages are {', '.join(names)}.")
         first = names.index(start) if start else 0
+        before = [name for name in only if names.index(name) < first]
+        if before:
+            raise UserError(f"run.only names {before[0]}, which comes before run.start={start}; leave one of them out.")
         return [s for i, s in enumerate(self.stages) if i >= first and (not only or s.name in only)]
 
     def _refuse_stale_inputs(self, stages: Sequence[Stage], plan: dict[str, list[Work]]) -> None:
@@ -311,6 +326,14 @@ class Pipeline:
             rows.append([stage.name, items, len(todo), log.size(stage_disk), log.size(stage_memory), why])
         title = f"Dry run: nothing is written. About {log.size(disk)} of disk and {log.size(most)} of memory at most."
         log.table(title, ["stage", "items", "to do", "disk", "memory", "why"], rows)
+
+
+def _given(stage: Stage, item: Item) -> dict[str, tuple[ReadFile, ...]]:
+    """Files of a user that an item is made of, by the setting that names them."""
+    return {
+        label: tuple(ReadFile(path, telling(path), given=True) for path in paths)
+        for label, paths in stage.made_of(item).items()
+    }
 
 
 def _state(stage: Stage, file: File, item: Item) -> str:

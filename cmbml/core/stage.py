@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from cmbml.core import handlers, locks, memory, provenance
 from cmbml.core.asset import Assets, File, Files, Input, Item, sources
 from cmbml.core.errors import UserError
-from cmbml.core.provenance import Sidecar, damage, flatten
+from cmbml.core.provenance import Sidecar, damage, flatten, telling
 from cmbml.core.seeds import rng_for
 
 _ABSENT = object()
@@ -85,6 +85,13 @@ class Stage:
         """Units of work; a stage that runs once has one empty item."""
         return [{}]
 
+    def made_of(self, item: Item) -> Mapping[str, Sequence[Path]]:
+        """Files of a user that decide the result of an item, by the setting that names them: ``{"mask.file": [path]}``.
+
+        Their contents enter its fingerprint, so that it is made anew when one is exchanged under its name.
+        """
+        return {}
+
     def found(self, asset: str) -> Iterable[Item]:
         """Items of an asset that this stage reads with `Every` and that no stage of its pipeline makes."""
         return []
@@ -120,14 +127,20 @@ class SimStage(Stage):
 
 @dataclass(frozen=True)
 class ReadFile:
-    """A file that an item reads, and what it has to be: of a fingerprint, by its record, or of a size and time."""
+    """A file that an item reads, and what it has to be: of a fingerprint, by its record, or of a size and time.
+
+    One that is ``given`` by a user (`Stage.made_of`) is known by its contents.
+    """
 
     path: Path
     fingerprint: str
     record: Path | None = None
+    given: bool = False
 
     def holds(self) -> bool:
         """Whether it is still that."""
+        if self.given:
+            return telling(self.path) == self.fingerprint
         if self.record is None:
             return state(self.path) == self.fingerprint
         record = Sidecar.read(self.record)
@@ -183,6 +196,11 @@ class Work:
             When another run has exchanged one of them meanwhile.
         """
         for file in self.read_files:
+            if not file.holds() and file.given:
+                raise UserError(
+                    f"{file.path} was exchanged while this run made something of it, which is not kept; repeat the"
+                    " command."
+                )
             if not file.holds():
                 raise UserError(
                     f"{file.path} is not what it was when this run was planned: another run, with other settings, has"

@@ -40,6 +40,10 @@ class ObserveBands(NoisyStage):
         """One item a sky and band."""
         return self.bands_of_skies()
 
+    def check(self) -> None:
+        """Refuse a band without a beam."""
+        self.demand_beams()
+
     def run(
         self,
         item: Item,

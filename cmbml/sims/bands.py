@@ -1,7 +1,7 @@
 """What the stages of a many-band dataset share: its instrument, its bands, and the beam of a band."""
 
 import numbers
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from cmbml.config.resolvers import shipped
 from cmbml.config.truth import has_parts
 from cmbml.core.asset import Item
 from cmbml.core.errors import UserError
+from cmbml.core.provenance import telling
 from cmbml.core.stage import Stage
 from cmbml.maps.skymap import SkyMap
 from cmbml.sky import dipole, instrument, sht
@@ -29,6 +30,7 @@ INSTRUMENT = (
     "instrument.pixel_window",
 )
 NOISE = ("instrument.noise_t_uk_arcmin", "instrument.noise_p_uk_arcmin")
+DRAWN = ("noise.factor", "noise.knee", "noise.tube_correlation")
 OVERRIDES = ("fwhm_arcmin", "noise_t_uk_arcmin", "noise_p_uk_arcmin")
 SKY = ("sky.nside", "sky.lmax", "sky.fields")
 
@@ -57,8 +59,17 @@ def chosen(survey: DictConfig) -> instrument.Instrument:
     everywhere = [band.name for band in _read(survey.table, None).bands]
     for column in OVERRIDES:
         given = _given(survey, column, [band.name for band in bands], everywhere)
-        bands = tuple(as_user_error(replace, b, **{column: given.get(b.name, getattr(b, column))}) for b in bands)
+        bands = tuple(_with(b, column, given[b.name]) if b.name in given else b for b in bands)
     return replace(known, bands=bands)
+
+
+def _with(band: instrument.Band, column: str, value: float) -> instrument.Band:
+    """Return a band with another value of a column; a noise of Q and U is that of E and of B."""
+    changes: dict[str, Any] = {column: value}
+    if column == "noise_p_uk_arcmin":
+        changes["noise_b_uk_arcmin"] = 0.0
+    changed: instrument.Band = as_user_error(replace, band, **changes)
+    return changed
 
 
 def observed(survey: DictConfig, nside: int) -> instrument.Instrument:
@@ -128,12 +139,15 @@ def _asked_for(survey: DictConfig) -> instrument.Instrument:
 def _read(table: str, bands: tuple[str | int, ...] | None) -> instrument.Instrument:
     """Read a table, once for as long as its file does not change: each look at the configuration asks for it."""
     path = shipped(table)
-    return _read_once(path, bands, path.stat().st_mtime_ns)
+    return _read_once(path, bands, telling(path))
 
 
 @lru_cache(maxsize=16)
-def _read_once(path: Path, bands: tuple[str | int, ...] | None, changed: int) -> instrument.Instrument:
-    return as_user_error(instrument.read_instrument, path, bands)
+def _read_once(path: Path, bands: tuple[str | int, ...] | None, state: str) -> instrument.Instrument:
+    whole = as_user_error(instrument.read_instrument, path)
+    if bands is None:
+        return whole
+    return replace(whole, bands=as_user_error(instrument.choose, whole.bands, bands, path, key="instrument.bands: "))
 
 
 def _given(survey: DictConfig, column: str, names: list[str], everywhere: list[str]) -> dict[str, float]:
@@ -164,10 +178,32 @@ def _seeing(survey: DictConfig, nside: int, field: str) -> list[instrument.Band]
     return seeing
 
 
+def pixel_level(band: instrument.Band, field: str) -> float:
+    """White noise of the pixels of T, Q or U, uK arcmin: that of E and B, or the lower of the two."""
+    return min(band.noise(x)[0] for x in ("T" if field == "T" else "EB"))
+
+
+def noise_law(
+    band: instrument.Band, field: str, *, factor: float, knee: bool, white: float | None = None
+) -> tuple[float, float, float]:
+    """Return level, l_knee and alpha of the noise of T, E or B as it is drawn.
+
+    ``white`` is the level of the pixels where that is known of variances, and not from the table: then E and B keep the
+    table's proportion. ``factor`` multiplies the table's levels.
+    """
+    level, l_knee, alpha = band.noise(field)
+    if white is not None:
+        pixels = pixel_level(band, field)
+        level = white * (level / pixels if pixels else 1.0)
+    else:
+        level *= factor
+    return (level, l_knee, alpha) if knee else (level, 0.0, 0.0)
+
+
 class BandStage(Stage):
     """A stage whose items are bands, of every sky or of all skies alike.
 
-    A file that the instrument's table names lies in the folder of the table's own name beside it.
+    A file that the instrument's table names by no whole path lies in the folder of the table's own name beside it.
     """
 
     uses: ClassVar[tuple[str, ...]] = (*INSTRUMENT, *SKY)
@@ -182,6 +218,13 @@ class BandStage(Stage):
     def table(self) -> Any:
         """Path of the instrument's table."""
         return shipped(self.cfg.instrument.table)
+
+    def made_of(self, item: Item) -> Mapping[str, Sequence[Path]]:
+        """The files of bandpass and beam that the table names: of the item's band, or of all."""
+        bands = [self.instrument.band(item["band"])] if "band" in item else self.instrument.bands
+        folder = self.table.with_suffix("")
+        named = ((band.name, instrument.files(band, folder)) for band in bands)
+        return {f"{kind} of {name}": [path] for name, files in named for kind, path in files.items()}
 
     def bands(self) -> list[Item]:
         """One item a band."""
@@ -204,6 +247,11 @@ class BandStage(Stage):
         sky = self.cfg.sky
         beam = as_user_error(instrument.beam, self.instrument.band(item["band"]), sky.lmax, self.table.with_suffix(""))
         return beam * pixel_window(sky.nside, sky.lmax) if self.cfg.instrument.pixel_window else beam
+
+    def demand_beams(self) -> None:
+        """Refuse a band whose beam is not known up to `sky.lmax`."""
+        for item in self.bands():
+            self.beam(item)
 
     def bandpass(self, item: Item) -> tuple[np.ndarray, np.ndarray]:
         """Frequencies in GHz and response of a band."""

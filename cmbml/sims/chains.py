@@ -11,6 +11,7 @@ from typing import IO, Any
 import numpy as np
 
 from cmbml.core.errors import UserError, demand_value
+from cmbml.core.provenance import telling
 
 _PIVOT = 0.05  # 1/Mpc, of every amplitude in cmbml.sky.cosmology
 _KEYS = {"path", "names", "scale", "pivot", "burn_in"}
@@ -59,17 +60,41 @@ def with_chain(spec: Mapping[str, Any], root: Path) -> dict[str, Any]:
         value = chain["scale"][key[6:]] if key.startswith("scale.") else chain.get(key, 1)
         good = isinstance(value, numbers.Real) and not isinstance(value, bool) and float(value) >= least
         demand_value(good, f"cosmology.chain.{key}", value, f"a number of at least {least:g}")
-    path = Path(root) / Path(chain["path"]).expanduser()
+    path = _path(chain, root)
     names, scale = (tuple(chain.get(key, {}).items()) for key in ("names", "scale"))
-    columns = _columns(path, names, scale, float(chain.get("pivot", _PIVOT)), int(chain.get("burn_in", 0)))
+    state = tuple(map(telling, files(spec, root)))
+    columns = _columns(path, state, names, scale, float(chain.get("pivot", _PIVOT)), int(chain.get("burn_in", 0)))
     return {**spec, "chain": columns}
+
+
+def files(spec: Mapping[str, Any], root: Path) -> list[Path]:
+    """Files of the chain that a description of a cosmology names: those of its parameters, or the packed one."""
+    chain = spec.get("chain") or {}
+    if not isinstance(chain.get("path"), str) or not isinstance(chain.get("names"), Mapping):
+        return []
+    path = _path(chain, root)
+    return [path / name for name in chain["names"].values()] if path.is_dir() else [_packed(path)]
+
+
+def _path(chain: Mapping[str, Any], root: Path) -> Path:
+    return Path(root) / Path(chain["path"]).expanduser()
+
+
+def _packed(path: Path) -> Path:
+    """The tar file of a chain: the path itself, or its name with .tar.gz."""
+    return path if path.suffix in (".gz", ".tar", ".tgz") else path.with_name(f"{path.name}.tar.gz")
 
 
 @lru_cache(maxsize=4)
 def _columns(
-    path: Path, names: tuple[tuple[str, str], ...], scale: tuple[tuple[str, float], ...], pivot: float, burn_in: int
+    path: Path,
+    state: tuple[str, ...],
+    names: tuple[tuple[str, str], ...],
+    scale: tuple[tuple[str, float], ...],
+    pivot: float,
+    burn_in: int,
 ) -> dict[str, np.ndarray]:
-    """Read the parameters of a chain, in the units and at the pivot of this package."""
+    """Read the parameters of a chain whose files are in a state, in the units and at the pivot of this package."""
     table = _read(path, tuple(name for _, name in names))
     factors = dict(scale)
     nrow = len(next(iter(table.values())))
@@ -91,7 +116,7 @@ def _columns(
 
 def _read(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Read the named files of a chain: float64 arrays (nrow,)."""
-    packed = path if path.suffix in (".gz", ".tar", ".tgz") else path.with_name(f"{path.name}.tar.gz")
+    packed = _packed(path)
     if path.is_dir():
         tables = {name: _table(path / name, path / name) for name in names if (path / name).is_file()}
     elif packed.is_file():

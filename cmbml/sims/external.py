@@ -122,11 +122,15 @@ class ExternalMaps(BandStage):
         """One item a sky, after the files are found."""
         return super().skies() if self.files else []
 
-    def checked(self, name: str, item: Item) -> Path:
-        """File of a band, or of the truth, whose ordering is that of all: first those for training, test skies last."""
+    def path(self, name: str, item: Item) -> Path:
+        """File of a band, or of the truth, for a sky: first come those for training, the test skies last."""
         splits = list(self.cfg.splits)
         before = sum(self.cfg.splits[split] for split in splits[: splits.index(item["split"])])
-        path = self.files[name][before + item["sim"]]
+        return self.files[name][before + item["sim"]]
+
+    def checked(self, name: str, item: Item) -> Path:
+        """File of a band, or of the truth, for a sky, whose ordering is that of all."""
+        path = self.path(name, item)
         first = next(iter(self.files.values()))[0]
         ordering_here = ordering(path)
         ordering_of_first = ordering(first)
@@ -158,11 +162,15 @@ class Truth(ExternalMaps):
     name = "cmb_map"
     version = 2
     outputs = ("cmb_map", "lensed_alm")
-    uses = (*SKY, "sims.external.truth_unit", "sims.external.truth_fwhm_arcmin", "sims.external.listing.truth")
+    uses = (*SKY, "sims.external.truth_unit", "sims.external.truth_fwhm_arcmin")
 
     def items(self) -> Iterable[Item]:
         """One item a sky, or none."""
         return self.skies() if "truth" in self.files else []
+
+    def made_of(self, item: Item) -> Mapping[str, Sequence[Path]]:
+        """The file of the sky."""
+        return {"sims.external.truth": [self.path("truth", item)]}
 
     def run(self, item: Item, *, mask: SkyMap | None = None) -> tuple[SkyMap, dict[str, np.ndarray]]:
         """Map of `sky.fields`, uK_CMB, RING; and the alms of T, E and B, as far as it has T, and Q with U."""
@@ -191,12 +199,15 @@ class Observations(ExternalMaps):
         "instrument.contents",
         "sims.external.unit",
         "instrument.fwhm_arcmin",
-        "sims.external.listing.obs",
     )
 
     def items(self) -> Iterable[Item]:
         """One item a sky and band."""
         return self.bands_of_skies()
+
+    def made_of(self, item: Item) -> Mapping[str, Sequence[Path]]:
+        """The file of the sky and band beside what the instrument's table names."""
+        return {**super().made_of(item), "sims.external.obs": [self.path(item["band"], item)]}
 
     def run(self, item: Item, *, mask: SkyMap | None = None) -> SkyMap:
         """Map of the band's fields, uK_CMB, RING."""

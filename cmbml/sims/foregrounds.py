@@ -1,6 +1,6 @@
 """Foregrounds of a many-band dataset: synthetic templates, and what each band sees of them or of PySM3's presets."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Templates(Stage):
     """Synthetic templates, one component a file, alike for all skies: a stand-in for the Galaxy, not a map of it."""
 
     name = "synthetic_templates"
+    version = 2
     outputs = ("foreground_template",)
     uses = ("foregrounds.seed", "foregrounds.nside_sky")
     reads = ("foregrounds.kind",)
@@ -78,6 +79,15 @@ class Foregrounds(BandStage):
             return []
         return self.bands_of_skies() if any(self.cfg.foregrounds.vary.values()) else self.bands()
 
+    def check(self) -> None:
+        """Refuse a band without a beam or bandpass, and a preset that PySM3 does not have."""
+        self.demand_beams()
+        for item in self.bands():
+            self.bandpass(item)
+        cfg = self.cfg.foregrounds
+        if cfg.kind == "pysm":
+            as_user_error(foregrounds.template_files, cfg.presets, cfg.nside_sky, key="foregrounds.presets: ")
+
     def run(self, item: Item, *, templates: Files | None = None) -> SkyMap:
         """Map of the band's fields, uK_CMB, RING, with the band's beam."""
         freqs, weights = self.bandpass(item)
@@ -86,6 +96,13 @@ class Foregrounds(BandStage):
         seen = as_user_error(foregrounds.evaluate, self.emission(item, templates), freqs, weights)[:n]
         maps = foregrounds.smoothed(seen, beam, nside=self.cfg.sky.nside)
         return self.skymap(item, maps, f"{self.origin()} foregrounds: {', '.join(self.components(item))}")
+
+    def made_of(self, item: Item) -> Mapping[str, Sequence[Path]]:
+        """The templates of PySM3 beside what the instrument's table names."""
+        files = super().made_of(item)
+        if self.cfg.foregrounds.kind != "pysm":
+            return files
+        return {**files, **template_files(self.cfg.foregrounds, self.components(item), [self.bandpass(item)[0]])}
 
     def origin(self) -> str:
         """How maps are labelled."""
@@ -132,6 +149,11 @@ class SkyMask(Mask):
     reads = ("foregrounds.folder",)
     memory = "9 template"
 
+    def check(self) -> None:
+        """Refuse presets without dust, where the mask is to follow it."""
+        if self.cfg.mask.kind == "galactic" and self.cfg.foregrounds.kind == "pysm":
+            self.preset_of_dust()
+
     def run(self, item: Item, *, dust: Files | None = None) -> SkyMap:
         """Map ``mask``, RING, without unit and beam."""
         cfg = self.cfg
@@ -143,12 +165,29 @@ class SkyMask(Mask):
         weights = masks.galactic_mask(intensity, cfg.mask.f_sky, cfg.sky.nside)
         return self.tapered(weights, f"faintest dust, f_sky {cfg.mask.f_sky:g}")
 
-    def dust(self) -> Any:
-        """PySM3's sky of the first preset of dust."""
+    def made_of(self, item: Item) -> Mapping[str, Sequence[Path]]:
+        """The file of the mask, or the templates of the dust that it follows."""
+        if self.cfg.mask.kind != "galactic" or self.cfg.foregrounds.kind != "pysm":
+            return super().made_of(item)
+        return template_files(self.cfg.foregrounds, [self.preset_of_dust()], [np.array([_DUST_GHZ])])
+
+    def preset_of_dust(self) -> str:
+        """The first preset of dust."""
         names = [name for name in self.cfg.foregrounds.presets if name.startswith("d")]
         if not names:
             raise UserError("mask=galactic takes the shape of the dust, and foregrounds.presets names no model of it.")
-        return preset_sky(self.cfg.foregrounds, names[0])
+        return names[0]
+
+    def dust(self) -> Any:
+        """PySM3's sky of the first preset of dust."""
+        return preset_sky(self.cfg.foregrounds, self.preset_of_dust())
+
+
+def template_files(cfg: DictConfig, presets: Sequence[str], bands: Sequence[np.ndarray]) -> dict[str, list[Path]]:
+    """Files that PySM3 reads for presets and bands, below `foregrounds.folder`."""
+    names = as_user_error(foregrounds.template_files, presets, cfg.nside_sky, bands=bands, key="foregrounds.presets: ")
+    folder = Path(cfg.folder).expanduser()
+    return {"foregrounds.folder": [folder / name for name in names]}
 
 
 def preset_sky(cfg: DictConfig, name: str, bands: Sequence[np.ndarray] | None = None) -> Any:

@@ -1,5 +1,6 @@
 """The mask of a dataset."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,7 +18,7 @@ class Mask(Stage):
     """Weights of the pixels, 0 to 1: a band around the equator or a map of one's own, tapered at its border.
 
     One mask serves all skies. On the full sky there is none, and whoever would read it does without
-    (`cmbml.core.asset.Optional`). A file is known by its name: after changing its pixels, force this stage.
+    (`cmbml.core.asset.Optional`).
     """
 
     name = "mask"
@@ -28,6 +29,11 @@ class Mask(Stage):
     def items(self) -> list[Item]:
         """One item, or none for the full sky."""
         return [] if self.cfg.mask.kind == "none" else [{}]
+
+    def made_of(self, item: Item) -> Mapping[str, Sequence[Path]]:
+        """The file of the mask, if it is one."""
+        mask = self.cfg.mask
+        return {"mask.file": [Path(mask.file).expanduser()]} if mask.kind == "file" and mask.file else {}
 
     def run(self, item: Item) -> SkyMap:
         """Map ``mask``, RING, without unit and beam."""

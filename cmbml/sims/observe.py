@@ -44,6 +44,7 @@ class Observe(SimStage):
             noise_p_uk_arcmin=band.noise_p_uk_arcmin,
             knee_t=(band.l_knee_t, band.alpha_t),
             knee_p=(band.l_knee_p, band.alpha_p),
+            noise_b=band.noise("B"),
             fields=tuple(sky.fields),
             mask=None if mask is None else mask["mask"],
             rngs={x: self.rng(f"noise/{x}", sky.seed, item["split"], item["sim"]) for x in "TP"},

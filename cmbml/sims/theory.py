@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from omegaconf import OmegaConf
 
 from cmbml.core.asset import Item
 from cmbml.core.stage import SimStage
+from cmbml.sims import chains
 from cmbml.sims.bands import as_user_error
 from cmbml.sims.chains import MissingChain, with_chain
 from cmbml.sky import cosmology
@@ -36,6 +38,12 @@ class Theory(SimStage):
         with contextlib.suppress(MissingChain):
             for item in itertools.islice(self.items(), 20):
                 self.parameters(item)
+
+    def made_of(self, item: Item) -> Mapping[str, Sequence[Path]]:
+        """The files of the chain, if cosmologies are drawn from one."""
+        description: Any = OmegaConf.to_container(self.cfg.cosmology)
+        files = chains.files(description, Path(self.cfg.system.root))
+        return {"cosmology.chain.path": files} if files else {}
 
     def parameters(self, item: Item) -> dict[str, float]:
         """Draw the parameters of a sky."""

@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 import numpy as np
-from astropy.io import fits
+
+from cmbml.sky.tables import fits_table, is_fits
 
 
 def gaussian_beam(fwhm_arcmin: float, lmax: int) -> np.ndarray:
@@ -26,11 +27,12 @@ def gaussian_beam(fwhm_arcmin: float, lmax: int) -> np.ndarray:
     return beam
 
 
-def beam_table(path: str | os.PathLike[str], lmax: int) -> np.ndarray:
+def beam_table(path: str | os.PathLike[str], lmax: int, band: str = "") -> np.ndarray:
     """Read b_l (the amplitude, not its square) from a file, shape (lmax + 1,).
 
-    FITS: the first column of the first table, from l = 0 on (the form of Planck's beam windows and of healpy), or the
-    second if the first is named ``ELL`` or ``L``. Text: one column of b_l from l = 0 on, or two, l and b_l; lines that
+    FITS: the first column of the table, from l = 0 on (the form of Planck's beam windows and of healpy), or the second
+    if the first is named ``ELL`` or ``L``; of several tables the one that ``file.fits[TABLE]`` says, or that is named
+    after the band (`cmbml.sky.tables.fits_table`). Text: one column of b_l from l = 0 on, or two, l and b_l; lines that
     begin with # are comments. One b_l serves T, E and B: further columns of a file are not used.
 
     Raises
@@ -50,7 +52,7 @@ def beam_table(path: str | os.PathLike[str], lmax: int) -> np.ndarray:
     """
     path = Path(path)
     try:
-        ell, beam = _fits_columns(path) if ".fits" in path.suffixes else _text_columns(path)
+        ell, beam = _fits_columns(path, band) if is_fits(path) else _text_columns(path)
     except (OSError, ValueError, IndexError, TypeError) as error:
         raise ValueError(f"{path} cannot be read as a table of a beam, b_l: {error}") from error
     if ell is not None and not np.array_equal(ell, np.arange(len(ell))):
@@ -64,14 +66,11 @@ def beam_table(path: str | os.PathLike[str], lmax: int) -> np.ndarray:
     return beam[: lmax + 1]
 
 
-def _fits_columns(path: Path) -> tuple[np.ndarray | None, np.ndarray]:
-    """Return l, if it is there, and b_l of the first table of a FITS file."""
-    with fits.open(path) as hdus:
-        table = next((hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)), None)
-        if table is None:
-            raise ValueError("there is no table in it")
-        columns = [np.asarray(table.data[name], dtype=np.float64).ravel() for name in table.columns.names[:2]]
-        has_ell = table.columns.names[0].upper() in ("ELL", "L")
+def _fits_columns(path: Path, band: str) -> tuple[np.ndarray | None, np.ndarray]:
+    """Return l, if it is there, and b_l of a table of a FITS file."""
+    table = fits_table(path, band)
+    columns = [np.asarray(table[name], dtype=np.float64).ravel() for name in table.colnames[:2]]
+    has_ell = table.colnames[0].upper() in ("ELL", "L")
     return (columns[0], columns[1]) if has_ell else (None, columns[0])
 
 

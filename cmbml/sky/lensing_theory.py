@@ -104,13 +104,15 @@ def reconstruction(
     noise: np.ndarray,
     *,
     lmin_b: int,
+    noise_b: np.ndarray | None = None,
     estimator: str = "mv",
     iterative: bool = False,
 ) -> dict[str, np.ndarray]:
     r"""Return the filters of the quadratic estimator, its normalisation and noise, and what its delensing leaves.
 
     With C the lensed spectra and N the noise: E_wiener = C^EE / (C^EE + N), E_inverse = 1 / (C^EE + N),
-    B_inverse = 1 / (C^BB + N) from lmin_b on; R_L the response, N0 = 1 / R, phi_wiener = C^pp / (C^pp + N0);
+    B_inverse = 1 / (C^BB + N) from lmin_b on; R_L the response, N0 = 1 / R, phi_wiener = C^pp / (C^pp + N0). They are
+    for E and B without beam and transfer; the noise may be that of an instrument or a measured one, of any spectrum;
 
         A_res = 1 - C_l^BB[E_wiener C^EE, phi_wiener C^pp] / C_l^BB[lensing],
 
@@ -122,7 +124,9 @@ def reconstruction(
     cls : mapping
         Spectra of ``cosmology.spectra``, at least to lmax.
     noise : array (lmax + 1,)
-        N_l of E and of B over the squared beam, uK^2; it sets the band limit of E, B and phi.
+        N_l of E over the squared beam, uK^2; it sets the band limit of E, B and phi.
+    noise_b : array (lmax + 1,), optional
+        N_l of B; by default that of E.
     lmin_b, estimator, iterative
         As in ``residual_fraction``.
 
@@ -153,13 +157,14 @@ def reconstruction(
     ell = np.arange(lmax + 1)
     ee, pp, tensor = (cls[name][: lmax + 1] for name in ("lensed_ee", "pp", "bb"))
     lensing = cls["lensed_bb"][: lmax + 1] - tensor
+    noise_b = noise if noise_b is None else noise_b
     good = ell >= 2
     wiener_e = np.where(good, ee / (ee + noise), 0)
     inverse_e = np.where(good, 1 / (ee + noise), 0)
     with_ee = coupling.response_ee(wiener_e * ee, inverse_e, wiener_e) if estimator == "mv" else 0.0
     residual = np.ones(lmax + 1)
     for _ in range(_MOST if iterative else 1):
-        inverse_b = np.where(ell >= max(lmin_b, 2), 1 / (lensing * residual + tensor + noise), 0)
+        inverse_b = np.where(ell >= max(lmin_b, 2), 1 / (lensing * residual + tensor + noise_b), 0)
         response = np.where(good, coupling.response_eb(wiener_e * ee, inverse_b) + with_ee, 0)
         n0 = np.divide(1, response, out=np.full(lmax + 1, np.inf), where=response > 0)
         wiener_phi = np.where(good, pp / (pp + n0), 0)

@@ -244,6 +244,8 @@ def knee_noise(
     alpha: float,
     *,
     spin: int = 0,
+    of_b: tuple[float, float, float] | None = None,
+    shared: tuple[np.random.Generator, float] | None = None,
     variance: np.ndarray | None = None,
     nthreads: int = 0,
 ) -> np.ndarray:
@@ -254,15 +256,28 @@ def knee_noise(
     laid out over many rings, deep and shallow pixels alike, and so its spectrum is that of ``noise_cl`` whatever the
     scan. The white part is drawn first: it is that of ``white_noise`` or ``variance_noise`` for the same stream.
 
+    White noise of the pixels is alike in E and B. Where B has a level of its own, pixels have the lower of the two, and
+    what the other has beyond it is white noise in the field, too.
+
+    Bands that look through the same atmosphere share a part of the field: with rho their correlation, it is
+
+        sqrt(1 - rho) times a field of the band's own + sqrt(rho) times one of the common stream,
+
+    both with the band's spectrum. White noise is of the detectors, and each band's own.
+
     Parameters
     ----------
     rng : numpy.random.Generator
     nside : int
     level_uk_arcmin : float
-        w, of T, or of each of Q and U; of a variance map, ``white_level(variance)``.
+        w, of T, or of each of Q and U; of a variance map, ``white_level(variance)`` (of the lower of E and B).
     l_knee, alpha : float
         0 and 0 for white noise alone.
     spin : {0, 2}, optional
+    of_b : tuple of float, optional
+        Level, l_knee and alpha of B, of which the others then are those of E; alike if not given.
+    shared : tuple, optional
+        A fresh generator of the common stream, and rho.
     variance : array (npix,) or (1 or 2, npix), optional
         uK^2; else it is uniform.
     nthreads : int, optional
@@ -284,13 +299,28 @@ def knee_noise(
     """
     ncomp = 1 if spin == 0 else 2
     lmax = 3 * nside - 1
-    cl = noise_cl(level_uk_arcmin, lmax, l_knee=l_knee, alpha=alpha) - noise_cl(level_uk_arcmin, lmax)
+    laws = [(level_uk_arcmin, l_knee, alpha)] * ncomp
+    if of_b is not None:
+        laws[-1] = of_b
+    white = min(level for level, _, _ in laws)
     if variance is None:
-        noise = white_noise(rng, nside, level_uk_arcmin, ncomp)
+        noise = white_noise(rng, nside, white, ncomp)
     else:
         noise = variance_noise(rng, np.broadcast_to(variance, (ncomp, 12 * nside**2)))
-    if l_knee > 0:
-        alm = rng.standard_normal((ncomp, sht.alm_size(lmax), 2)) @ np.array([1, 1j]) * np.sqrt(0.5)
-        alm[:, : lmax + 1] = np.sqrt(2) * alm[:, : lmax + 1].real
-        noise += sht.synthesis(sht.almxfl(alm, np.sqrt(cl)), nside, spin=spin, nthreads=nthreads)
+    own = np.array([noise_cl(level, lmax) - noise_cl(white, lmax) for level, _, _ in laws])
+    drift = [noise_cl(level, lmax, l_knee=knee, alpha=slope) - noise_cl(level, lmax) for level, knee, slope in laws]
+    common, rho = shared or (None, 0.0)
+    own += (1 - rho) * np.array(drift)
+    for stream, cl in ((rng, own), (common, rho * np.array(drift))):
+        if stream is not None and cl.any():
+            alm = _unit_alm(stream, ncomp, lmax)
+            filtered = np.stack([sht.almxfl(x, np.sqrt(of_x)) for x, of_x in zip(alm, cl, strict=True)])
+            noise += sht.synthesis(filtered, nside, spin=spin, nthreads=nthreads)
     return noise
+
+
+def _unit_alm(rng: np.random.Generator, ncomp: int, lmax: int) -> np.ndarray:
+    """Alms (ncomp, nalm) of Gaussian fields with C_l = 1."""
+    alm: np.ndarray = rng.standard_normal((ncomp, sht.alm_size(lmax), 2)) @ np.array([1, 1j]) * np.sqrt(0.5)
+    alm[:, : lmax + 1] = np.sqrt(2) * alm[:, : lmax + 1].real
+    return alm

@@ -22,6 +22,7 @@ def observe(
     rngs: Mapping[str, np.random.Generator],
     knee_t: tuple[float, float] = (0.0, 0.0),
     knee_p: tuple[float, float] = (0.0, 0.0),
+    noise_b: tuple[float, float, float] | None = None,
     fields: Sequence[str] = ("T", "E", "B"),
     mask: np.ndarray | None = None,
     niter: int = 1,
@@ -46,6 +47,8 @@ def observe(
         Generators ``T`` and ``P`` of the noise; a field that is not asked for draws none.
     knee_t, knee_p : tuple of float, optional
         l_knee and alpha of the noise of T, and of E and B (`knee_noise`); white by default.
+    noise_b : tuple of float, optional
+        Level, l_knee and alpha of B, where they are not those of E.
     fields : sequence of str, optional
         Of T, E, B, Q, U.
     mask : array (npix,), optional
@@ -94,7 +97,7 @@ def observe(
         found["T"] = sht.analysis(sky, lmax, niter=niter, nthreads=nthreads)
     if set(fields) - {"T"}:
         sky = sht.synthesis(np.stack([seen["E"], seen["B"]]), nside, spin=2, nthreads=nthreads)
-        sky += knee_noise(rngs["P"], nside, noise_p_uk_arcmin, *knee_p, spin=2, nthreads=nthreads)
+        sky += knee_noise(rngs["P"], nside, noise_p_uk_arcmin, *knee_p, spin=2, of_b=noise_b, nthreads=nthreads)
         sky *= weight
         maps |= zip("QU", sky, strict=True)
     if "E" in fields or "B" in fields:

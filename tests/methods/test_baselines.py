@@ -103,6 +103,33 @@ def test_wiener_filter_leaves_what_noise_and_signal_say(changed, lensed, field, 
     assert 0.2 < np.sum(modes * known) / np.sum(modes * CL) < 0.8, "neither noise nor signal alone"
 
 
+def test_bands_that_share_their_noise_are_weighted_together(changed):
+    """N^-1 b of two bands of a tube and one without, in closed form at each l; white noise counts each for itself."""
+    cfg = changed(
+        instrument__table="instruments/so_sat.ecsv", instrument__bands=["93", "145", "225"], instrument__contents="",
+        noise__kind="white",
+    )  # fmt: skip
+    stage = NoiseWiener(cfg)
+    one, two, alone = stage.instrument.bands
+    found = stage.band_weights(stage.bands(), "B", None)
+    b = {band.name: hp.gauss_beam(np.radians(band.fwhm_arcmin / 60), LMAX)[2:] for band in (one, two, alone)}
+    white = {band.name: np.radians(10 * band.noise_p_uk_arcmin / 60) ** 2 for band in (one, two, alone)}
+    red = {band.name: white[band.name] * (ELL[2:] / band.l_knee_p) ** band.alpha_p for band in (one, two, alone)}
+    n1, n2, n3 = (white[x] + red[x] for x in ("93", "145", "225"))
+    shared = 0.9 * np.sqrt(red["93"] * red["145"])
+    determinant = n1 * n2 - shared**2
+    known = {
+        "93": (n2 * b["93"] - shared * b["145"]) / determinant,
+        "145": (n1 * b["145"] - shared * b["93"]) / determinant,
+        "225": b["225"] / n3,
+    }
+    for name, weight in known.items():
+        np.testing.assert_allclose(found[name][2:], weight, rtol=1e-9)
+    cfg.noise.tube_correlation = 0.0
+    found = NoiseWiener(cfg).band_weights(stage.bands(), "B", None)
+    np.testing.assert_allclose(found["93"][2:], b["93"] / n1, rtol=1e-9)
+
+
 @pytest.mark.parametrize("field", ["E", "TQU"])
 def test_e_is_filtered_with_t(changed, lensed, field):
     """The error of E is that of a sky C_E - C_TE^2 / (C_T + N_T) seen alone, to 4 sigma of its modes; less than of C_E.

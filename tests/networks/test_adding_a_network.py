@@ -21,7 +21,7 @@ class OneFilter(nn.Module):
 
 def test_added_network_is_trained(command, tmp_path):
     words = ("experiment=tiny", "splits.train=1", "splits.valid=1", "splits.test=1", "run.workers=1", "epochs=1")
-    trained = "run.only=[theory,cmb,observe,label,filters,quadratic_estimate,features,train]"
+    trained = "run.only=[theory,cmb,observe,label,observed_noise,filters,quadratic_estimate,features,train]"
     code, error = command(SEARCH, "network=one_filter", "network.width=3", *words, trained)
     assert code == 0, error
     model = torch.load(tmp_path / "data" / "delens_tiny" / "delens_unet" / "kappa" / "model.pt", weights_only=True)

@@ -7,6 +7,7 @@ from cmbml.core.errors import UserError
 from cmbml.maps.skymap import read_skymap
 from cmbml.methods.shared.filters import Filters
 from cmbml.sims.bands import chosen, observed, one_band
+from cmbml.sims.observe import Observe
 from cmbml.sky import sht
 from cmbml.sky.beams import gaussian_beam
 from cmbml.start import build
@@ -57,11 +58,13 @@ def test_an_added_instrument_is_observed_and_delensed_with_its_own_noise(compose
     lensed, seen = (np.load(f"{folder}/{name}_alm.npz") for name in ("cmb_lensed", "obs"))
     beam, ell = gaussian_beam(250, LMAX), np.arange(LMAX + 1)
     filters = Filters(cfg).run({})
+    assert filters["skies"] == 0
     for first, last in ((3, 10), (40, 60)):
         part = slice(first, last + 1)
         modes = 2 * ell[part] + 1
         expected = (LEVEL * np.pi / 10800) ** 2 * (1 + (ell[part] / L_KNEE) ** ALPHA)
-        np.testing.assert_allclose((filters["noise_p"] * beam**2)[part], expected, rtol=1e-12)
+        for x in "eb":
+            np.testing.assert_allclose((filters[f"noise_{x}"] * beam**2)[part], expected, rtol=1e-12)
         noise = [seen[x] - sht.almxfl(sht.truncate(lensed[x].astype(complex), LMAX), beam) for x in "EB"]
         found = sum(np.sum(modes * sht.alm2cl(alm)[part]) for alm in noise)
         scatter = np.sqrt(2 / (2 * modes.sum()))
@@ -97,6 +100,26 @@ def test_what_is_said_of_a_band_goes_before_its_table(composed):
     changed, known = (observed(c.instrument, 64).bands for c in (cfg, table))
     assert [b.noise_t_uk_arcmin for b in changed if b.name == "143"] == [1]
     assert [b for b in changed if b.name != "143"] == [b for b in known if b.name != "143"]
+
+
+def test_b_is_observed_and_filtered_with_its_own_noise(composed):
+    """Of cmbs4_sat at 270 GHz, white where the knee is over; a noise that is given for Q and U is that of both."""
+    words = ("instrument=cmbs4_sat", "instrument.bands=[270]", "instrument.min_fwhm_pixels=0", *SMALL, "sky.lmax=95")
+    words = (*words, "delens.lmin_b=5", "analysis.band=[5,50]", "analysis.band_r=[5,50]", "instrument.fwhm_arcmin=60")
+    cfg = composed(*words)
+    filters = Filters(cfg).run({})
+    ell = np.arange(2, 96)
+    ratio = (5.97 / 8.08) ** 2 * (1 + (ell / 60) ** -3.0) / (1 + (ell / 65) ** -3.1)
+    np.testing.assert_allclose(filters["noise_b"][2:] / filters["noise_e"][2:], ratio, rtol=1e-12)
+    noise_only = {x: np.zeros(sht.alm_size(95), dtype=complex) for x in "TEB"}
+    _, seen = Observe(cfg).run({"split": "test", "sim": 0}, lensed_alm=noise_only)
+    modes = 2 * ell[58:] + 1  # l = 60-95
+    beam = gaussian_beam(60, 95)[60:] ** 2
+    for x, name in (("E", "noise_e"), ("B", "noise_b")):
+        power = np.sum(modes * sht.alm2cl(seen[x])[60:] / (filters[name][60:] * beam)) / modes.sum()
+        assert power == pytest.approx(1, abs=4 * np.sqrt(2 / modes.sum()) + 0.03)  # aliasing at nside 32
+    cfg = composed(*words, "instrument.noise_p_uk_arcmin=3")
+    assert one_band(cfg.instrument).noise("B") == (3, 65, -3.1)
 
 
 @pytest.mark.parametrize(("value", "message"), [("1", "a number where there is one band"), ("{44:1}", "give numbers")])

@@ -75,6 +75,37 @@ def test_beams_of_cmbml_are_those_of_plancks_high_frequencies_in_one_proportion(
     np.testing.assert_allclose(broad, np.array(planck) * 20.6 / 4.638, atol=0.06)  # rounded to 0.1
 
 
+def test_b_of_cmbs4s_small_telescopes_has_its_own_noise():
+    """Of the preliminary baseline design report; the large ones publish one level for both."""
+    published = {
+        "E": [
+            (3.74, 60, -2.2),
+            (4.73, 60, -2.2),
+            (0.93, 60, -2.2),
+            (0.82, 60, -2.2),
+            (1.25, 65, -3.1),
+            (1.34, 65, -3.1),
+        ],
+        "B": [(3.53, 60, -1.7), (4.46, 60, -1.7), (0.88, 60, -1.7), (0.78, 60, -1.7), (1.23, 60, -3), (1.34, 60, -3)],
+    }
+    published["E"] += [(3.48, 65, -3.1), (8.08, 65, -3.1)]
+    published["B"] += [(3.48, 60, -3), (5.97, 60, -3)]
+    for field, laws in published.items():
+        assert [band.noise(field) for band in shipped("cmbs4_sat").bands] == laws
+    assert all(band.noise("E") == band.noise("B") for band in shipped("cmbs4_lat").bands)
+
+
+@pytest.mark.parametrize("name", ["so_lat", "so_sat", "cmbs4_lat", "cmbs4_pole_lat", "cmbs4_sat", "spt3g", "planck"])
+def test_tubes_are_of_neighbouring_bands(name):
+    """Dichroic pixels of the ground; no tube of a satellite."""
+    bands = shipped(name).bands
+    of_tube = {tube: [band.name for band in bands if band.tube == tube] for tube in {band.tube for band in bands}}
+    known = {"planck": [], "spt3g": [["95", "150", "220"]], "so_lat": [["27", "39"], ["93", "145"], ["225", "280"]]}
+    if name in known:
+        assert sorted(names for tube, names in of_tube.items() if tube) == sorted(known[name])
+    assert name == "planck" or "" not in of_tube
+
+
 def test_knees_of_the_simons_observatory():
     red = [100, 39, 230, 1500, 17000, 31000]  # uK^2 s at l = 1000, arXiv:1808.07445, table 2
     white = np.square([48, 24, 5.4, 6.7, 15, 36])

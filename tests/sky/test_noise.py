@@ -226,3 +226,48 @@ def test_knee_leaves_the_white_part_alone():
     scanned = noise.knee_noise(np.random.default_rng(11), nside, 3.0, 20, -1, spin=2, variance=variance)
     white = noise.variance_noise(np.random.default_rng(11), np.stack([variance, variance]))
     np.testing.assert_allclose(scanned - white, plain - uniform, atol=1e-12)
+
+
+def test_b_may_have_noise_of_its_own():
+    """E and B each have their white level and their knee, in chi^2 of all modes; pixels have the lower of the two."""
+    nside, of_e, of_b = 32, (8.0, 60.0, -2.0), (5.0, 30.0, -1.0)
+    lmax = 2 * nside
+    for e, b in ((of_e, of_b), (of_b, of_e)):
+        drawn = noise.knee_noise(np.random.default_rng(12), nside, *e, spin=2, of_b=b)
+        for alm, (level, l_knee, alpha) in zip(sht.analysis(drawn, lmax, spin=2, niter=3), (e, b), strict=True):
+            wanted = noise_cl(level, lmax, l_knee=l_knee, alpha=alpha)
+            for first, last in ((2, 20), (40, lmax)):
+                part = np.arange(first, last + 1)
+                total = np.sum((2 * part + 1) * sht.alm2cl(alm)[part] / wanted[part])
+                assert 5e-4 < chi2.sf(total, np.sum(2 * part + 1)) < 1 - 5e-4, (level, first)
+    white = white_noise(np.random.default_rng(12), nside, 5.0, 2)
+    beyond = sht.analysis(
+        noise.knee_noise(np.random.default_rng(12), nside, 8, 0, 0, spin=2, of_b=(5, 0, 0)) - white, 64, spin=2
+    )
+    assert np.std(beyond[1]) < 0.03 * np.std(beyond[0])  # leakage of the pixels
+    alike = noise.knee_noise(np.random.default_rng(12), nside, *of_e, spin=2, of_b=of_e)
+    np.testing.assert_array_equal(alike, noise.knee_noise(np.random.default_rng(12), nside, *of_e, spin=2))
+
+
+@pytest.mark.parametrize("spin", [0, 2])
+def test_a_common_atmosphere_correlates_the_drift_and_leaves_the_white_part(spin):
+    """The drifts of two bands have their spectra, and the correlation rho to 4 sigma of their modes."""
+    nside, rho, laws = 32, 0.9, ((3.0, 40.0, -2.0), (7.0, 20.0, -1.5))
+    lmax, ncomp = 2 * nside, 1 + spin // 2
+    drifts = []
+    for seed, law in zip((13, 14), laws, strict=True):
+        common = (np.random.default_rng(15), rho)
+        drawn = noise.knee_noise(np.random.default_rng(seed), nside, *law, spin=spin, shared=common)
+        white = white_noise(np.random.default_rng(seed), nside, law[0], ncomp)
+        drifts.append(sht.analysis(drawn - white, lmax, spin=spin, niter=3))
+    modes = 2 * np.arange(lmax + 1) + 1
+    for one, other in zip(*drifts, strict=True):
+        wanted = [noise_cl(w, lmax, l_knee=k, alpha=a) - noise_cl(w, lmax) for w, k, a in laws]
+        for alm, cl in zip((one, other), wanted, strict=True):
+            assert 5e-4 < chi2.sf(*mode_power(alm, cl)) < 1 - 5e-4
+        cross = (sht.alm2cl(one, other)[2:] / np.sqrt(wanted[0] * wanted[1])[2:]) @ modes[2:] / modes[2:].sum()
+        assert abs(cross - rho) < 4 * np.sqrt((1 + rho**2) / modes[2:].sum())
+    no = noise.knee_noise(
+        np.random.default_rng(13), nside, *laws[0], spin=spin, shared=(np.random.default_rng(15), 0.0)
+    )
+    np.testing.assert_array_equal(no, noise.knee_noise(np.random.default_rng(13), nside, *laws[0], spin=spin))

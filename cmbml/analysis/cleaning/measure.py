@@ -20,12 +20,13 @@ from cmbml.analysis.cleaning.metrics import (
     together,
     without_dipole,
 )
+from cmbml.analysis.common import demand_usable
 from cmbml.analysis.measure import Judged
 from cmbml.analysis.metrics import Metric
 from cmbml.analysis.spectra import of_method, stack
-from cmbml.config.truth import has_parts, has_truth
+from cmbml.config.truth import beams_measured, has_parts, has_truth
 from cmbml.core.asset import Item, Optional
-from cmbml.core.errors import UserError
+from cmbml.core.errors import UserError, demand
 from cmbml.core.stage import SimStage, Stage
 from cmbml.maps.skymap import SkyMap
 
@@ -91,6 +92,22 @@ class Measure(Cleaning, OfTruth, measure.Measure):
     uses = ("method.name", "analysis.fwhm_arcmin", "analysis.lmax", "analysis.band", "analysis.bands")
     reads = ("splits", "sky.nside", "mask.kind", "sims.external")
     memory = "72 map"
+
+    def __init__(self, config: DictConfig):
+        """Remember which beams are to be expected."""
+        super().__init__(config)
+        self.beams = beams_measured(config)
+
+    def check(self) -> None:
+        """Refuse beams that the common form and its multipoles have no room for."""
+        a = self.cfg.analysis
+        for key, fwhm_arcmin in self.beams.items():
+            demand_usable(f"{key}={fwhm_arcmin:g}", fwhm_arcmin, a.lmax)
+            demand(
+                fwhm_arcmin <= a.fwhm_arcmin or key.startswith("sims."),  # a wider truth makes the common form wider
+                f"{key}={fwhm_arcmin:g} is wider than the common beam analysis.fwhm_arcmin={a.fwhm_arcmin:g}; widen"
+                " that for all methods.",
+            )
 
     def measured(
         self,
@@ -249,7 +266,7 @@ class Summary(Cleaning, OfTruth, measure.Summary):
     )
     reads = ("mask.kind",)
 
-    def more(self, mask: SkyMap | None) -> dict[str, str]:
+    def more(self, mask: SkyMap | None, **inputs: Any) -> dict[str, str]:
         """The common beam, the band of transfer and rho, and what the spectra are of."""
         a = self.cfg.analysis
         return {

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from cmbml.analysis import compare, compare_figures, comparison, tables
 from cmbml.analysis.delensing import figures, report
-from cmbml.analysis.delensing.measure import NONE, Delensing, Measure
+from cmbml.analysis.delensing.measure import NONE, Delensing, Measure, of_filters
 from cmbml.analysis.delensing.metrics import theory_curves
 from cmbml.analysis.spectra import of_method, stack
 from cmbml.core.asset import Every, Files, Item, Record
@@ -72,7 +72,9 @@ class Comparing(Delensing, compare.Comparing):
         """Names of the rows."""
         return [NONE if name == "none" else name for name in self.cfg.compare.methods]
 
-    def compared(self, *, metrics: Files, metrics_record: Files, **inputs: Any) -> report.Compared:
+    def compared(
+        self, *, metrics: Files, metrics_record: Files, filters: Mapping[str, np.ndarray], **inputs: Any
+    ) -> report.Compared:
         """All that the tables hold; of ``inputs`` the records of what the methods have made."""
         results = self.results(metrics, metrics_record)
         rows = self.rows(results)
@@ -80,6 +82,7 @@ class Comparing(Delensing, compare.Comparing):
         summary = tables.summarise(every_row, by=self.by, judge=self.note)
         return report.Compared(
             caption=self.methods_caption(),
+            filters=of_filters(filters),
             sigma=self.of_sigma(),
             reference=self.cfg.compare.reference,
             metrics=self.metrics,
@@ -174,7 +177,7 @@ class Report(Comparing, compare.Report):
     """One HTML page with the tables, the figures, and what they do and do not say."""
 
     pictures = (*PICTURES, "skies", "zoom")
-    inputs = (*compare.MEASURED, *compare.png(pictures), *STEPS)
+    inputs = (*compare.MEASURED, *compare.png(pictures), "filters", *STEPS)
 
     def page(self, compared: report.Compared, pictures: Mapping[str, list[bytes]]) -> str:
         """The page."""

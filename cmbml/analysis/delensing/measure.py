@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from cmbml.analysis import measure, projections, tables
 from cmbml.analysis.captions import INSIDE, inside
-from cmbml.analysis.common import beam_ratio, common_form, deconvolved_alm
+from cmbml.analysis.common import beam_ratio, common_form, deconvolved_alm, demand_usable
 from cmbml.analysis.delensing import metrics
 from cmbml.analysis.delensing.figures import delensing_figure
 from cmbml.analysis.figures import residual_histogram, spectra_figure
@@ -27,6 +27,14 @@ from cmbml.sky.masks import f_sky
 from cmbml.sky.spectra import bin_edges
 
 NONE = "no delensing"  # the observed map itself
+
+
+def of_filters(filters: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Entry of a caption: what the filters of the estimators are made of."""
+    skies = int(filters.get("skies", 0))
+    if skies:
+        return {"filters": f"of the noise and transfer measured on {skies} training skies"}
+    return {"filters": "of the instrument's noise, not of that measured in its maps"}
 
 
 class Delensing(Judged):
@@ -67,7 +75,7 @@ class Delensing(Judged):
         cfg = self.cfg
         field = cfg.delens.field
         band = one_band(cfg.instrument)
-        noise = band.noise_t_uk_arcmin if field == "T" else band.noise_p_uk_arcmin
+        noise = band.noise(field)[0]
         return {
             "field": field,
             "unit": "uK_CMB",
@@ -204,8 +212,14 @@ class Measure(Delensing, measure.Measure):
         "analysis.f_sky",
         "delens.lmin_b",
     )
-    reads = ("splits", "mask.kind")
+    reads = ("splits", "mask.kind", "delens.fwhm_arcmin")
     version = 4
+
+    def check(self) -> None:
+        """Refuse multipoles of which the beam leaves nothing."""
+        if self.cfg.delens.field not in "QU":
+            fwhm_arcmin = self.cfg.delens.fwhm_arcmin
+            demand_usable(f"delens.fwhm_arcmin={fwhm_arcmin:g}", fwhm_arcmin, self.cfg.analysis.lmax)
 
     def measured(
         self,
@@ -325,9 +339,9 @@ class Summary(Delensing, measure.Summary):
     )
     reads = ("mask.kind",)
 
-    def more(self, mask: SkyMap | None) -> dict[str, str]:
-        """What sigma(r) is of."""
-        return self.of_sigma()
+    def more(self, mask: SkyMap | None, *, filters: Mapping[str, np.ndarray]) -> dict[str, str]:  # type: ignore[override]
+        """What the filters and sigma(r) are of."""
+        return of_filters(filters) | self.of_sigma()
 
     def figures(
         self,

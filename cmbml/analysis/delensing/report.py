@@ -89,8 +89,8 @@ class Compared(comparison.Compared):
         Method among whose results that row is looked up.
     targets : mapping
         Name of a method -> what it estimates; not of the baseline.
-    sigma : mapping
-        Entry of the caption: what sigma(r) is of.
+    filters, sigma : mapping
+        Entries of the caption: what the filters of the estimators are made of, and what sigma(r) is of.
     rows : mapping
         Name of a row -> what was measured, a mapping a sky and form.
     """
@@ -98,12 +98,14 @@ class Compared(comparison.Compared):
     baseline: str
     none_from: str = ""
     targets: Mapping[str, str]
+    filters: Mapping[str, str] = field(default_factory=dict)
     sigma: Mapping[str, str] = field(default_factory=dict)
     rows: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
     def blocks(self) -> list[tuple[dict[str, str], Sequence[Mapping[str, Any]]]]:
         """The summary and the differences."""
-        blocks: list[tuple[dict[str, str], Sequence[Mapping[str, Any]]]] = [({**self.sigma, **SCATTER}, self.summary)]
+        entries = {**self.filters, **self.sigma, **SCATTER}
+        blocks: list[tuple[dict[str, str], Sequence[Mapping[str, Any]]]] = [(entries, self.summary)]
         if self.paired:
             entries = {"mean difference from": self.reference, **comparison.ERROR}
             blocks.append((entries, comparison.without_intervals(self.paired)))
@@ -173,7 +175,8 @@ def _delensing_table(compared: Compared) -> str:
 
 def _of_sigma(compared: Compared) -> str:
     said = "".join(f"sigma(r) is {text}. " for text in compared.sigma.values())
-    return f"{said}{SIGMA}"
+    made = "".join(f"Filters are {text}. " for text in compared.filters.values())
+    return f"{made}{said}{SIGMA}"
 
 
 def _paired_table(compared: Compared) -> str:

@@ -1,6 +1,6 @@
 """The stages of the baselines of a comparison."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from omegaconf import DictConfig
@@ -10,7 +10,7 @@ from cmbml.core.asset import Every, Files, Item, Optional
 from cmbml.core.errors import UserError
 from cmbml.core.stage import SimStage
 from cmbml.maps.skymap import SkyMap
-from cmbml.sims.bands import NOISE, BandStage
+from cmbml.sims.bands import DRAWN, NOISE, BandStage, noise_law
 from cmbml.sky import noise, sht
 from cmbml.sky.beams import gaussian_beam
 
@@ -47,9 +47,10 @@ class PerfectIlc(SimStage):
 class NoiseWiener(BandStage):
     """A Wiener filter of all bands as they would be without foregrounds: what noise alone leaves to be found.
 
-    With s the sky, b_l and N_l the beam and the noise model of a band and n its noise in this sky,
+    With s the sky, b_l the beams of the bands, n their noise in this sky, and N_l its model, a matrix over the bands,
+    diagonal but for the 1/f noise that bands of one tube share,
 
-        estimate = (1 + C I)^-1 C sum_bands b / N (b s + n),    I = sum_bands b^2 / N,
+        estimate = (1 + C I)^-1 C b^T N^-1 (b s + n),    I = b^T N^-1 b,
 
     the inverse-variance combination of the deconvolved bands, whose noise is 1 / I, filtered with C / (C + 1 / I). C is
     the lensed spectrum of the sky's own cosmology. It estimates the sky without a beam, with the expected squared error
@@ -74,7 +75,7 @@ class NoiseWiener(BandStage):
         Optional(Every("variance"), when=has_uneven_noise),
     )
     outputs = ("prediction",)
-    uses = (*BandStage.uses, *NOISE, "clean.field", "foregrounds.kind", "noise.kind", "noise.factor", "noise.knee")
+    uses = (*BandStage.uses, *NOISE, "clean.field", "foregrounds.kind", "noise.kind", *DRAWN)
 
     def __init__(self, config: DictConfig):
         """Refuse skies whose parts are not known."""
@@ -87,6 +88,14 @@ class NoiseWiener(BandStage):
     def items(self) -> Iterable[Item]:
         """The test skies."""
         return [item for item in self.skies() if item["split"] == "test"]
+
+    def check(self) -> None:
+        """Refuse a band without a beam, or without noise in what is filtered."""
+        self.demand_beams()
+        for item in self.bands() if self.cfg.noise.kind != "variance_map" else ():
+            for field in self.filtered():
+                if ("T" if field == "T" else "Q") in self.fields(item):
+                    self.law(item, field, None)
 
     def run(
         self,
@@ -103,12 +112,12 @@ class NoiseWiener(BandStage):
         lensed = {x: lensed_alm[x].astype(np.complex128) for x in "TEB"}
         precision = {x: np.zeros(lmax + 1) for x in self.filtered()}
         summed = {x: np.zeros_like(lensed[x]) for x in precision}
+        weights_of = {x: self.band_weights(bands.items, x, variance) for x in precision}
         for i, band in enumerate(bands.items):
             beam = self.beam(band)
             of_foregrounds = None if foreground is None else _of_band(foreground, band)
-            of_variance = None if variance is None else _of_band(variance, band)
             for x, alm in self.noise_alms(bands[i], lensed, beam, of_foregrounds).items():
-                weight = beam / self.spectrum(band, x, of_variance)
+                weight = weights_of[x][band["band"]]
                 precision[x] += beam * weight
                 summed[x] += sht.almxfl(alm, weight)
         weights = joint_filter(cls, precision)
@@ -141,21 +150,38 @@ class NoiseWiener(BandStage):
                 alms |= {x: alm for x, alm in zip(fields, found, strict=True) if x in wanted}
         return alms
 
-    def spectrum(self, item: Item, field: str, variance: SkyMap | None) -> np.ndarray:
-        """N_l of a band, as its noise was drawn: (lmax + 1,), uK^2."""
+    def band_weights(self, items: Sequence[Item], field: str, variance: Files | None) -> dict[str, np.ndarray]:
+        """N^-1 b of the bands that see T, E or B, each (lmax + 1,), by their names."""
+        lmax = self.cfg.sky.lmax
+        seeing = [item for item in items if ("T" if field == "T" else "Q") in self.fields(item)]
+        bands = [self.instrument.band(item["band"]) for item in seeing]
+        laws = [self.law(item, field, variance) for item in seeing]
+        white = [noise.noise_cl(level, lmax) for level, _, _ in laws]
+        total = [noise.noise_cl(level, lmax, l_knee=l_knee, alpha=alpha) for level, l_knee, alpha in laws]
+        drift = np.sqrt(np.array(total) - white)
+        tubes = np.array([[a is b or (a.tube == b.tube != "") for b in bands] for a in bands])
+        rho = self.cfg.noise.tube_correlation * tubes
+        covariance = np.einsum("ij,il,jl->lij", rho, drift, drift)
+        diagonal = np.arange(len(bands))
+        covariance[:, diagonal, diagonal] = np.transpose(total)
+        beams = np.stack([self.beam(item) for item in seeing], axis=-1)
+        weights = np.linalg.solve(covariance, beams[:, :, None])[:, :, 0]
+        return {band.name: of_band for band, of_band in zip(bands, weights.T, strict=True)}
+
+    def law(self, item: Item, field: str, variance: Files | None) -> tuple[float, float, float]:
+        """Level, l_knee and alpha of the noise of a band, as it was drawn."""
         cfg = self.cfg.noise
         band = self.instrument.band(item["band"])
-        levels = {"T": band.noise_t_uk_arcmin, "E": band.noise_p_uk_arcmin, "B": band.noise_p_uk_arcmin}
-        level = levels[field]
+        white = None
         if variance is not None:
-            level = noise.white_level(variance.select("T" if field == "T" else "QU")).mean()
+            fields = "T" if field == "T" else "QU"
+            white = cfg.factor * noise.white_level(_of_band(variance, item).select(fields)).mean()
+        level, l_knee, alpha = noise_law(band, field, factor=cfg.factor, knee=cfg.knee, white=white)
         if level == 0:
             raise UserError(
                 f"method=noise_wiener: the band {band.name} has no noise in {field}; leave it out of instrument.bands."
             )
-        knee = (band.l_knee_t, band.alpha_t) if field == "T" else (band.l_knee_p, band.alpha_p)
-        l_knee, alpha = knee if cfg.knee else (0.0, 0.0)
-        return noise.noise_cl(cfg.factor * level, self.cfg.sky.lmax, l_knee=l_knee, alpha=alpha)
+        return level, l_knee, alpha
 
 
 def joint_filter(cls: Mapping[str, np.ndarray], precision: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The stage that runs BROOM's needlet ILC; the package is imported in the run alone."""
 
+import importlib.util
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,7 @@ from omegaconf import DictConfig
 
 from cmbml.config.truth import has_parts
 from cmbml.core.asset import Files, Item
-from cmbml.core.errors import UserError
+from cmbml.core.errors import UserError, demand
 from cmbml.maps.skymap import SkyMap
 from cmbml.methods.shared.foreign_ilc import ForeignIlc
 from cmbml.sky import sht
@@ -31,14 +32,18 @@ class Broom(ForeignIlc):
         if len(self.cfg.clean.field) > 1:
             raise UserError(f"method=broom recovers T, E or B, not field={self.cfg.clean.field}.")
 
+    def check(self) -> None:
+        """Refuse to begin without the package."""
+        super().check()
+        demand(
+            importlib.util.find_spec("broom") is not None,
+            "method=broom needs the package cmbroom, which the extra foreign brings (pip install -e '.[foreign]').",
+        )
+
     def run(self, item: Item, *, bands: Files) -> SkyMap:
         """Map of `clean.field`, uK_CMB, RING, with the beam that was asked for."""
-        try:
-            from broom import Configs, component_separation
-        except ImportError:
-            raise UserError(
-                "method=broom needs the package cmbroom, which the extra foreign brings (pip install -e '.[foreign]')."
-            ) from None
+        from broom import Configs, component_separation
+
         alms = {}
         fwhm_arcmin = {}
         for i, band in enumerate(bands.items):

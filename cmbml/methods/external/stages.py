@@ -1,6 +1,7 @@
 """The stage that brings predictions of another program into the comparison."""
 
 import numbers
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -25,7 +26,7 @@ class ReadPredictions(SimStage):
     splits = ("test",)
     inputs = (Optional("mask", when=masked),)
     outputs = ("prediction",)
-    uses = ("clean.field", "sky.nside", "method.unit", "method.fwhm_arcmin", "method.lmax", "method.listing")
+    uses = ("clean.field", "sky.nside", "method.unit", "method.fwhm_arcmin", "method.lmax")
     reads = (
         *SimStage.reads,
         "method.name",
@@ -80,6 +81,10 @@ class ReadPredictions(SimStage):
     def items(self) -> list[Item]:
         """The test skies, of which each must have a file."""
         return list(super().items()) if self.files else []
+
+    def made_of(self, item: Item) -> Mapping[str, Sequence[Path]]:
+        """The file of the sky."""
+        return {"method.predictions": [self.files[item["sim"]]]}
 
     def run(self, item: Item, *, mask: SkyMap | None = None) -> SkyMap:
         """Map of `clean.field`, uK_CMB, RING, with the beam that it is said to have."""

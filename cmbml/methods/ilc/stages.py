@@ -11,7 +11,7 @@ from cmbml.config.truth import has_foregrounds, has_parts
 from cmbml.core.asset import Every, Files, Item, Optional
 from cmbml.core.errors import UserError
 from cmbml.maps.skymap import SkyMap
-from cmbml.methods.ilc.scales import bin_windows, cosine_windows, last_multipole, make_scales
+from cmbml.methods.ilc.scales import Scale, bin_windows, cosine_windows, last_multipole, make_scales
 from cmbml.methods.ilc.seds import response
 from cmbml.methods.ilc.settings import check, needlet_peaks
 from cmbml.methods.ilc.weights import apply, fit
@@ -89,13 +89,7 @@ class Clean(IlcStage):
         beams = np.stack([self.beam({"band": name}) for name in names])
         fwhm_arcmin = float(method.perform_ILC_at_beam or self.cfg.clean.fwhm_arcmin)
         ellmax = self.ellmax(beams)
-        scales = make_scales(
-            self.windows(ellmax),
-            beams,
-            criterion=method.wavelet_beam_criterion,
-            constraints=1 + len(method.ILC_deproj_comps),
-            bias_tol=method.get("ILC_bias_tol"),
-        )
+        scales = self.scales(beams)
         ratio = beam_ratio(beams, fwhm_arcmin)
         alms = rebeamed(alms, ratio)
         low = np.zeros_like(alms)
@@ -110,6 +104,23 @@ class Clean(IlcStage):
         note = f"{self.kind} internal linear combination of {len(names)} bands"
         prediction = SkyMap(data[None], (self.cfg.clean.field,), "uK_CMB", fwhm_arcmin, ellmax, note)
         return prediction, {"bands": np.array(names), "beams": ratio[:, : ellmax + 1], **weights}
+
+    def check(self) -> None:
+        """Refuse scales for which there are too few bands."""
+        field = "T" if self.cfg.clean.field == "T" else "Q"
+        seeing = [item for item in self.bands() if field in self.fields(item)]
+        self.scales(np.stack([self.beam(item) for item in seeing]))
+
+    def scales(self, beams: np.ndarray) -> list[Scale]:
+        """The scales and their bands, of which ``beams`` (nband, lmax + 1) are."""
+        method = self.cfg.method
+        return make_scales(
+            self.windows(self.ellmax(beams)),
+            beams,
+            criterion=method.wavelet_beam_criterion,
+            constraints=1 + len(method.ILC_deproj_comps),
+            bias_tol=method.get("ILC_bias_tol"),
+        )
 
     def ellmax(self, beams: np.ndarray) -> int:
         """`method.ELLMAX`, or what pixels and beams allow."""

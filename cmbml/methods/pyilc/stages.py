@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cmbml.config.truth import has_parts
 from cmbml.core.asset import File, Files, Item
-from cmbml.core.errors import UserError
+from cmbml.core.errors import UserError, demand
 from cmbml.maps.foreign import read_map
 from cmbml.maps.skymap import SkyMap
 from cmbml.methods.shared.foreign_ilc import ForeignIlc
@@ -43,7 +44,7 @@ class Pyilc(ForeignIlc):
 
     name = "pyilc"
     scratch = ("pyilc_log",)
-    uses = (*ForeignIlc.uses, "method.listing", "method.param_dict_file", *(f"method.{key}" for key in SETTINGS))
+    uses = (*ForeignIlc.uses, "method.param_dict_file", *(f"method.{key}" for key in SETTINGS))
     reads = (*ForeignIlc.reads, "method.checkout", "method.python")
 
     def __init__(self, config: DictConfig):
@@ -75,6 +76,26 @@ class Pyilc(ForeignIlc):
     def items(self) -> list[Item]:
         """The test skies, if the program is there."""
         return super().items() if self.program else []
+
+    def made_of(self, item: Item) -> Mapping[str, Sequence[Path]]:
+        """The program and its spectra of foregrounds, beside what the instrument's table names."""
+        spectra = Path(self.cfg.method.param_dict_file or self.default_spectra).expanduser()
+        sources = sorted(self.program.parent.glob("*.py"))
+        return {**super().made_of(item), "method.checkout": sources, "method.param_dict_file": [spectra]}
+
+    @property
+    def default_spectra(self) -> Path:
+        """The file of spectra that comes with it."""
+        return self.program.parents[1] / "input" / "fg_SEDs_default_params.yml"
+
+    def check(self) -> None:
+        """Refuse a band without a bandpass, and an interpreter that is none."""
+        super().check()
+        for item in self.bands():
+            self.bandpass(item)
+        python = self.cfg.method.python
+        found = python is None or shutil.which(python) is not None
+        demand(found, f"method.python={python} is no program that can be run; give the path of an interpreter.")
 
     def run(self, item: Item, *, bands: Files, scratch: dict[str, File]) -> SkyMap:
         """Map of T, uK_CMB, RING, with the beam that was asked for."""
@@ -129,7 +150,6 @@ class Pyilc(ForeignIlc):
             kind: [str(folder / f"{kind}_{name}.{end}") for name in bands]
             for kind, end in (("map", "fits"), ("beam", "txt"), ("bandpass", "txt"))
         }
-        default = self.program.parents[1] / "input" / "fg_SEDs_default_params.yml"
         asked = {
             **{key: given[key] for key in (*SETTINGS, "ellmin", "ILC_bias_tol")},
             "ELLMAX": self.lmax,
@@ -138,7 +158,7 @@ class Pyilc(ForeignIlc):
             "perform_ILC_at_beam": target,
             "ILC_preserved_comp": "CMB",
             "N_deproj": len(given["ILC_deproj_comps"]),
-            "param_dict_file": str(given["param_dict_file"] or default),
+            "param_dict_file": str(given["param_dict_file"] or self.default_spectra),
             "override_ILCbiastol_threshold": "yes",
             "taper_width": 0,
             "N_SED_params": 0,

@@ -16,6 +16,11 @@ from cmbml.sky.quadratic import phi_gradient
 from cmbml.sky.spectra import bin_spectrum
 
 
+def weights_measured(cfg: DictConfig) -> bool:
+    """Whether the Wiener weights of the estimate are measured, and not those of theory."""
+    return bool(cfg.quadratic.wiener == "measured")
+
+
 def needed(cfg: DictConfig) -> bool:
     """Whether the method estimates the convergence, or its network sees a filtered map."""
     return cfg.method.target == "kappa" or bool(set(FEATURES) & set(cfg.delens.inputs))
@@ -44,9 +49,9 @@ class Estimate(SimStage):
         """Alms ``kappa`` (nalm,)."""
         fwhm_arcmin = self.cfg.delens.fwhm_arcmin
         with_ee = self.cfg.quadratic.estimator == "mv"
-        e_inverse = filtered(obs_alm, "E", filters["inverse_e"], fwhm_arcmin) if with_ee else None
-        b_inverse = filtered(obs_alm, "B", filters["inverse_b"], fwhm_arcmin)
-        e_wiener = filtered(obs_alm, "E", filters["wiener_e"], fwhm_arcmin)
+        e_inverse = filtered(obs_alm, "E", filters["inverse_e"], filters, fwhm_arcmin) if with_ee else None
+        b_inverse = filtered(obs_alm, "B", filters["inverse_b"], filters, fwhm_arcmin)
+        e_wiener = filtered(obs_alm, "E", filters["wiener_e"], filters, fwhm_arcmin)
         phi = sht.almxfl(phi_gradient(e_inverse, b_inverse, e_wiener), _finite(filters["n0"]))
         return {"kappa": kappa_from_phi(phi).astype(np.complex64)}
 
@@ -98,14 +103,19 @@ class Weights(Stage):
     )
     outputs = ("weights",)
     uses = ("sky.lmax",)
-    reads = ("splits.train", "mask.kind")
+    reads = ("quadratic.wiener", "splits.train", "mask.kind")
     memory = "20 map"
 
-    def __init__(self, config: DictConfig):
-        """Refuse to measure on no sky."""
-        super().__init__(config)
+    def items(self) -> list[Item]:
+        """One item, if they are measured."""
+        if not weights_measured(self.cfg):
+            return []
         if not self.cfg.splits.train:
-            raise UserError("Wiener weights are measured on training skies; raise splits.train.")
+            raise UserError(
+                "Wiener weights are measured on training skies; raise splits.train, or take those of theory with"
+                " quadratic.wiener=theory."
+            )
+        return [{}]
 
     def run(
         self,
@@ -145,7 +155,12 @@ class Kappa(SimStage):
 
     name = "kappa"
     splits = ("test",)
-    inputs = ("kappa_qe", "weights", "filters", Optional("mean_field", when=masked))
+    inputs = (
+        "kappa_qe",
+        "filters",
+        Optional("weights", when=weights_measured),
+        Optional("mean_field", when=masked),
+    )
     outputs = ("estimate",)
     uses = ("quadratic.wiener", "sky.nside", "sky.lmax")
     reads = ("splits", "mask.kind")
@@ -156,13 +171,13 @@ class Kappa(SimStage):
         item: Item,
         *,
         kappa_qe: dict[str, np.ndarray],
-        weights: dict[str, np.ndarray],
         filters: dict[str, np.ndarray],
+        weights: dict[str, np.ndarray] | None = None,
         mean_field: dict[str, np.ndarray] | None = None,
     ) -> SkyMap:
         """Map of the convergence, RING."""
         sky = self.cfg.sky
-        wiener = weights["wiener"] if self.cfg.quadratic.wiener == "measured" else filters["wiener_phi"]
+        wiener = filters["wiener_phi"] if weights is None else weights["wiener"]
         data = sht.synthesis(sht.almxfl(without_mean_field(kappa_qe, mean_field, averaged=False), wiener), sky.nside)
         return SkyMap(data[None], ("kappa",), "1", 0.0, sky.lmax, "quadratic estimate, Wiener-filtered")
 

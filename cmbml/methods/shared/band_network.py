@@ -195,12 +195,17 @@ class PredictBands(OfBands):
     inputs = (Optional("model", when=is_trained_here), Every("band", name="bands"))
     outputs = ("prediction",)
     parallel = False
-    uses = (*GEOMETRY, "rotation.predict", "rotation.average", "method.listing")
+    uses = (*GEOMETRY, "rotation.predict", "rotation.average")
     reads = (*BandStage.reads, "rotation.pairs", "train.batch_size", "system.device", "method.trained", "network")
 
     def items(self) -> Iterable[Item]:
         """The test skies."""
         return [item for item in self.skies() if item["split"] == "test"]
+
+    def made_of(self, item: Item) -> Mapping[str, Sequence[Path]]:
+        """The network that is given, beside what the instrument's table names."""
+        path = self.cfg.method.trained
+        return {**super().made_of(item), **({"method.trained": [Path(path).expanduser()]} if path else {})}
 
     @cached_property
     def trained(self) -> dict[str, Any]:

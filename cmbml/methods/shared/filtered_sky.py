@@ -13,10 +13,13 @@ from cmbml.sky import sht
 from cmbml.sky.beams import gaussian_beam
 
 
-def filtered(obs_alm: Mapping[str, np.ndarray], field: str, fl: np.ndarray, fwhm_arcmin: float) -> np.ndarray:
-    """Observed alms (nalm,) of a field, times f_l / b_l."""
+def filtered(
+    obs_alm: Mapping[str, np.ndarray], field: str, fl: np.ndarray, filters: Mapping[str, np.ndarray], fwhm_arcmin: float
+) -> np.ndarray:
+    """Observed alms (nalm,) of a field, times f_l over the beam and the transfer of the observation."""
     alm = obs_alm[field].astype(np.complex128)
-    return sht.almxfl(alm, fl / gaussian_beam(fwhm_arcmin, sht.alm_lmax(alm)))
+    seen = gaussian_beam(fwhm_arcmin, sht.alm_lmax(alm)) * filters[f"transfer_{field.lower()}"]
+    return sht.almxfl(alm, fl / seen)
 
 
 def without_mean_field(
@@ -79,8 +82,8 @@ class Features(SimStage):
         fwhm_arcmin = self.cfg.delens.fwhm_arcmin
         estimate = without_mean_field(kappa_qe, mean_field, averaged=item["split"] == "train")
         alms = [
-            filtered(obs_alm, "E", filters["wiener_e"], fwhm_arcmin),
-            filtered(obs_alm, "B", filters["inverse_b"], fwhm_arcmin),
+            filtered(obs_alm, "E", filters["wiener_e"], filters, fwhm_arcmin),
+            filtered(obs_alm, "B", filters["inverse_b"], filters, fwhm_arcmin),
             sht.almxfl(estimate, filters["wiener_phi"]),
         ]
         data = sht.synthesis(np.stack(alms), sky.nside)

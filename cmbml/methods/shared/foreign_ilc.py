@@ -68,6 +68,10 @@ class ForeignIlc(BandStage):
         """The test skies."""
         return [item for item in self.skies() if item["split"] == "test"]
 
+    def check(self) -> None:
+        """Refuse a band without a beam."""
+        self.demand_beams()
+
     def target(self, fwhm_arcmin: Iterable[float]) -> float:
         """Width of the Gaussian beam of the map that is made: what was asked for, or the narrowest of these."""
         return float(self.cfg.method.perform_ILC_at_beam or min(fwhm_arcmin))

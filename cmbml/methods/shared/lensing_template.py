@@ -60,13 +60,8 @@ class Template(SimStage):
         phi = phi_from_kappa(sht.analysis(kappa, lmax))
         phi[[0, 1, lmax + 1]] = 0
         if field == "T":
-            lensed = {"T": filtered(obs_alm, "T", _wiener(filters["tt"], filters["noise_t"]), fwhm_arcmin)}
+            lensed = {"T": filtered(obs_alm, "T", filters["wiener_t"], filters, fwhm_arcmin)}
         else:
-            lensed = {"E": filtered(obs_alm, "E", filters["wiener_e"], fwhm_arcmin)}
+            lensed = {"E": filtered(obs_alm, "E", filters["wiener_e"], filters, fwhm_arcmin)}
         alms = lensing_template(lensed, phi, order=self.cfg.quadratic.template)
         return field_map(alms, field, nside=nside, fwhm_arcmin=fwhm_arcmin)
-
-
-def _wiener(signal: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """C / (C + N), 0 where there is no signal."""
-    return np.divide(signal, signal + noise, out=np.zeros_like(signal), where=signal > 0)

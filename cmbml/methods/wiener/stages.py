@@ -7,6 +7,7 @@ from cmbml.core.errors import UserError
 from cmbml.core.stage import SimStage
 from cmbml.maps.skymap import SkyMap
 from cmbml.methods.shared.filtered_sky import filtered
+from cmbml.methods.shared.filters import wiener
 from cmbml.sky import sht
 from cmbml.sky.beams import gaussian_beam
 
@@ -34,8 +35,6 @@ class WienerTemplate(SimStage):
         """Map of the filtered B, uK_CMB, with the beam of the observation."""
         sky = self.cfg.sky
         fwhm_arcmin = self.cfg.delens.fwhm_arcmin
-        lensing = filters["bb_lensing"]
-        noise = filters["noise_p"]
-        b = filtered(obs_alm, "B", lensing / (lensing + noise), fwhm_arcmin)
+        b = filtered(obs_alm, "B", wiener(filters["bb_lensing"], filters["noise_b"]), filters, fwhm_arcmin)
         data = sht.synthesis(sht.almxfl(b, gaussian_beam(fwhm_arcmin, sky.lmax)), sky.nside)
         return SkyMap(data[None], ("B",), "uK_CMB", fwhm_arcmin, sky.lmax, "Wiener-filtered B")
