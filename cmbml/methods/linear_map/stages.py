@@ -23,7 +23,7 @@ class Weights(Stage):
         """Arrays (lmax + 1,) of `cmbml.sky.linear_map.Weights`."""
         tensor = filters["bb"] - filters["bb_lensing"]
         cls = {"lensed_ee": filters["ee"], "lensed_bb": filters["bb"], "bb": tensor, "pp": filters["pp"]}
-        weights = linear_map.weights(cls, filters["noise_p"], filters["wiener_e"], lmin_b=self.cfg.delens.lmin_b)
+        weights = linear_map.weights(cls, filters["noise_b"], filters["wiener_e"], lmin_b=self.cfg.delens.lmin_b)
         return weights._asdict()
 
 
@@ -54,8 +54,8 @@ class LinearMap(SimStage):
         fwhm_arcmin = self.cfg.delens.fwhm_arcmin
         settings = self.cfg.linear_map
         phi = linear_map.solve(
-            filtered(obs_alm, "B", np.ones_like(filters["ee"]), fwhm_arcmin),
-            filtered(obs_alm, "E", filters["wiener_e"], fwhm_arcmin),
+            filtered(obs_alm, "B", np.ones_like(filters["ee"]), filters, fwhm_arcmin),
+            filtered(obs_alm, "E", filters["wiener_e"], filters, fwhm_arcmin),
             linear_map.Weights(**linear_weights),
             tolerance=settings.tolerance,
             iterations=settings.iterations,
