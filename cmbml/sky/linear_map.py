@@ -12,11 +12,12 @@ side, over its mean response. There is no deflection, no mean field, and nothing
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cmbml.sky import sht
+from cmbml.sky.lensing import unit_alm
 from cmbml.sky.lensing_theory import Coupling
 from cmbml.sky.quadratic import FirstOrder
 
@@ -80,6 +81,7 @@ def solve(
     iterations: int = 50,
     grid: float = GRID,
     start: np.ndarray | None = None,
+    push: np.ndarray | None = None,
     nthreads: int = 0,
 ) -> np.ndarray:
     """Return the linear MAP of the lensing potential; it is Wiener-filtered as it comes.
@@ -100,6 +102,8 @@ def solve(
         Band limit of the grid over lmax.
     start : complex array (nalm,), optional
         A first phi, else 0; what comes out does not depend on it.
+    push : complex array (nalm,), optional
+        Added to the right-hand side, as ``sample`` does.
     nthreads : int, optional
 
     Returns
@@ -144,6 +148,8 @@ def solve(
         return sht.almxfl(residual, with_weights.preconditioner)
 
     right = transposed(b)
+    if push is not None:
+        right = right + push
     phi = nothing
     residual = right
     if start is not None:
@@ -164,6 +170,51 @@ def solve(
         size = inner(residual, towards)
         step = towards + size / before * step
     return phi
+
+
+def sample(
+    b: np.ndarray, e_wiener: np.ndarray, with_weights: Weights, rng: np.random.Generator, **keys: Any
+) -> np.ndarray:
+    """Draw a potential from the posterior of which ``solve`` finds the mean.
+
+    The solution for data and prior that are perturbed by draws n' of the noise and w of a unit field,
+
+        (M^T N^-1 M + 1/C) phi' = M^T N^-1 (d_B + n') + C^-1/2 w,
+
+    has the mean of the posterior and its covariance, (M^T N^-1 M + 1/C)^-1 (Hoffman & Ribak 1991, ApJ 380 L5). It costs
+    what a solution costs.
+
+    Parameters
+    ----------
+    b, e_wiener, with_weights
+        As in ``solve``.
+    rng : numpy Generator
+    **keys
+        ``tolerance``, ``iterations``, ``grid``, ``start``, ``nthreads`` of ``solve``.
+
+    Returns
+    -------
+    complex128 array (nalm,)
+
+    Examples
+    --------
+    Without any data it is a draw from the prior:
+
+    >>> from cmbml.sky.lensing import unit_alm
+    >>> e = unit_alm(np.random.default_rng(0), 24)
+    >>> flat = np.ones(25)
+    >>> cls = {"lensed_ee": flat, "lensed_bb": 0 * flat, "bb": 0 * flat, "pp": 4 * flat}
+    >>> blind = weights(cls, 1e12 * flat, flat, lmin_b=2)
+    >>> cl = sht.alm2cl(sample(0 * e, e, blind, np.random.default_rng(1)))[2:]
+    >>> bool(abs(np.average(cl, weights=2 * np.arange(2, 25) + 1) / 4 - 1) < 0.2)
+    True
+    """
+    lmax = sht.alm_lmax(b)
+    noise = np.sqrt(with_weights.inverse_b)
+    of_noise = np.divide(1, noise, out=np.zeros(lmax + 1), where=noise > 0)
+    perturbed = b + sht.almxfl(unit_alm(rng, lmax), of_noise)
+    push = sht.almxfl(unit_alm(rng, lmax), np.sqrt(with_weights.inverse_pp))
+    return solve(perturbed, e_wiener, with_weights, push=push, **keys)
 
 
 def inner(a: np.ndarray, b: np.ndarray) -> float:

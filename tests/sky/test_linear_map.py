@@ -5,7 +5,7 @@ import pytest
 
 from cmbml.sky import sht
 from cmbml.sky.lensing import unit_alm
-from cmbml.sky.linear_map import inner, solve, weights
+from cmbml.sky.linear_map import inner, sample, solve, weights
 from cmbml.sky.quadratic import FirstOrder, lensing_template
 
 LMAX = 24
@@ -83,3 +83,20 @@ def test_b_below_lmin_b_does_not_enter():
     np.testing.assert_array_equal(solve(b, e, w), solve(other, e, w))
     with pytest.raises(ValueError, match="bring them to one lmax"):
         solve(b, e[:10], w)
+
+
+def test_samples_scatter_as_the_error_of_the_mean():
+    """Truth less mean, over the scatter of the samples: 68 % lie within one, for data from the model itself."""
+    inside = []
+    for seed in range(6):
+        e = drawn(10 * seed)
+        truth = drawn(10 * seed + 1, PP)
+        b = lensing_template({"E": e}, truth)["B"] + drawn(10 * seed + 2, NOISE)
+        w = weights(CLS, NOISE, FLAT, lmin_b=2)
+        keys = {"tolerance": 1e-3, "iterations": 200, "grid": 1.6}
+        mean = solve(b, e, w, **keys)
+        draws = [sample(b, e, w, np.random.default_rng([seed, k]), start=mean, **keys) for k in range(20)]
+        sigma = np.sqrt(np.mean([as_vector(draw - mean) ** 2 for draw in draws], axis=0))
+        good = sigma > 0
+        inside.append(np.abs(as_vector(truth - mean))[good] < sigma[good])
+    assert np.mean(np.concatenate(inside)) == pytest.approx(0.675, abs=0.025)  # .683, less .01 for a sigma of 20 draws
