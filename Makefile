@@ -1,11 +1,12 @@
 # make demo   simulate, train, delens, compare with classical delensing: figures, tables and a report under data/
 # make test   the test suite        make test-slow   the full-size science checks       make lint   ruff and mypy
+# make docs   the documentation, in build/docs
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint install clean
+.PHONY: demo test test-slow lint docs install clean
 
 demo: $(INSTALLED)
 	$(BIN)/python main_delens.py field=B scale=5
@@ -23,6 +24,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m mypy
 
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 install: $(INSTALLED)
 
 $(INSTALLED): constraints.txt pyproject.toml
@@ -30,6 +34,10 @@ $(INSTALLED): constraints.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+$(VENV)/.docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
 	touch $@
 
 clean:

@@ -19,15 +19,12 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
-from hydra import compose, initialize_config_dir
 
-from cmbml.config import resolvers as config
 from cmbml.core.asset import Assets
 from cmbml.core.provenance import Sidecar
-from record import parser, save
+from record import composed, parser, save
 
 REPO = Path(__file__).parents[1]
 PAPER = ("experiment=cmbnncs_paper", "network=unet5", "train.schedule.steps=null", "train.batch_size=1")
@@ -45,7 +42,6 @@ VARIANTS = {
     "default": ("method=cmbnncs",),
 }
 COLUMNS = ("RMSE", "MAE", "corr", "transfer")
-HYDRA = Lock()  # one composition at a time: Hydra keeps it in a global
 
 
 def run(words: Sequence[str], threads: int) -> None:
@@ -60,8 +56,7 @@ def run(words: Sequence[str], threads: int) -> None:
 
 def measured(words: Sequence[str]) -> list[dict[str, float]]:
     """Metrics of every test sky, and the seconds of the training, of the method that these overrides name."""
-    with HYDRA, initialize_config_dir(str(REPO / "cfg"), version_base="1.3"):
-        cfg = compose("clean", overrides=list(words))
+    cfg = composed("clean", words)
     assets = Assets(cfg.assets.files, cfg.assets.constants)
     seconds = Sidecar.read(Sidecar.path([assets.file("model", {})])).seconds
     area, rows = "full" if cfg.mask.kind == "none" else "mask", []
@@ -87,7 +82,6 @@ def main() -> None:
     options.add_argument("--epochs", type=int, default=60)
     options.add_argument("--jobs", type=int, default=1, help="trainings side by side, on equal shares of the cores")
     given, common = options.parse_known_args()
-    config.register()
     cores = os.cpu_count() or 1
     run(["main_sims.py", *common], cores)
     with ThreadPoolExecutor(given.jobs) as pool:

@@ -17,14 +17,11 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
-from hydra import compose, initialize_config_dir
 
-from cmbml.config import resolvers as config
 from cmbml.core.asset import Assets
-from record import parser, save
+from record import composed, parser, save
 
 REPO = Path(__file__).parents[1]
 # Name of a training: its overrides, and the predictions made from it: name -> overrides.
@@ -45,7 +42,6 @@ VARIANTS = {
 }
 STAGES = "analysis.stages=[cmbml.analysis.delensing.measure.Baseline,cmbml.analysis.delensing.measure.Measure]"
 COLUMNS = ("A_res", "rho", "transfer")
-HYDRA = Lock()  # one composition at a time: Hydra keeps it in a global
 LEARNING = ("network", "train", "patches", "rotation")  # groups that the quadratic estimator does not read
 
 
@@ -62,8 +58,7 @@ def run(words: list[str], threads: int) -> float:
 
 def measured(words: list[str]) -> list[dict[str, float]]:
     """Native-form metrics of every test sky, of the method that these overrides name."""
-    with HYDRA, initialize_config_dir(str(REPO / "cfg"), version_base="1.3"):
-        cfg = compose("delens", overrides=words)
+    cfg = composed("delens", words)
     assets = Assets(cfg.assets.files, cfg.assets.constants)
     rows = []
     for sim in range(cfg.splits.test):
@@ -99,7 +94,6 @@ def main() -> None:
     options.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     options.add_argument("--jobs", type=int, default=1, help="trainings side by side, on equal shares of the cores")
     given, common = options.parse_known_args()
-    config.register()
     threads = max(1, (os.cpu_count() or 1) // given.jobs)
     run(
         [*common, "run.only=[theory,cmb,observe,label,observed_noise,filters,quadratic_estimate,features]"],

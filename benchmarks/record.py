@@ -7,9 +7,17 @@ import platform
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from cmbml.config import resolvers as config
+from cmbml.config.options import check_options
 from cmbml.core.provenance import environment
+
+_HYDRA = Lock()
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -17,6 +25,16 @@ def parser(description: str) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder of the CSV")
     return made
+
+
+def composed(job: str, words: Sequence[str]) -> DictConfig:
+    """Configuration that a main makes of the words of a command line; one at a time, for Hydra keeps it in a global."""
+    config.register()
+    folder = Path(__file__).parents[1] / "cfg"
+    with _HYDRA, initialize_config_dir(str(folder), version_base="1.3"):
+        cfg = compose(job, overrides=check_options(folder, job, words))
+    config.prepare(cfg)
+    return cfg
 
 
 def circumstances() -> dict[str, str]:

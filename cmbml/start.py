@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -93,19 +93,21 @@ def run(cfg: DictConfig) -> None:
     )
 
 
-def start(config_path: Path, config_name: str) -> None:
+def start(config_path: Path, config_name: str, *, say: Callable[[str], str] = str) -> None:
     """Entry of a main: Hydra, then `run`; a user's mistake ends with one or two sentences and exit code 1.
 
     The traceback of such a mistake is shown when the environment has ``HYDRA_FULL_ERROR=1``. Of the processes that
-    torchrun or Slurm started, rank 0 does the work and the others train with it. ``--help`` is answered here.
+    torchrun or Slurm started, rank 0 does the work and the others train with it. ``--help`` is answered here. ``say``
+    turns what users read into the words of the program that they started.
     """
     arguments = sys.argv[1:]
-    if {"--help", "-h"} & set(arguments):  # Hydra's own lists the options of every job, and needs seconds for it
-        sys.stdout.write(help_text(config_path, config_name, arguments))
-        return
     wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    if {"--help", "-h"} & set(arguments):  # Hydra's own lists the options of every job, and needs seconds for it
+        with _sentences(wanted, say):
+            sys.stdout.write(say(help_text(config_path, config_name, arguments)))
+        return
     if launch.group().rank:
-        with _sentences(wanted):
+        with _sentences(wanted, say):
             launch.follow()
         return
     config.register()
@@ -115,10 +117,10 @@ def start(config_path: Path, config_name: str) -> None:
 
     def job(cfg: DictConfig) -> None:
         begun.set()
-        with _sentences(wanted):
+        with _sentences(wanted, say):
             run(cfg)
 
-    with _interruptible(), _sentences(wanted), _composing(begun):
+    with _interruptible(), _sentences(wanted, say), _composing(begun):
         sys.argv[1:] = check_options(config_path, config_name, arguments)
         launch.meet()
         hydra.main(version_base="1.3", config_path=str(config_path), config_name=config_name)(job)()
@@ -164,14 +166,14 @@ def _composing(begun: threading.Event) -> Iterator[None]:
 
 
 @contextmanager
-def _sentences(traceback_wanted: bool) -> Iterator[None]:
+def _sentences(traceback_wanted: bool, say: Callable[[str], str] = str) -> Iterator[None]:
     """End the program with a sentence when the user has made a mistake."""
     try:
         yield
     except (*SPOKEN, OSError) as error:
         if traceback_wanted:
             raise
-        sys.stderr.write(f"Error: {_sentence(error)}\n")
+        sys.stderr.write(f"Error: {say(_sentence(error))}\n")
         raise SystemExit(1) from None
 
 

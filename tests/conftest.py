@@ -19,11 +19,49 @@ if "OMP_NUM_THREADS" in os.environ:
     os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
 
 LONGEST = ("test_readme", "test_end_to_end")
+# Tests that may be skipped where continuous integration says that skips are refused, and why.
+MAY_BE_SKIPPED = {
+    "there is a GPU": "the test is about machines without one",
+    "there is no GPU": "most machines of continuous integration have none",
+    "BROOM (cmbroom) is not installed": "it is GPL and an extra of its own",
+    "no Chromium is installed (Debian: apt-get install chromium)": ".ci/run installs it where that is possible",
+}
+SKIPPED: list[str] = []
 
 
 def pytest_collection_modifyitems(items):
     """The longest files first: a worker that begins one at the end is left alone with it."""
     items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
+def pytest_runtest_logreport(report):
+    """Keep why a test was skipped."""
+    if report.skipped and not hasattr(report, "wasxfail"):
+        SKIPPED.append(report.longrepr[2].removeprefix("Skipped: "))
+
+
+def pytest_collectreport(report):
+    """The same of whole files."""
+    if report.skipped:
+        SKIPPED.append(report.longrepr[2].removeprefix("Skipped: "))
+
+
+def pytest_sessionfinish(session):
+    """End with an error where skips are refused and one is not among those that may be."""
+    if os.environ.get("CMBML_SKIPS") == "refused" and not hasattr(session.config, "workerinput") and refused(SKIPPED):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say which."""
+    if os.environ.get("CMBML_SKIPS") == "refused":
+        for reason in refused(SKIPPED):
+            terminalreporter.write_line(f"A test must not be skipped here: {reason}", red=True)
+
+
+def refused(reasons: list[str]) -> list[str]:
+    """The reasons that are not among those for which a test may be skipped."""
+    return sorted(set(reasons) - MAY_BE_SKIPPED.keys())
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ LATE = {  # job, words, and what is said; each of these failed after hours of si
         ("clean", "method=hilc", "instrument.bands=[100]", "method.ILC_deproj_comps=[dust,sync]", "method.ELLMAX=60"),
         "Only 1 of 1 bands have a beam above method.wavelet_beam_criterion=0.001 up to the end of scale 0",
     ),
+    "spectra that are no mapping": (("clean", "method=hilc", "method.seds=3"), "method.seds=3 must be a mapping."),
     "a band without noise": (
         ("clean", "method=noise_wiener", "instrument.noise_t_uk_arcmin={100:0}"),
         "the band 100 has no noise in T; leave it out of instrument.bands",

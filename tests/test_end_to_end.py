@@ -125,8 +125,10 @@ def test_dry_run_names_what_an_override_makes_stale(done):
 
 
 def test_dry_run_tells_what_the_run_took(done):
-    said = run(done, "delens.export_npy=true", "run.workers=1", "run.dry=true", f"run.force=[{','.join(STAGES)}]")
-    assert set(compare(said, done)) == {*STAGES} - {"mask", "mean_field", "rotations"}
+    every = [*STAGES, "baseline"]
+    said = run(done, "delens.export_npy=true", "run.workers=1", "run.dry=true", f"run.force=[{','.join(every)}]")
+    assert re.search(r"at most\. About \S+ (s|min) by earlier runs\.$", said, re.MULTILINE)
+    assert set(compare(said, done)) == {*every} - {"mask", "mean_field", "rotations"}
 
 
 def test_prediction_is_a_whole_sky_that_other_tools_read(done):

@@ -132,7 +132,7 @@ COMMAND_LINES = {
     "run.only=[nope]": r"run.only: there is no stage 'nope'; the stages are ",
     "--config-name=nope": r"Cannot find primary config 'nope'",
     "--config-dir=/nope": r"'/nope' not found",
-    "pipeline=[[1,2]]": r"pipeline=.* must be a list of classes of stages",
+    "pipeline=[[1,2]]": r"pipeline.0=\[1, 2\] must be a plain value",
     "sims.stages=[foo]": r"sims.stages=.* must be a list of classes of stages",
     "instrument.bands=[7]": r"instrument.bands: .*planck.ecsv has no band 7; it has 30, ",
 }

@@ -18,6 +18,7 @@ MAY_KNOW = {
     "sims": {"core", "config", "maps", "sky"},
     "analysis": {"core", "config", "maps", "sky", "sims.bands"},
     "methods": {"core", "config", "maps", "sky", "train", "networks", "sims.bands"},
+    "commands": {"core", "config", "maps", "sky", "sims", "train", "analysis", "start"},
 }
 JOBS = {"delensing", "cleaning"}
 TRANSFORMS = {"ducc0", "lenspyx"}

@@ -3,6 +3,7 @@
 Where processes are not the point it runs in this one. The lines share a root: what one has made the next one finds.
 """
 
+import importlib
 import itertools
 import os
 import re
@@ -17,6 +18,7 @@ import pytest
 
 from cmbml.config.options import name_of
 from cmbml.core import handlers
+from cmbml.core.errors import UserError
 from cmbml.maps.skymap import SkyMap
 from cmbml.start import build
 from tests.conftest import REPO, run_here
@@ -212,6 +214,16 @@ def script(root, monkeypatch, capsys):
         return capsys.readouterr().out
 
     return run_script
+
+
+def test_benchmarks_understand_the_words_of_the_mains(monkeypatch, tmp_path):
+    """The names of options, and paths as they are typed; what a main refuses is refused."""
+    monkeypatch.syspath_prepend(REPO / "benchmarks")
+    composed = importlib.import_module("record").composed
+    cfg = composed("clean", ["experiment=tiny", f"system.root={tmp_path}/a=b"])
+    assert (cfg.dataset, cfg.system.root) == ("sims_tiny", f"{tmp_path}/a=b")
+    with pytest.raises(UserError, match="method=wiener belongs to main_delens.py"):
+        composed("clean", ["method=wiener"])
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "benchmarks/" in c])

@@ -4,6 +4,7 @@ Figures are made without pyplot, so that nothing depends on a display or on figu
 """
 
 from collections.abc import Iterable, Mapping
+from io import BytesIO
 from textwrap import fill
 from typing import Any
 
@@ -15,6 +16,7 @@ from matplotlib.colors import AsinhNorm, LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Ellipse
+from PIL import Image
 
 from cmbml.analysis.captions import describe
 
@@ -43,14 +45,25 @@ COLOURS = {
 # Of truth, observed and predicted, those within this factor of the largest amplitude share its colour scale.
 _SHARED_SCALE = 4.0
 _GREY = "0.6"
+_DOTS_OF_A_SCREEN = 80  # an inch
 
 
 class _StyledFigure(Figure):
-    """A figure that is saved in ``STYLE`` as well: ticks and layout are made only then."""
+    """A figure that is saved in ``STYLE`` as well: ticks and layout are made only then.
+
+    A notebook shows it as it is saved, on a screen's dots, in 128 colours.
+    """
 
     def savefig(self, *args: Any, **kwargs: Any) -> None:
         with matplotlib.rc_context(STYLE):
             super().savefig(*args, **kwargs)
+
+    def _repr_png_(self) -> bytes:
+        drawn = BytesIO()
+        small = BytesIO()
+        self.savefig(drawn, format="png", dpi=_DOTS_OF_A_SCREEN)
+        Image.open(drawn).convert("RGB").quantize(128).save(small, format="png", optimize=True)
+        return small.getvalue()
 
 
 def new_figure(width: float, height: float, caption: Mapping) -> Figure:

@@ -229,6 +229,7 @@ def _check_clean(cfg: DictConfig) -> None:
     c = cfg.clean
     _one_of("field", c.field, CLEANED)
     target = cfg.method.target
+    _one_of("method.target", target, ("cmb", *TARGETS))
     demand(target == "cmb", f"method={cfg.method.name} estimates {target}; it belongs to main_delens.py.")
     needed = "QU" if c.field in ("E", "B") else c.field
     for name in needed:
@@ -263,7 +264,9 @@ def _check_assets(cfg: DictConfig) -> None:
     for key, value in cfg.assets.constants.items():
         if key == "root":
             demand(str(value) == cfg.system.root, f"assets.constants.root={value} is not system.root; set that one.")
-        elif isinstance(value, str):
+            continue
+        demand(not OmegaConf.is_config(value), f"assets.constants.{key}={value} must be a text or a number.")
+        if isinstance(value, str):
             check_name(f"assets.constants.{key}", value)
 
 

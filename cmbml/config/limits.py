@@ -33,6 +33,27 @@ class Limits:
         return good and self.low <= value <= self.high  # type: ignore[operator]
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What a value must be that is no number, and how that is called."""
+
+    types: tuple[type, ...]
+    wish: str
+
+    def __str__(self) -> str:
+        """What a value must be, in words."""
+        return self.wish
+
+    def hold(self, value: object) -> bool:
+        """Whether a value is of this kind."""
+        return isinstance(value, self.types)
+
+
+TEXT = Kind((str, type(None)), "null or a text")
+LIST = Kind((list,), "a list")
+MAPPING = Kind((Mapping,), "a mapping")
+PLAIN = Kind((str, int, float, type(None)), "a plain value, no list and no mapping")
+FLAT = (list[str], list[int], list[float], dict[str, str], dict[str, float])  # OmegaConf lets lists into these
 ANY = Limits(-1e15, 1e15)  # of a number whose bounds nobody has said: it is finite
 
 
@@ -41,13 +62,15 @@ def within(low: float, high: float) -> Any:
     return dataclasses.field(default=MISSING, metadata={"limits": Limits(low, high)})
 
 
-def keyed(limits: Mapping[str, Limits]) -> Any:
-    """A field of the schema that is a mapping with keys of any type; those whose limits are given are numbers."""
+def keyed(limits: Mapping[str, Limits | Kind]) -> Any:
+    """A field of the schema that is a mapping with keys of any type; of some it is said what they must be."""
     return dataclasses.field(default=MISSING, metadata={"keys": limits})
 
 
 def check_numbers(cfg: DictConfig) -> None:
-    """Refuse numbers that are not finite or beyond their bounds, resolved or not.
+    """Refuse numbers that are not finite or beyond their bounds, and lists where the schema has none.
+
+    What is an interpolation stands for what it refers to, which is checked in its own place.
 
     Raises
     ------
@@ -55,14 +78,19 @@ def check_numbers(cfg: DictConfig) -> None:
         One sentence that names the key.
     """
     around: dict[str, Limits] = {}
-    exact: dict[str, Limits] = {}
+    exact: dict[str, Limits | Kind] = {}
+    flat: list[str] = []
     for key, field in _fields(OmegaConf.get_type(cfg) or dict):
+        if field.type in FLAT:
+            flat.append(key)
         if "limits" in field.metadata:
             around[key] = field.metadata["limits"]
         exact |= {f"{key}.{name}": x for name, x in field.metadata.get("keys", {}).items()}
     for key, value in _nodes(OmegaConf.to_container(cfg)):
         if isinstance(value, str) and ("${" in value or value == MISSING):
             continue
+        if key.rpartition(".")[0] in flat:
+            demand_value(PLAIN.hold(value), key, value, str(PLAIN))
         if key in exact:
             demand_value(exact[key].hold(value), key, value, str(exact[key]))
         elif isinstance(value, numbers.Real) and not isinstance(value, bool):

@@ -15,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from cmbml.core.errors import UserError
+from cmbml.core.plugins import plugins
 
 MAINS = {
     "sims": "main_sims.py",
@@ -23,6 +24,19 @@ MAINS = {
     "compare": "main_analysis_compare.py",
 }
 _CHOICE = re.compile(r"\+*(?P<group>[\w/]+)(@[\w.]*)?=(?P<options>[^(){}$'\"]*)")  # no sweep, no quotes
+
+
+def spoken(text: str) -> str:
+    """A text for users of the installed package: ``cmbml delens`` for ``python main_delens.py``.
+
+    Examples
+    --------
+    >>> spoken("`python get_data/fetch.py assets`, then main_clean.py")
+    '`cmbml fetch assets`, then cmbml clean'
+    """
+    for job, main in MAINS.items():
+        text = re.sub(rf"(python )?\b{re.escape(main)}", f"cmbml {job}", text)
+    return text.replace("python get_data/fetch.py", "cmbml fetch")
 
 
 def jobs_of(path: Path) -> set[str]:
@@ -69,7 +83,10 @@ def jobs_served(job: str, arguments: Sequence[str]) -> tuple[str, ...]:
 
 
 def places_of(config_path: Path, arguments: Sequence[str]) -> list[Path]:
-    """Folders that hold groups: the one of the main, and those of ``--config-dir`` and ``hydra.searchpath``."""
+    """Folders that hold groups, in Hydra's order.
+
+    The one of the main, those of ``--config-dir`` and ``hydra.searchpath``, and those of plug-ins.
+    """
     flags = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     flags.add_argument("--config-dir", "-cd")
     flagged, _ = flags.parse_known_args(arguments)
@@ -80,6 +97,7 @@ def places_of(config_path: Path, arguments: Sequence[str]) -> list[Path]:
         key, _, value = argument.partition("=")
         if key.lstrip("+") == "hydra.searchpath":
             places.extend(_folder(entry.strip("'\" ")) for entry in value.strip("[]").split(","))
+    places.extend(plugin.folder for plugin in plugins())
     return [place for place in places if place.is_dir()]
 
 
@@ -158,7 +176,10 @@ def in_grammar(argument: str) -> str:
 def _file_of(group: str, option: str, jobs: Sequence[str], places: Sequence[Path]) -> str:
     """Name of the file of an option, which belongs to one of the jobs."""
     paths = [place / group / f"{option}.yaml" for place in places]
-    path = next((path for path in paths if path.is_file() and not option.startswith("_")), None)
+    found = list(dict.fromkeys(path.resolve() for path in paths if path.is_file() and not option.startswith("_")))
+    if len(found) > 1:
+        raise UserError(f"{group}={option} is both {found[0]} and {found[1]}; give one of them another name.")
+    path = found[0] if found else None
     if path is not None and jobs_of(path) & set(jobs):
         return option
     for named in (path for place in places for path in (place / group).glob("*.yaml")):

@@ -4,16 +4,28 @@ import hashlib
 import os
 from pathlib import Path
 
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 
 from cmbml.config import checks
 from cmbml.config.jobs import CleanConfig, CompareCleanConfig, CompareConfig, Config, SimsConfig
 from cmbml.config.limits import check_numbers
+from cmbml.config.places import ASSETS
 from cmbml.core.errors import UserError
+from cmbml.core.plugins import plugins
 
-SHIPPED = Path(__file__).parents[2] / "assets"
+
+class PluginsSearchPath(SearchPathPlugin):
+    """Hydra's search path goes on in the folders of plug-ins."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Append them; what the tree has goes before."""
+        for plugin in plugins():
+            search_path.append(plugin.name, f"file://{plugin.folder}")
 
 
 def register() -> None:
@@ -22,6 +34,7 @@ def register() -> None:
     schemas |= {"_compare": CompareConfig, "_compare_clean": CompareCleanConfig}
     for name, node in schemas.items():
         ConfigStore.instance().store(name=f"schema{name}", node=node)
+    Plugins.instance().register(PluginsSearchPath)
     OmegaConf.register_new_resolver("floor_times", lambda x, n: int(float(x) * int(n)), replace=True)
     OmegaConf.register_new_resolver("finer", lambda nside: max(nside, min(2 * nside, 2048)), replace=True)
     OmegaConf.register_new_resolver("margin", lambda lmax: max(1024, 2000 - int(lmax)), replace=True)
@@ -36,17 +49,17 @@ def register() -> None:
 
 
 def shipped(path: str) -> Path:
-    """Path of a table: as it is given, or else below `assets/`.
+    """Path of a table: as it is given, or else below `assets/`, or else below the folder of a plug-in.
 
     Raises
     ------
     UserError
         When it is at neither place.
     """
-    for place in (Path(path).expanduser(), SHIPPED / path):
+    for place in (Path(path).expanduser(), ASSETS / path, *(plugin.folder / path for plugin in plugins())):
         if place.is_file():
             return place.absolute()
-    raise UserError(f"The table {path} is neither there nor in {SHIPPED}; give the path of an existing one.")
+    raise UserError(f"The table {path} is neither there nor in {ASSETS}; give the path of an existing one.")
 
 
 def home(root: str) -> str:

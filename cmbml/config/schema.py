@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from cmbml.config.limits import Limits, keyed, within
+from cmbml.config.limits import LIST, MAPPING, TEXT, Kind, Limits, keyed, within
 
 SEED = (0, 2**32 - 1)
 LMAX = (2, 24575)  # 3 nside - 1 of the finest sky
@@ -241,11 +241,20 @@ class Sims:
     """The stages that make a dataset, and where its files are if they exist already."""
 
     stages: list[str] = MISSING
-    external: dict[str, Any] = keyed({"truth_fwhm_arcmin": Limits(*BEAM)})
+    external: dict[str, Any] = keyed(
+        {"truth_fwhm_arcmin": Limits(*BEAM), **dict.fromkeys(("obs", "truth", "unit", "truth_unit"), TEXT)}
+    )
 
 
 # Numbers of the groups that have keys of their own.
-METHOD = {"lmax": Limits(*LMAX, whole=True)}
+METHOD: dict[str, Limits | Kind] = {
+    "stages": LIST,
+    "seds": MAPPING,
+    "lmax": Limits(*LMAX, whole=True),
+    "fwhm_arcmin": Limits(*BEAM, optional=True),
+    "perform_ILC_at_beam": Limits(*BEAM, optional=True),
+    **dict.fromkeys(("trained", "predictions", "unit", "checkout", "python", "param_dict_file"), TEXT),
+}
 NETWORK = {  # what its layers make of them, a network says itself
     "in_channels": Limits(1, 10000, whole=True),
     "out_channels": Limits(1, 10000, whole=True),

@@ -2,7 +2,7 @@
 
 import numbers
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 
 def masked(config: DictConfig) -> bool:
@@ -33,14 +33,11 @@ def has_uneven_noise(config: DictConfig) -> bool:
 def beams_measured(config: DictConfig) -> dict[str, float]:
     """Beams, arcmin, that prediction and truth of a cleaning will have: by their keys, as far as settings say them."""
     method = config.method
-    beams = {}
-    given = [key for key in ("fwhm_arcmin", "perform_ILC_at_beam") if isinstance(method.get(key), numbers.Real)]
-    if given:
-        beams[f"method.{given[0]}"] = float(method[given[0]])
-    elif "perform_ILC_at_beam" in method:
-        beams["clean.fwhm_arcmin"] = float(config.clean.fwhm_arcmin)
-    elif "trained" in method and method.trained is None:
-        beams["clean.target_fwhm_arcmin"] = float(config.clean.target_fwhm_arcmin)
-    if config.sims.external:
-        beams["sims.external.truth_fwhm_arcmin"] = float(config.sims.external.truth_fwhm_arcmin)
-    return beams
+    own = [key for key in ("fwhm_arcmin", "perform_ILC_at_beam") if isinstance(method.get(key), numbers.Real)]
+    keys = [f"method.{key}" for key in own[:1]]
+    if not keys and "perform_ILC_at_beam" in method:
+        keys = ["clean.fwhm_arcmin"]
+    if not keys and "trained" in method and method.trained is None:
+        keys = ["clean.target_fwhm_arcmin"]
+    values = {key: OmegaConf.select(config, key) for key in (*keys, "sims.external.truth_fwhm_arcmin")}
+    return {key: float(value) for key, value in values.items() if value is not None}

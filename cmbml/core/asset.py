@@ -1,5 +1,6 @@
 """Assets: named files whose paths come from one table."""
 
+import glob
 import math
 import os
 import string
@@ -242,6 +243,14 @@ class Assets:
             return File(Path(template.format(**{**self.constants, **fields})))
         except (ValueError, TypeError) as error:
             raise UserError(f"assets.files.{name}={template} cannot be filled: {error}.") from None
+
+    def pattern(self, name: str) -> str:
+        """Glob pattern of the files of an asset below the root, of any item and any other constant."""
+        root = glob.escape(str(self.constants.get("root", ".")))
+        parts = string.Formatter().parse(self.templates[name])
+        return "".join(
+            glob.escape(text) + ("" if not field else root if field == "root" else "*") for text, field, _, _ in parts
+        )
 
     def taken(self, counts: str) -> float:
         """Bytes of numbers of units, ``5 alm + 1 map``; none where no units are known."""

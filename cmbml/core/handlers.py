@@ -118,9 +118,15 @@ def clear_leftovers(path: Path) -> None:
     """Remove temporary files of `path` whose writer, a process of this machine, was killed."""
     prefix = f".tmp-{HOST}-"
     for tmp in path.parent.glob(f"{glob.escape(prefix)}*-{glob.escape(path.name)}"):
-        pid = tmp.name.removeprefix(prefix).partition("-")[0]
-        if pid.isdigit() and not _lives(int(pid)):
+        if abandoned(tmp):
             _discard(tmp)
+
+
+def abandoned(tmp: Path) -> bool:
+    """Whether a file has a temporary name and its writer, a process of this machine, does not live any more."""
+    prefix = f".tmp-{HOST}-"
+    pid = tmp.name.removeprefix(prefix).partition("-")[0]
+    return tmp.name.startswith(prefix) and pid.isdigit() and not _lives(int(pid))
 
 
 def _lives(pid: int) -> bool:

@@ -25,6 +25,15 @@ def size(n: float) -> str:
     return f"{n:.1f} TB"
 
 
+def duration(seconds: float) -> str:
+    """A time for reading: ``40 s``, ``12 min``, ``3.5 h``, ``2.1 days``."""
+    for unit, length, most in (("s", 1.0, 99.5), ("min", 60.0, 99.5), ("h", 3600.0, 48.0)):
+        number = seconds / length
+        if number < most:
+            return f"{number:.1f} {unit}" if number < 9.95 and unit != "s" else f"{number:.0f} {unit}"
+    return f"{seconds / 86400:.1f} days"
+
+
 def shown(path: object, root: object) -> str:
     """A path relative to the root where it lies under it."""
     return str(path).removeprefix(f"{root}/")

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from joblib import Parallel, delayed
+from joblib import Parallel, cpu_count, delayed
 from tqdm import tqdm
 
-from cmbml.core import cluster, log, memory
+from cmbml.core import cluster, log, outlook
 from cmbml.core.asset import Assets, Every, File, Files, Item, Record, Source
 from cmbml.core.errors import UserError
 from cmbml.core.provenance import FORM, Sidecar, changes, damage, digest, environment, telling
@@ -256,7 +256,7 @@ class Pipeline:
             if any(work.why for work in plan[stage.name]):
                 stage.check()
         if dry:
-            self._report_dry(stages, plan, workers)
+            outlook.report(stages, plan, workers, self.assets)
             return
         environment()
         needed = any(work.why for stage in stages if stage.parallel for work in plan[stage.name])
@@ -295,7 +295,7 @@ class Pipeline:
             yield from tqdm((execute(stage, work, fresh=fresh) for work in todo), **bar)
             return
         workers = -1 if self._on_cluster else min(workers, len(todo))  # -1: all that the cluster has
-        threads = self.cluster["threads"] if self._on_cluster else max(1, len(os.sched_getaffinity(0)) // workers)
+        threads = self.cluster["threads"] if self._on_cluster else max(1, cpu_count() // workers)
         with _environment({name: str(threads) for name in THREAD_VARIABLES}), warnings.catch_warnings():
             # joblib's word for idle workers of an earlier stage that are replaced: nothing is lost.
             warnings.filterwarnings("ignore", message="A worker stopped while some jobs", category=UserWarning)
@@ -307,25 +307,6 @@ class Pipeline:
                     f"A worker process of stage {stage.name!r} was killed, perhaps for want of memory; finished items"
                     " are kept. Repeat the command, with a smaller run.workers if it happens again."
                 ) from None
-
-    def _report_dry(self, stages: Sequence[Stage], plan: dict[str, list[Work]], workers: int) -> None:
-        rows: list[list[object]] = []
-        disk = 0.0
-        most = 0.0
-        program = memory.held()  # which has imported what the stages need
-        for stage in stages:
-            todo = [work for work in plan[stage.name] if work.why]
-            item_disk, item_memory = stage.cost(self.assets) if todo else (0.0, 0.0)
-            stage_disk = len(todo) * item_disk
-            at_once = min(workers if stage.parallel else 1, len(todo))
-            stage_memory = at_once * (program + item_memory)
-            disk += stage_disk
-            most = max(most, stage_memory)
-            why = todo[0].why if todo else ""
-            items = len(plan[stage.name])
-            rows.append([stage.name, items, len(todo), log.size(stage_disk), log.size(stage_memory), why])
-        title = f"Dry run: nothing is written. About {log.size(disk)} of disk and {log.size(most)} of memory at most."
-        log.table(title, ["stage", "items", "to do", "disk", "memory", "why"], rows)
 
 
 def _given(stage: Stage, item: Item) -> dict[str, tuple[ReadFile, ...]]:

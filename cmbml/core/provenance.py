@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cmbml.core.asset import File
+from cmbml.core.plugins import plugins
 
 FORM = 2  # of the records that are written
 WHOLE = 2**20  # bytes; of a user's file that is larger, parts are looked at, and its time
@@ -170,8 +171,9 @@ def environment() -> dict[str, Any]:
             return None
         return done.stdout.strip()
 
-    commit = git("rev-parse", "HEAD")
-    packages = {}
+    tracked = git("ls-files", "--error-unmatch", Path(__file__).name)  # and not installed below somebody's repository
+    commit = git("rev-parse", "HEAD") if tracked else None
+    packages = {plugin.name: plugin.version for plugin in plugins()}
     for name in PACKAGES:
         try:
             packages[name] = metadata.version(name)

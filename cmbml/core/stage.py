@@ -45,6 +45,9 @@ class Stage:
     memory : str
         What `run` holds beside the program itself, for the dry run, in units like ``20 map + 5 alm``
         (`cmbml.core.asset.Assets`); ``item`` is what most stages hold.
+    work : tuple of str
+        Numbers among the settings that the time of an item grows with, where the size of its outputs does not tell, for
+        the dry run; one that counts squared stands twice.
     parallel : bool
         Whether items may run side by side in worker processes; otherwise each has all cores.
     """
@@ -57,6 +60,7 @@ class Stage:
     scratch: ClassVar[tuple[str, ...]] = ()
     version: ClassVar[int] = 1
     memory: ClassVar[str] = "1 item"
+    work: ClassVar[tuple[str, ...]] = ()
     parallel: ClassVar[bool] = True
 
     def __init__(self, config: DictConfig):

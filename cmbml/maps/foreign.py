@@ -106,9 +106,19 @@ def _refuse_bad(table: PixelTable, name: str, bad: np.ndarray, mask: SkyMap | No
         )
 
 
+def fields_of(table: PixelTable) -> list[str]:
+    """Fields of T, Q, U, E and B that a table has a column of, by its name."""
+    return [field for field in _COLUMNS if _named(table, field)]
+
+
+def _named(table: PixelTable, field: str) -> list[str]:
+    """Names of the columns that are called as a field."""
+    return [name for name in table.names if name.upper().replace("-", "_").replace(" ", "_") in _COLUMNS[field]]
+
+
 def _column(table: PixelTable, field: str, fields_key: str) -> str:
     """Name of the column of a field."""
-    found = [name for name in table.names if name.upper().replace("-", "_").replace(" ", "_") in _COLUMNS[field]]
+    found = _named(table, field)
     if field in ("E", "B") and len(table.names) == 1:
         return table.names[0]
     if not found:

@@ -12,7 +12,7 @@ from cmbml.sky.noise import degrade_variance
 
 logger = logging.getLogger(__name__)
 
-_COLUMNS = {"T": "II_COV", "Q": "QQ_COV", "U": "UU_COV"}
+COLUMNS = {"T": "II_COV", "Q": "QQ_COV", "U": "UU_COV"}
 _MICROKELVIN = {"K_CMB": 1e6, "mK_CMB": 1e3, "uK_CMB": 1.0}
 _LARGEST_BAD_PART = 0.01
 
@@ -62,10 +62,10 @@ def read_variance(
 def _column(table: PixelTable, field: str, response: float | None) -> np.ndarray:
     """One column in NESTED order, uK_CMB^2, float64, without bad pixels."""
     names = {name.upper(): name for name in table.names}
-    name = names.get(_COLUMNS[field])
+    name = names.get(COLUMNS[field])
     if name is None:
         raise UserError(
-            f"{table.label} has no column {_COLUMNS[field]} for the field {field}; it has {', '.join(names)}."
+            f"{table.label} has no column {COLUMNS[field]} for the field {field}; it has {', '.join(names)}."
         )
     scale = _scale(table, name, response)
     values = table.pixels(name, nest=True)

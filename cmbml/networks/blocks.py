@@ -104,7 +104,7 @@ class Recipe:
             ("padding", PADDINGS),
             ("upsample", UPSAMPLINGS),
         ):
-            demand(getattr(self, key) in known, key, getattr(self, key), f"one of {', '.join(known)}")
+            demand(getattr(self, key) in list(known), key, getattr(self, key), f"one of {', '.join(known)}")
 
     def convolution(self, n_in: int, n_out: int, *, stride: int = 1) -> nn.Sequential:
         """3x3 convolution, normalisation and activation."""

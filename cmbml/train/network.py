@@ -44,13 +44,13 @@ def build(network: Mapping[str, Any]) -> nn.Module:
         kind = get_class(path)
     except Exception as error:
         why = " ".join(str(error).split())
-        raise UserError(f"network._target_={path} cannot be imported: {why}") from None
+        raise UserError(f"network._target_={path} cannot be imported: {why.rstrip('.')}.") from None
     if not issubclass(kind, nn.Module):
         raise UserError(f"network._target_={path} is no torch.nn.Module.")
     try:
         return kind(**keys)
     except (TypeError, ValueError) as error:
-        raise UserError(f"network: {error}") from None
+        raise UserError(f"network: {str(error).rstrip('.')}.") from None
 
 
 def _plain(value: Any) -> bool:
@@ -132,12 +132,13 @@ def probe(settings: Mapping[str, Any], channels: tuple[int, int]) -> tuple[int, 
             got = net(given)
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"The network cannot take {channels[0]} channels of {height}x{width} pixels (patch and halo): {error}"
+            f"The network cannot take {channels[0]} channels of {height}x{width} pixels (network.in_channels; patch and"
+            f" halo): {str(error).rstrip('.')}."
         ) from None
     if got.shape != (1, channels[1], height, width):
         raise UserError(
             f"The network gives {tuple(got.shape[1:])} (channels, pixels, pixels) where the target has "
-            f"{(channels[1], height, width)}."
+            f"{(channels[1], height, width)} (network.out_channels)."
         )
     return sum(weights.numel() for weights in net.parameters()), sum(sizes)
 

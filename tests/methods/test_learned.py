@@ -179,7 +179,7 @@ def test_a_network_serves_other_skies_of_the_same_bands(changed, tmp_path):
     mistakes = {
         tmp_path / "text.pt": "cannot be read",
         scratch["last"].path: "holds no model: its .* is missing",
-        tmp_path / "none.pt": "is missing",
+        tmp_path / "none.pt": "is no file of a network; give the model.pt",
     }
     for path, words in mistakes.items():
         with pytest.raises(UserError, match=f"{path} {words}"):

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from cmbml.config.truth import has_truth
 from cmbml.core.asset import Every, File, Files, Item, Optional
-from cmbml.core.errors import UserError
+from cmbml.core.errors import UserError, demand
 from cmbml.core.stage import SimStage
 from cmbml.maps.skymap import SkyMap
 from cmbml.methods.shared.training import Training, prediction
@@ -217,7 +217,12 @@ class PredictBands(OfBands):
             When it cannot be read, or was trained on other bands or for another field.
         """
         path = self.cfg.method.trained
-        held = File(Path(path).expanduser()).read()
+        file = File(Path(path).expanduser())
+        demand(
+            file.path.is_file() and file.path.suffix == ".pt",
+            f"method.trained={path} is no file of a network; give the model.pt of one that was trained.",
+        )
+        held = file.read()
         model = check_model(held, f"method.trained={path}", self.cfg.network["_target_"])
         if not {"shown", "found", "fwhm_arcmin"} <= set(model):
             raise UserError(f"method.trained={path} is no network of a method of cleaning; give its model.pt.")

@@ -30,6 +30,7 @@ class Training(Stage):
     name = "train"
     outputs = ("model", "history")
     scratch = ("last", "best")
+    work = ("train.epochs", "train.repeats", "sky.nside", "sky.nside")
     parallel = False
     groups: ClassVar[tuple[str, ...]] = ("train", "network", "patches", "rotation")
 
