@@ -21,7 +21,6 @@ from cmbml.config.schema import (
     Delens,
     Foregrounds,
     Instrument,
-    LinearMap,
     Mask,
     Noise,
     Patches,
@@ -64,7 +63,6 @@ class Config(Root):
     patches: Patches = dataclasses.field(default_factory=Patches)
     delens: Delens = dataclasses.field(default_factory=Delens)
     quadratic: Quadratic = dataclasses.field(default_factory=Quadratic)
-    linear_map: LinearMap = dataclasses.field(default_factory=LinearMap)
     method: dict[str, Any] = keyed(METHOD)
     network: dict[str, Any] = keyed(NETWORK)
     train: dict[str, Any] = keyed(TRAIN)

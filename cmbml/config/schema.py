@@ -169,15 +169,6 @@ class Quadratic:
 
 
 @dataclass
-class LinearMap:
-    """The conjugate gradients of the linear MAP."""
-
-    tolerance: float = within(1e-9, 0.9)
-    iterations: int = within(1, 1000)
-    grid: float = within(1, 2)
-
-
-@dataclass
 class Analysis:
     """Common form, bands and bins of the measurement."""
 

@@ -39,7 +39,6 @@ class Comparing(Delensing, compare.Comparing):
         "analysis",
         "cosmology",
         "delens",
-        "linear_map",
         "mask",
         "network",
         "patches",

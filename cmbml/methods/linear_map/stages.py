@@ -3,6 +3,7 @@
 import numpy as np
 
 from cmbml.core.asset import Item
+from cmbml.core.errors import demand_value
 from cmbml.core.stage import SimStage, Stage
 from cmbml.maps.skymap import SkyMap
 from cmbml.methods.shared.filtered_sky import filtered
@@ -38,9 +39,16 @@ class LinearMap(SimStage):
     splits = ("test",)
     inputs = ("obs_alm", "filters", "linear_weights")
     outputs = ("kappa_linear",)
-    uses = ("linear_map", "delens.fwhm_arcmin")
+    uses = ("method.tolerance", "method.iterations", "method.grid", "delens.fwhm_arcmin")
     reads = ("splits",)
     memory = "60 alm"
+
+    def check(self) -> None:
+        """Refuse conjugate gradients that never end, or end at once, and a grid that holds no product."""
+        m = self.cfg.method
+        demand_value(0 < m.tolerance < 1, "method.tolerance", m.tolerance, "between 0 and 1")
+        demand_value(m.iterations >= 1, "method.iterations", m.iterations, "at least 1")
+        demand_value(1 <= m.grid <= 2, "method.grid", m.grid, "between 1 and 2")
 
     def run(
         self,
@@ -52,7 +60,7 @@ class LinearMap(SimStage):
     ) -> dict[str, np.ndarray]:
         """Alms ``kappa`` (nalm,)."""
         fwhm_arcmin = self.cfg.delens.fwhm_arcmin
-        settings = self.cfg.linear_map
+        settings = self.cfg.method
         phi = linear_map.solve(
             filtered(obs_alm, "B", np.ones_like(filters["ee"]), filters, fwhm_arcmin),
             filtered(obs_alm, "E", filters["wiener_e"], filters, fwhm_arcmin),
