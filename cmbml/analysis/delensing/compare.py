@@ -15,7 +15,9 @@ from cmbml.analysis.spectra import of_method, stack
 from cmbml.core.asset import Every, Files, Item, Record
 from cmbml.maps.skymap import SkyMap
 
-STEPS = tuple(Record(asset, optional=True) for asset in ("model", "kappa_qe", "estimate", "lensing_template"))
+STEPS = tuple(
+    Record(asset, optional=True) for asset in ("model", "kappa_qe", "kappa_linear", "estimate", "lensing_template")
+)
 PICTURES = ("delensing", "spectra", "sigma", "boxes")
 
 
@@ -53,8 +55,8 @@ class Comparing(Delensing, compare.Comparing):
         return self.cfg.delens.field
 
     def found(self, asset: str) -> Iterable[Item]:
-        """Also the quadratic estimates, which belong to no method, and the models of either target."""
-        if asset == "kappa_qe":
+        """Also the estimates of kappa that belong to no method, and the models of either target."""
+        if asset in ("kappa_qe", "kappa_linear"):
             return [{"split": "test", "sim": sim} for sim in range(self.cfg.splits.test)]
         if asset == "model":
             labels = ("kappa", f"lensing_{self.field}", f"unlensed_{self.field}")

@@ -1,0 +1,1 @@
+"""The linear MAP of the lensing potential: near-optimal, in seconds a sky."""
