@@ -85,6 +85,13 @@ def test_only_the_maps_that_an_interpolation_reads(manifest):
     assert len(select(manifest, only=["cib1"], bands=None)) == len(grid)
 
 
+def test_what_is_extra_is_brought_where_it_is_named(manifest):
+    usual = {e.name for e in select(manifest, bands=None)}
+    assert {"planck_143", "planck_nilc"} <= usual
+    assert not any(name.startswith("pr3_") for name in usual)
+    assert len(select(manifest, only=["pr3_hm*"], bands=None)) == 14
+
+
 def test_templates_are_named_by_preset_by_path_and_by_pattern(manifest):
     path = "websky/0.4/cib/cib_0143.0.fits"
     assert [e.name for e in select(manifest, only=[path, "planck_143", path], bands=None)] == [path, "planck_143"]
