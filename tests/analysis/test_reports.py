@@ -109,7 +109,20 @@ def pages(folder):
     cleaning = clean_report.report(compared({"baseline": 1.0, LONG: 5.2, "ilc": 5.0}), figures, synthetic=True)
     pair = (0.5, 0.1)
     metrics = dict.fromkeys(
-        ("A_res", "rho", "transfer", "sigma_r", "sigma_r_ratio", "sigma_r_own", "MAE", "MSE", "RMSE", "NRMSE", "PSNR"),
+        (
+            "A_res",
+            "rho",
+            "transfer",
+            "sigma_r",
+            "sigma_r_ratio",
+            "sigma_r_own",
+            "MAE",
+            "MSE",
+            "RMSE",
+            "NRMSE",
+            "R2",
+            "PSNR",
+        ),
         pair,
     )
     line = {"method": LONG, "form": "native", "n": 2, **metrics, "note": ""}
