@@ -159,6 +159,7 @@ class Pictures(Cleaning, SimStage):
     """
 
     name = "pictures"
+    version = 2
     splits = ("test",)
     inputs = (
         "prediction",

@@ -287,6 +287,7 @@ class Pictures(Delensing, SimStage):
     """
 
     name = "pictures"
+    version = 2
     splits = ("test",)
     inputs = (
         "prediction",
