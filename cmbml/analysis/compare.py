@@ -164,6 +164,7 @@ class Panels(Comparing):
     """Maps of the methods for the test sky `compare.sim`: the whole sphere and one zoomed patch."""
 
     name = "panels"
+    version = 2
     outputs: ClassVar[tuple[str, ...]] = (
         "compare_skies_png",
         "compare_skies_pdf",

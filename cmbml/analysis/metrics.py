@@ -13,7 +13,7 @@ import numpy as np
 from cmbml.analysis.captions import unit_text
 from cmbml.core.errors import UserError
 
-PIXEL_METRICS = ("MAE", "MSE", "RMSE", "NRMSE", "PSNR")
+PIXEL_METRICS = ("MAE", "MSE", "RMSE", "NRMSE", "R2", "PSNR")
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,13 @@ def of_pixels(name: str) -> Callable[[Any], float]:
 
 
 def pixel_metrics(truth: np.ndarray, prediction: np.ndarray, *, mask: np.ndarray | None = None) -> dict[str, float]:
-    """Return MAE, MSE, RMSE, NRMSE and PSNR of one prediction over the good pixels.
+    """Return MAE, MSE, RMSE, NRMSE, R2 and PSNR of one prediction over the good pixels.
 
     With t the truth and p the prediction: MAE = <|t - p|>; MSE = <(t - p)^2>; RMSE = sqrt(MSE);
-    NRMSE = RMSE / sqrt(<t^2>); PSNR = 10 log10(R^2 / MSE) dB with R = max t - min t, the range of the truth alone, so
-    that an outlier in the prediction cannot raise it. A perfect prediction has PSNR = inf; where the truth is 0
-    everywhere NRMSE and PSNR have no meaning and are nan.
+    NRMSE = RMSE / sqrt(<t^2>); R2 = 1 - MSE / (<t^2> - <t>^2), the part of the truth's variance that is explained, 0
+    for its mean and less for what is worse; PSNR = 10 log10(range^2 / MSE) dB with max t - min t, the range of t
+    alone, so that an outlier in the prediction cannot raise it. A perfect prediction has PSNR = inf; where the truth is
+    0 everywhere NRMSE has no meaning and is nan, and so are R2 and PSNR where it is the same everywhere.
 
     Parameters
     ----------
@@ -133,7 +134,8 @@ def pixel_metrics(truth: np.ndarray, prediction: np.ndarray, *, mask: np.ndarray
     power = np.mean(t**2)
     span = np.ptp(t)
     nrmse = np.sqrt(mse / power) if power > 0 else np.nan
+    r2 = 1 - mse / np.var(t) if span > 0 else np.nan
     with np.errstate(divide="ignore"):
         psnr = 10 * np.log10(np.float64(span**2) / mse) if span > 0 else np.nan
-    values = (np.mean(np.abs(error)), mse, np.sqrt(mse), nrmse, psnr)
+    values = (np.mean(np.abs(error)), mse, np.sqrt(mse), nrmse, r2, psnr)
     return dict(zip(PIXEL_METRICS, map(float, values), strict=True))

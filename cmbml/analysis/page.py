@@ -33,6 +33,7 @@ dd { margin-left: 1rem; } .warning { border-left: 4px solid #d55e00; padding-lef
 MOST = 300_000
 _COLOURS = 64
 _NARROWEST = 480  # points; no picture is made narrower, whatever it holds
+_SAMPLE = 400  # points across
 _STEP = 0.92  # from one width that is tried to the next
 DIFFERENCES = (
     "Method minus reference, mean ± standard error over the skies; below it, of three skies or more: the interval that"
@@ -90,12 +91,15 @@ def picture(png: bytes, legend: str, caption: str = "", *, most: int = MOST) -> 
 def shrunk(png: bytes, most: int) -> tuple[bytes, tuple[int, int]]:
     """Return a PNG file of 64 colours and at most so many bytes, and its width and height: the widest that is."""
     drawn = Image.open(BytesIO(png)).convert("RGB")
+    # Colours of few points count as those of many, so that colour bars keep their ends; a sample of points is enough.
+    sample = drawn.copy()
+    sample.thumbnail((_SAMPLE, _SAMPLE), Image.Resampling.NEAREST)
+    palette = sample.quantize(_COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=2)
     width = drawn.width
     while True:
         size = width, max(round(drawn.height * width / drawn.width), 1)
         file = BytesIO()
-        # Of a few points as well as of many, so that the colour bars keep their ends.
-        few = drawn.resize(size, Image.Resampling.LANCZOS).quantize(_COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=2)
+        few = drawn.resize(size, Image.Resampling.LANCZOS).quantize(palette=palette, dither=Image.Dither.NONE)
         few.save(file, format="png", optimize=True)
         if file.tell() <= most or width <= _NARROWEST:
             return file.getvalue(), size

@@ -36,6 +36,7 @@ def test_pixel_metrics_of_a_constant_offset():
     t = np.array([-3.0, 1.0, 2.0, 4.0])
     m = pixel_metrics(t, t - 0.5)
     expected = {"MAE": 0.5, "MSE": 0.25, "RMSE": 0.5, "NRMSE": 0.5 / np.sqrt(7.5), "PSNR": 20 * np.log10(7 / 0.5)}
+    expected["R2"] = 1 - 0.25 / 6.5  # the mean is 1
     assert m == pytest.approx(expected, rel=1e-14)
 
 
@@ -49,6 +50,17 @@ def test_pixel_metrics_of_gaussian_noise():
     assert m["NRMSE"] == pytest.approx(2 / (10 / np.sqrt(12)), rel=0.011)
 
 
+def test_r2_is_the_part_of_the_variance_that_a_fit_explains():
+    rng = np.random.default_rng(2)
+    x, noise = rng.standard_normal((2, 1000))
+    t = 3 + x + 0.5 * noise
+    fit = np.polyval(np.polyfit(x, t, 1), x)
+    # Of a least-squares fit it is the square of the correlation, of the mean it is 0, and zero points do not matter.
+    assert pixel_metrics(t, fit)["R2"] == pytest.approx(np.corrcoef(t, fit)[0, 1] ** 2, rel=1e-10)
+    assert pixel_metrics(t, np.full(1000, t.mean()))["R2"] == pytest.approx(0, abs=1e-12)
+    assert pixel_metrics(t + 100, fit + 100)["R2"] == pytest.approx(pixel_metrics(t, fit)["R2"], rel=1e-9)
+
+
 def test_an_outlier_in_the_prediction_lowers_psnr():
     rng = np.random.default_rng(1)
     t = rng.standard_normal(1000)
@@ -60,9 +72,9 @@ def test_an_outlier_in_the_prediction_lowers_psnr():
 
 def test_a_perfect_prediction_and_an_empty_truth():
     t = np.arange(4.0)
-    assert pixel_metrics(t, t) == {"MAE": 0, "MSE": 0, "RMSE": 0, "NRMSE": 0, "PSNR": np.inf}
+    assert pixel_metrics(t, t) == {"MAE": 0, "MSE": 0, "RMSE": 0, "NRMSE": 0, "R2": 1, "PSNR": np.inf}
     m = pixel_metrics(np.zeros(4), t)
-    assert np.isnan([m["NRMSE"], m["PSNR"]]).all()
+    assert np.isnan([m["NRMSE"], m["R2"], m["PSNR"]]).all()
     assert m["MAE"] == 1.5
 
 

@@ -87,7 +87,7 @@ class Measure(Cleaning, OfTruth, measure.Measure):
     U those of E and B together, the power of the polarisation.
     """
 
-    version = 3
+    version = 4
     inputs = ("prediction", "cmb_map", "lensed_alm", measure.MASK)
     uses = ("method.name", "analysis.fwhm_arcmin", "analysis.lmax", "analysis.band", "analysis.bands")
     reads = ("splits", "sky.nside", "mask.kind", "sims.external")
@@ -159,6 +159,7 @@ class Pictures(Cleaning, SimStage):
     """
 
     name = "pictures"
+    version = 2
     splits = ("test",)
     inputs = (
         "prediction",

@@ -311,6 +311,7 @@ METRICS = (
     Metric("MSE", of_pixels("MSE"), unit="uK2", better="lower"),
     Metric("RMSE", of_pixels("RMSE"), unit="uK", better="lower", heads=True, pairs=True, boxes="each"),
     Metric("NRMSE", of_pixels("NRMSE"), better="lower", heads=True, pairs=True),
+    Metric("R2", of_pixels("R2"), label="R²", better="higher"),
     Metric("PSNR", of_pixels("PSNR"), unit="dB", better="higher", heads=True, pairs=True, boxes="one"),
     Metric(
         "psnr_joint",

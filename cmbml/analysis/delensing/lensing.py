@@ -119,7 +119,8 @@ def lensing_figure(
             differences = [block[1, j] for j in chosen] if rows == 2 else [block[0, 2]]
             axes = [block[0, 0], *(block[0, j] for j in chosen), *differences]
             errors = {f"{name} − truth": np.subtract(m, seen.truth, dtype=np.float64) for name, m in seen.maps.items()}
-            scale = colour_limit(seen.truth if mask is None else seen.truth[mask])
+            skies = (seen.truth, *seen.maps.values())
+            scale = max(colour_limit(m if mask is None else m[mask]) for m in skies)
             draw_images(
                 axes,
                 {"truth": seen.truth, **seen.maps},

@@ -117,6 +117,7 @@ class Baseline(Delensing, SimStage):
     outputs = ("measured_alm", "baseline")
     uses = ("delens.field", "analysis.fwhm_arcmin", "analysis.lmax")
     reads = ("splits", "mask.kind")
+    version = 2
 
     def run(
         self,
@@ -214,7 +215,7 @@ class Measure(Delensing, measure.Measure):
         "delens.lmin_b",
     )
     reads = ("splits", "mask.kind", "delens.fwhm_arcmin")
-    version = 4
+    version = 5
 
     def check(self) -> None:
         """Refuse multipoles of which the beam leaves nothing."""
@@ -286,6 +287,7 @@ class Pictures(Delensing, SimStage):
     """
 
     name = "pictures"
+    version = 2
     splits = ("test",)
     inputs = (
         "prediction",

@@ -313,6 +313,7 @@ METRICS = (
     Metric("MAE", of_pixels("MAE"), unit="uK", better="lower", boxes="one"),
     Metric("MSE", of_pixels("MSE"), unit="uK2", better="lower"),
     Metric("NRMSE", of_pixels("NRMSE"), better="lower"),
+    Metric("R2", of_pixels("R2"), label="R²", better="higher"),
     Metric("PSNR", of_pixels("PSNR"), unit="dB", better="higher"),
 )
 
