@@ -202,3 +202,14 @@ def test_what_is_stale_is_not_packed(tmp_path, cmbml):
     assert code == 1
     assert "something stale" in said
     assert not (tmp_path / "Packed").exists()
+
+
+def test_what_was_changed_behind_its_record_is_not_packed(tmp_path, cmbml):
+    pipeline(tmp_path).run()
+    changed = tmp_path / "set/Simulations/Train/sim0001/obs_143_map.npy"
+    body = changed.read_bytes()
+    changed.write_bytes(body[:-8] + bytes(8))
+    code, _, said = cmbml("pack", "set", "--root", tmp_path)
+    assert code == 1
+    assert f"{changed} has other contents than noise has written" in said
+    assert not (tmp_path / "Packed" / "set" / "manifest.json").exists()

@@ -235,15 +235,30 @@ def test_a_comparison_is_published_with_its_table(place, results, comparison):
 
 
 @pytest.mark.parametrize(
+    ("origin", "why"),
+    [({"made by commit": "abcdef0"}, ""), ({"commit": "abcdef0 and changes"}, "(abcdef0 and changes)"), ({}, "(none)")],
+)
+def test_a_result_of_no_commit_is_not_published(place, results, comparison, origin, why):
+    place.versions({"set": VERSION})
+    (comparison / "table.json").write_text(json.dumps({"origins": [{"method": "mine", **origin}]}))
+    code, _, said = results("--add", str(comparison), "--method", "mine", "--baselines", "none", "--hardware", "x")
+    assert code == bool(why)
+    assert why in said
+
+
+@pytest.mark.parametrize(
     ("words", "why"),
     [
         (("--method", "mine"), "--add needs --method, --baselines and --hardware"),
-        (("--method", "other", "--baselines", "none", "--hardware", "x"), "no row, or no commit, of other"),
-        (("--method", "mine", "--baselines", "other", "--hardware", "x"), "no row, or no commit, of other"),
-        (("--method", "trap", "--baselines", "none", "--hardware", "x"), "no row, or no commit, of trap"),
+        (("--method", "other", "--baselines", "none", "--hardware", "x"), "no row of other"),
+        (("--method", "mine", "--baselines", "other", "--hardware", "x"), "no row of other"),
+        (
+            ("--method", "trap", "--baselines", "none", "--hardware", "x"),
+            "trap was made by no commit that others can have",
+        ),
         (
             ("--method", "mine", "--baselines", "none", "--hardware", "x", "--row", "n=4"),
-            "no row, or no commit, of mine",
+            "no row of mine",
         ),
     ],
 )

@@ -172,9 +172,17 @@ def _archive_name(kind: str, item: Made) -> str:
 
 def _archive(path: Path, items: Iterable[Made], root: Path) -> Archive:
     """Write an archive: the files of each item, then its record, without times and owners."""
-    files = [file for item in sorted(items, key=attrgetter("place")) for file in (*sorted(item.files), item.place)]
-    files = list(dict.fromkeys(files))
+    ordered = sorted(items, key=attrgetter("place"))
+    files = list(dict.fromkeys(file for item in ordered for file in (*sorted(item.files), item.place)))
     members = tuple(Member(_below(file, root), file.stat().st_size, sha256(file)) for file in files)
+    found = {member.name: member.sha256 for member in members}
+    for item in ordered:
+        for file in item.files:
+            if item.record.outputs[file.name].get("sha256") != found[_below(file, root)]:
+                raise UserError(
+                    f"{file} has other contents than {item.record.stage} has written; run.force=[{item.record.stage}]"
+                    " makes it anew. Nothing is packed of what a run is at work on."
+                )
     with (
         handlers.atomic(path) as temporary,
         temporary.open("wb") as opened,

@@ -25,6 +25,7 @@ ENTRY: dict[str, type] = {
 }
 PARTS = {"dataset": {"name", "fingerprint"}, "table": {"file", "sha256", "row"}}
 AS_WRITTEN = 1e-6  # of a number: what rounding while it is copied may change
+COMMIT = r"[0-9a-f]{7,40}"
 FORM = "common"  # of the rows that may be published: all maps at one beam
 ALWAYS = "transfer"  # what no result may leave out
 
@@ -84,7 +85,7 @@ def _entry(place: Path) -> Published:
             raise UserError(f"{place}: {key} needs {', '.join(sorted(PARTS[key]))}, and nothing else.")
     if held.keys() - ENTRY.keys():
         raise UserError(f"{place} has {', '.join(map(str, held.keys() - ENTRY.keys()))}, which nobody reads.")
-    if not re.fullmatch(r"[0-9a-f]{7,40}", held["commit"]):
+    if not re.fullmatch(COMMIT, held["commit"]):
         raise UserError(f"{place}: commit={held['commit']} is none; it has 7 to 40 hexadecimal digits, in quotes.")
     if not re.fullmatch(r"[0-9a-f]{32}", str(held["dataset"]["fingerprint"])):
         raise UserError(f"{place}: dataset.fingerprint is none; `cmbml pack NAME --dry-run` tells it.")

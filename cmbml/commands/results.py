@@ -4,6 +4,7 @@ An entry whose numbers do not stand in its table is refused. A result of another
 """
 
 import argparse
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,12 +15,13 @@ from cmbml.analysis.tables import format_value
 from cmbml.commands.data import Made, census
 from cmbml.commands.pack import fingerprint, of_dataset
 from cmbml.commands.packed import sha256
-from cmbml.commands.published import FORM, VERSIONS, Numbers, Published, read, versions
+from cmbml.commands.published import COMMIT, FORM, VERSIONS, Numbers, Published, read, versions
 from cmbml.core import handlers
 from cmbml.core.errors import UserError
 
 BEGIN = "<!-- results: begin; made by `cmbml results` -->"
 END = "<!-- results: end -->"
+MADE_BY = ("commit", "made by commit")  # in table.json, of delensing and of cleaning
 JUDGED = "A_res"  # what a note strikes out
 CHOSEN = ("A_res", "transfer", "rho", "sigma_r", "RMSE", "NRMSE", "PSNR")  # what --add takes, where a table has it
 
@@ -156,10 +158,12 @@ def publish(
     rows = {row["method"]: row for row in found}
     if len(rows) < len(found):
         raise UserError(f"{comparison}/table.csv has several rows of a method; choose one of them with --row.")
-    commit = next((origin.get("commit") for origin in told["origins"] if origin["method"] == method), None)
-    missing = next((name for name in (method, *baselines) if name not in rows), None)
-    if missing or not commit:
-        raise UserError(f"{comparison} has no row, or no commit, of {missing or method}; it has {', '.join(rows)}.")
+    if missing := next((name for name in (method, *baselines) if name not in rows), None):
+        raise UserError(f"{comparison} has no row of {missing}; it has {', '.join(rows) or 'none'}.")
+    origin: Mapping[str, object] = next((one for one in told["origins"] if one["method"] == method), {})
+    commit = next((str(origin[key]) for key in MADE_BY if key in origin), "none")
+    if not re.fullmatch(COMMIT, commit):
+        raise UserError(f"{method} was made by no commit that others can have ({commit}); run it on a clean checkout.")
     of_dataset(root, dataset, [comparison.parent.name])  # refuses what is stale
     version = fingerprint(of_dataset(root, dataset))
     known = sha256(comparison / "table.csv")
@@ -176,7 +180,7 @@ def publish(
         "metrics": _numbers(rows[method]),
         "baselines": {name: _numbers(rows[name]) for name in baselines},
         "hardware": hardware,
-        "commit": str(commit),
+        "commit": commit,
     }
     handlers.write(place, entry)
     if dataset not in versions(folder):
