@@ -82,7 +82,10 @@ CASES = {
     ),
     "mask of one": (
         "mask", "delens", ("experiment=tiny", "method=wiener", "mask=file", "mask.file={root}/mask.fits"),
-        {"mask", "observe", "observed_noise", "filters", "wiener", "lensing_template", "baseline", "measure", "pictures", "summary"},
+        {
+            "mask", "observe", "observed_noise", "filters", "wiener", "lensing_template", "baseline", "measure",
+            "pictures", "summary",
+        },
     ),
     "beam": ("beam", "sims", MINE, BAND),
     "bandpass": ("bandpass", "sims", MINE, BAND),
