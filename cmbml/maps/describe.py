@@ -1,6 +1,7 @@
 """What a FITS file holds, and what each reader of maps says to it."""
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -126,11 +127,13 @@ def _facts(table: PixelTable) -> dict[str, str]:
 
 def _nside(table: PixelTable) -> int | None:
     """What the header says, or else what the number of pixels means."""
-    said = table.key("NSIDE")
-    if isinstance(said, int) and hp.isnsideok(said):
-        return said
-    rows = sum(np.size(table.hdu.data[name]) for name in table.names[:1])
-    return None if table.partial or not hp.isnpixok(rows) else int(hp.npix2nside(rows))
+    with suppress(UserError):
+        if table.nside is not None:
+            return table.nside
+    with suppress(UserError):
+        rows = sum(table.stored(name).size for name in table.names[:1])
+        return None if table.partial or not rows or not hp.isnpixok(rows) else int(hp.npix2nside(rows))
+    return None
 
 
 def _column(table: PixelTable, name: str) -> Column | None:
@@ -139,7 +142,7 @@ def _column(table: PixelTable, name: str) -> Column | None:
         values = table.pixels(name, nest=table.ordering == "NESTED")
     except UserError:
         return None
-    listed = int(np.size(table.hdu.data[name]))
+    listed = int(table.stored(name).size)
     good = values[np.isfinite(values)]
     unit = table.unit(name)
     meant = unit_named(unit) or (f"({squared_unit_named(unit)})^2" if squared_unit_named(unit) else "")
