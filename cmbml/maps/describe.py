@@ -10,7 +10,7 @@ import healpy as hp
 import numpy as np
 
 from cmbml.core.errors import UserError
-from cmbml.maps.fitsfile import PixelTable, opened, squared_unit_named, unit_named
+from cmbml.maps.fitsfile import COORDINATES, SIGNS_OF_U, PixelTable, opened, squared_unit_named, unit_named
 from cmbml.maps.foreign import fields_of, read_map
 from cmbml.maps.mask import read_mask
 from cmbml.maps.skymap import read_skymap
@@ -109,7 +109,7 @@ def _facts(table: PixelTable) -> dict[str, str]:
     """What the header says; what it does not say is said so."""
 
     def said(*names: str) -> str:
-        return next((str(table.key(name)) for name in names if table.key(name) != ""), "")
+        return next((str(table.key(name)).strip() for name in names if table.key(name) != ""), "")
 
     nside = _nside(table)
     sky = "a part of the sky" if table.partial else "full sky"
@@ -117,8 +117,8 @@ def _facts(table: PixelTable) -> dict[str, str]:
     return {
         "nside": f"{nside}, {sky}" if nside else "not said, and the number of pixels tells none",
         "ordering": table.word("ORDERING") or "not said (ORDERING)",
-        "coordinates": table.word("COORDSYS") or "not said (COORDSYS): taken for Galactic",
-        "sign of U": table.word("POLCCONV") or "not said (POLCCONV): taken for COSMO",
+        "coordinates": said(*COORDINATES).upper() or "not said (COORDSYS): taken for Galactic",
+        "sign of U": said(*SIGNS_OF_U).upper() or "not said (POLCCONV): taken for COSMO",
         "beam": f"{beam} (FWHM; arcmin in maps of cmbml's own)" if beam else "not said (FWHM)",
         "lmax": said("LMAX") or "not said (LMAX)",
         "note": said("NOTE"),

@@ -1,7 +1,7 @@
 """What a HEALPix FITS file says of its pixels: the one place that reads its header and its columns."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,12 @@ LARGEST = 1e20  # what is larger stands for no value, like HEALPix's UNSEEN of -
 LARGEST_NSIDE = 8192
 NUMBERS = "iuf"  # kinds of columns that may hold pixels: whole numbers with and without sign, and others
 _KINDS = {"b": "true or false", "c": "complex numbers", "S": "texts", "U": "texts", "O": "lists of any length"}
+COORDINATES = ("COORDSYS", "SKYCOORD", "COORDTYP")  # keywords; one counts where those before it are silent
+SIGNS_OF_U = ("POLCCONV", "POLCONV")
+_ORDERINGS = {"RING": "RING", "NESTED": "NESTED", "NEST": "NESTED"}
+_GALACTIC = dict.fromkeys(("G", "GAL", "GALACTIC"), "G")
+_EQUATORIAL = dict.fromkeys(("C", "Q", "CELESTIAL", "EQUATORIAL", "ICRS", "J2000", "FK5"), "C")
+_SYSTEMS = _GALACTIC | _EQUATORIAL | dict.fromkeys(("E", "ECL", "ECLIPTIC"), "E")
 _UNREADABLE = (OSError, TypeError, fits.VerifyError)
 _DAMAGED = (*_UNREADABLE, LookupError, ValueError, ArithmeticError, AttributeError, MemoryError)  # by a broken header
 
@@ -49,11 +55,32 @@ class PixelTable:
 
     def key(self, name: str, default: Any = "") -> Any:
         """Value of a keyword, of the table or of the file; the default if it is in neither, or blank."""
-        for header in (self.hdu.header, self.primary):
-            value = header.get(name, "")
-            if not isinstance(value, fits.card.Undefined) and str(value).strip():
-                return value
-        return default
+        return next(iter(self._values(name)), default)
+
+    def _values(self, name: str) -> list[Any]:
+        """Values of a keyword, of the table and then of the file; those that are blank are left out."""
+        values = [header.get(name, "") for header in (self.hdu.header, self.primary)]
+        return [value for value in values if not isinstance(value, fits.card.Undefined) and str(value).strip()]
+
+    def agreed(self, *names: str, meanings: Mapping[str, str] | None = None) -> str:
+        """Word, or number, that both headers mean by the first of the keywords that is there; empty if none is.
+
+        Raises
+        ------
+        UserError
+            If the header of the table says another than that of the file.
+        """
+        for name in names:
+            said = [str(value).strip().upper() for value in self._values(name)]
+            meant = [(meanings or {}).get(word, word) for word in said]
+            if len(set(meant)) > 1:
+                raise UserError(
+                    f"{self.label} says {name}={said[0]} in the header of the table and {name}={said[1]} in that of the"
+                    " file; make them alike."
+                )
+            if meant:
+                return meant[0]
+        return ""
 
     def word(self, name: str) -> str:
         """Value of a keyword that is a word, in capitals; empty if it is not there."""
@@ -80,37 +107,60 @@ class PixelTable:
     @property
     def nside(self) -> int | None:
         """What the header says; None if it says none, and a `UserError` if that is no nside."""
-        said = self.key("NSIDE")
-        if said == "":
+        said = self.agreed("NSIDE")
+        if not said:
             return None
         nside = _number(said)
         if nside is None or not 1 <= nside <= LARGEST_NSIDE or not hp.isnsideok(nside, nest=True):
             raise UserError(
-                f"{self.label} says NSIDE={said}, which is no power of two from 1 to {LARGEST_NSIDE}; mend its header."
+                f"{self.label} says NSIDE={self.key('NSIDE')}, which is no power of two from 1 to {LARGEST_NSIDE}; mend"
+                " its header."
             )
         return int(nside)
 
     @property
     def ordering(self) -> str:
         """RING or NESTED; a `UserError` if the file says neither."""
-        word = self.word("ORDERING")
-        if word not in ("RING", "NESTED", "NEST"):
+        word = self.agreed("ORDERING", meanings=_ORDERINGS)
+        if word not in ("RING", "NESTED"):
             raise UserError(f"{self.label} has the ordering {word!r}; write RING or NESTED into its header (ORDERING).")
-        return "RING" if word == "RING" else "NESTED"
+        return word
 
     @property
     def u_sign(self) -> int:
-        """Factor that turns U into the COSMO convention: -1 if the file says IAU."""
-        return -1 if self.word("POLCCONV") == "IAU" else 1
-
-    def refuse_coordinates(self) -> None:
-        """Refuse coordinates that are not Galactic; a file that says none is."""
-        word = self.word("COORDSYS")
-        if word not in ("", "G", "GAL", "GALACTIC"):
+        """Factor that turns U into the COSMO convention: -1 if the file says IAU; a `UserError` if it says neither."""
+        word = self.agreed(*SIGNS_OF_U)
+        if word not in ("", "COSMO", "IAU"):
             raise UserError(
-                f"{self.label} is in the coordinates {word!r}; rotate it to Galactic ones, and write G into its header"
+                f"{self.label} has the sign of U of {word!r}, which is not known; write COSMO or IAU into its header"
+                " (POLCCONV)."
+            )
+        return -1 if word == "IAU" else 1
+
+    def refuse_coordinates(self, given: str | None = None, key: str | None = None) -> None:
+        """Refuse coordinates that are not Galactic; a file that says none is.
+
+        Parameters
+        ----------
+        given : str, optional
+            G if a file is Galactic that says what is not known.
+        key : str, optional
+            Where a user gives it.
+        """
+        word = self.agreed(*COORDINATES, meanings=_SYSTEMS)
+        if word in ("", "G") or (given == "G" and word not in _SYSTEMS):
+            return
+        said = next(self.word(name) for name in COORDINATES if self.word(name))
+        if word in _SYSTEMS:
+            raise UserError(
+                f"{self.label} is in the coordinates {said!r}; rotate it to Galactic ones, and write G into its header"
                 " (COORDSYS)."
             )
+        where = f"say {key}=G" if key else "write G into its header (COORDSYS)"
+        raise UserError(
+            f"{self.label} is in the coordinates {said!r}, which are not known; if they are Galactic {where}, and else"
+            " rotate it to Galactic ones."
+        )
 
     def unit(self, name: str) -> str:
         """Unit of a column as the file writes it; empty if it says none."""
@@ -302,21 +352,27 @@ def unit_named(text: str) -> str | None:
 
 
 def squared_unit_named(text: str) -> str | None:
-    """Return the unit that a text means the square of: ``(K_CMB)^2``, ``Kcmb**2``, ``MJy2 sr-2``; None if none."""
-    whole = re.fullmatch(r"\(?(.+?)\)? ?(?:\^|\*\*) ?2", text.strip())
-    unit = unit_named(whole[1]) if whole else None
+    """Return the unit that a text means the square of: ``(K_CMB)^2``, ``K^2_CMB``, ``MJy2 sr-2``; None if none.
+
+    What is ambiguous is none: MJy/sr^2 may be the square of an intensity without its brackets, or MJy per sr^2.
+    """
+    whole = re.fullmatch(r"(?:\((.+)\)|([^()/]*K[^()/]*)) ?(?:\^|\*\*) ?2", text.strip())
+    unit = unit_named(whole[1] or whole[2]) if whole else None
     return unit or _meant(text, power=2)
 
 
 def _meant(text: str, power: int) -> str | None:
     """Return the unit whose power, 1 or 2, a text means with the exponent at each of its parts."""
     raised = "" if power == 1 else r"(?:\^|\*\*)?2"
-    per_sr = rf" ?/ ?(?i:sr){raised}|[ .*]?(?i:sr)(?:\^|\*\*)?\(?-{power}\)?"
-    found = re.fullmatch(rf"(mu|[umkM]?)(?:K[_ ]?((?i:CMB|RJ)){raised}|[Jj]y{raised}(?:{per_sr}))", text.strip())
+    per_sr = rf" ?/ ?(?i:sr){raised}|[ .*]?(?i:sr)(?:\^|\*\*)?(?:-{power}|\(-{power}\))"
+    kelvin = rf"K[_ ]?(?i:CMB|RJ){raised}|K{raised}[_ ]?(?i:CMB|RJ)"
+    found = re.fullmatch(rf"(mu|[umkM]?)(?:({kelvin})|[Jj]y{raised}(?:{per_sr}))", text.strip())
     if found is None:
         return None
     prefix = found[1].replace("mu", "u")
-    return f"{prefix}K_{found[2].upper()}" if found[2] else f"{prefix}Jy/sr"
+    if found[2] is None:
+        return f"{prefix}Jy/sr"
+    return f"{prefix}K_CMB" if "CMB" in found[2].upper() else f"{prefix}K_RJ"
 
 
 def _number(value: Any) -> float | None:
