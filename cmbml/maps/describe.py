@@ -77,7 +77,15 @@ def describe(path: Path, units: Iterable[str]) -> MapFile:
     if nside is None:
         return MapFile(facts, columns, readings)
     factors = dict.fromkeys(units, 1.0)
-    of_others = partial(read_map, path, nside, factors=factors, unit_key="sims.external.unit", fields_key="sky.fields")
+    of_others = partial(
+        read_map,
+        path,
+        nside,
+        factors=factors,
+        unit_key="sims.external.unit",
+        fields_key="sky.fields",
+        coordinates_key="sims.external.coordinates",
+    )
     tried = [_read(f"{field} of a sky of others", "", partial(of_others, [field])) for field in fields]
     readings += [reading for reading in tried if reading.refused]
     taken = [field for field, reading in zip(fields, tried, strict=True) if not reading.refused]

@@ -39,6 +39,8 @@ def read_map(
     unit: str | None = None,
     mask: SkyMap | None = None,
     any_nside: bool = False,
+    coordinates: str | None = None,
+    coordinates_key: str | None = None,
     unit_key: str,
     fields_key: str,
 ) -> tuple[np.ndarray, str]:
@@ -61,6 +63,10 @@ def read_map(
     any_nside : bool, optional
         The map is returned with the nside that it has. Pixels without a value get the mean of those around them
         (`cmbml.maps.resample.filled`); pixels of ``nside`` that hold no other are refused where the mask is not 0.
+    coordinates : str, optional
+        G if the map is Galactic when it says a word that is not known.
+    coordinates_key : str, optional
+        Where a user says so.
     unit_key, fields_key : str
         What a user is told to change who has another unit, or lacks a field.
 
@@ -78,7 +84,7 @@ def read_map(
     without = np.zeros(1, dtype=bool)
     notes = [f"from {path.name}"]
     with opened(path) as table:
-        table.refuse_coordinates()
+        table.refuse_coordinates(coordinates, coordinates_key)
         for field in fields:
             name = _column(table, field, fields_key)
             values = table.pixels(name)
