@@ -227,14 +227,15 @@ class Assets:
     holds: dict[str, str] = MISSING
 
 
+_EXTERNAL_TEXTS = ("obs", "truth", "unit", "truth_unit", "coordinates")
+
+
 @dataclass
 class Sims:
     """The stages that make a dataset, and where its files are if they exist already."""
 
     stages: list[str] = MISSING
-    external: dict[str, Any] = keyed(
-        {"truth_fwhm_arcmin": Limits(*BEAM), **dict.fromkeys(("obs", "truth", "unit", "truth_unit"), TEXT)}
-    )
+    external: dict[str, Any] = keyed({"truth_fwhm_arcmin": Limits(*BEAM), **dict.fromkeys(_EXTERNAL_TEXTS, TEXT)})
 
 
 # Numbers of the groups that have keys of their own.

@@ -1,6 +1,7 @@
 """What a FITS file holds, and what each reader of maps says to it."""
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ import healpy as hp
 import numpy as np
 
 from cmbml.core.errors import UserError
-from cmbml.maps.fitsfile import PixelTable, opened, squared_unit_named, unit_named
+from cmbml.maps.fitsfile import COORDINATES, SIGNS_OF_U, PixelTable, opened, squared_unit_named, unit_named
 from cmbml.maps.foreign import fields_of, read_map
 from cmbml.maps.mask import read_mask
 from cmbml.maps.skymap import read_skymap
@@ -76,7 +77,15 @@ def describe(path: Path, units: Iterable[str]) -> MapFile:
     if nside is None:
         return MapFile(facts, columns, readings)
     factors = dict.fromkeys(units, 1.0)
-    of_others = partial(read_map, path, nside, factors=factors, unit_key="sims.external.unit", fields_key="sky.fields")
+    of_others = partial(
+        read_map,
+        path,
+        nside,
+        factors=factors,
+        unit_key="sims.external.unit",
+        fields_key="sky.fields",
+        coordinates_key="sims.external.coordinates",
+    )
     tried = [_read(f"{field} of a sky of others", "", partial(of_others, [field])) for field in fields]
     readings += [reading for reading in tried if reading.refused]
     taken = [field for field, reading in zip(fields, tried, strict=True) if not reading.refused]
@@ -108,7 +117,7 @@ def _facts(table: PixelTable) -> dict[str, str]:
     """What the header says; what it does not say is said so."""
 
     def said(*names: str) -> str:
-        return next((str(table.key(name)) for name in names if table.key(name) != ""), "")
+        return next((str(table.key(name)).strip() for name in names if table.key(name) != ""), "")
 
     nside = _nside(table)
     sky = "a part of the sky" if table.partial else "full sky"
@@ -116,8 +125,8 @@ def _facts(table: PixelTable) -> dict[str, str]:
     return {
         "nside": f"{nside}, {sky}" if nside else "not said, and the number of pixels tells none",
         "ordering": table.word("ORDERING") or "not said (ORDERING)",
-        "coordinates": table.word("COORDSYS") or "not said (COORDSYS): taken for Galactic",
-        "sign of U": table.word("POLCCONV") or "not said (POLCCONV): taken for COSMO",
+        "coordinates": said(*COORDINATES).upper() or "not said (COORDSYS): taken for Galactic",
+        "sign of U": said(*SIGNS_OF_U).upper() or "not said (POLCCONV): taken for COSMO",
         "beam": f"{beam} (FWHM; arcmin in maps of cmbml's own)" if beam else "not said (FWHM)",
         "lmax": said("LMAX") or "not said (LMAX)",
         "note": said("NOTE"),
@@ -126,11 +135,13 @@ def _facts(table: PixelTable) -> dict[str, str]:
 
 def _nside(table: PixelTable) -> int | None:
     """What the header says, or else what the number of pixels means."""
-    said = table.key("NSIDE")
-    if isinstance(said, int) and hp.isnsideok(said):
-        return said
-    rows = sum(np.size(table.hdu.data[name]) for name in table.names[:1])
-    return None if table.partial or not hp.isnpixok(rows) else int(hp.npix2nside(rows))
+    with suppress(UserError):
+        if table.nside is not None:
+            return table.nside
+    with suppress(UserError):
+        rows = sum(table.stored(name).size for name in table.names[:1])
+        return None if table.partial or not rows or not hp.isnpixok(rows) else int(hp.npix2nside(rows))
+    return None
 
 
 def _column(table: PixelTable, name: str) -> Column | None:
@@ -139,7 +150,7 @@ def _column(table: PixelTable, name: str) -> Column | None:
         values = table.pixels(name, nest=table.ordering == "NESTED")
     except UserError:
         return None
-    listed = int(np.size(table.hdu.data[name]))
+    listed = int(table.stored(name).size)
     good = values[np.isfinite(values)]
     unit = table.unit(name)
     meant = unit_named(unit) or (f"({squared_unit_named(unit)})^2" if squared_unit_named(unit) else "")

@@ -1,5 +1,6 @@
 """HEALPix maps of anyone's: FITS files that say in their own ways what they hold."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,8 @@ _COLUMNS = {  # names that columns have in files of Planck, WMAP, healpy and oth
     "E": ("E",),
     "B": ("B",),
 }
+_ANY_NAME = ("TEMPERATURE", "SIGNAL")  # what healpy and others call a single column of anything
+_NO_FIELD = re.compile(r"HITS?|N_?HITS|N_?OBS|PIXEL|.*_?COV")
 
 
 def ordering(path: Path) -> str:
@@ -36,6 +39,8 @@ def read_map(
     unit: str | None = None,
     mask: SkyMap | None = None,
     any_nside: bool = False,
+    coordinates: str | None = None,
+    coordinates_key: str | None = None,
     unit_key: str,
     fields_key: str,
 ) -> tuple[np.ndarray, str]:
@@ -47,8 +52,8 @@ def read_map(
     nside : int
         The map's, and the mask's; another of the map is refused unless ``any_nside``.
     fields : sequence of str
-        Of T, Q, U, E and B; columns are found by name, and E or B alone may be the only column of any name. U changes
-        its sign if POLCCONV says IAU, and is COSMO otherwise.
+        Of T, Q, U, E and B; columns are found by name, and E or B alone may be the only column, of a name that tells
+        no other. U changes its sign if POLCCONV says IAU, and is COSMO otherwise.
     factors : mapping
         Unit -> how many of the unit of the result it is; None if the band does not tell. Other units are refused.
     unit : str, optional
@@ -58,6 +63,10 @@ def read_map(
     any_nside : bool, optional
         The map is returned with the nside that it has. Pixels without a value get the mean of those around them
         (`cmbml.maps.resample.filled`); pixels of ``nside`` that hold no other are refused where the mask is not 0.
+    coordinates : str, optional
+        G if the map is Galactic when it says a word that is not known.
+    coordinates_key : str, optional
+        Where a user says so.
     unit_key, fields_key : str
         What a user is told to change who has another unit, or lacks a field.
 
@@ -75,7 +84,7 @@ def read_map(
     without = np.zeros(1, dtype=bool)
     notes = [f"from {path.name}"]
     with opened(path) as table:
-        table.refuse_coordinates()
+        table.refuse_coordinates(coordinates, coordinates_key)
         for field in fields:
             name = _column(table, field, fields_key)
             values = table.pixels(name)
@@ -123,13 +132,26 @@ def fields_of(table: PixelTable) -> list[str]:
 
 def _named(table: PixelTable, field: str) -> list[str]:
     """Names of the columns that are called as a field."""
-    return [name for name in table.names if name.upper().replace("-", "_").replace(" ", "_") in _COLUMNS[field]]
+    return [name for name in table.names if _plain(name) in _COLUMNS[field]]
+
+
+def _plain(name: str) -> str:
+    return name.strip().upper().replace("-", "_").replace(" ", "_")
+
+
+def _tells_nothing(name: str) -> bool:
+    """Whether a column's name leaves open which field it holds."""
+    plain = _plain(name)
+    of_a_field = any(plain in names for names in _COLUMNS.values())
+    return plain in _ANY_NAME or not (of_a_field or _NO_FIELD.fullmatch(plain))
 
 
 def _column(table: PixelTable, field: str, fields_key: str) -> str:
     """Name of the column of a field."""
     found = _named(table, field)
-    if field in ("E", "B") and len(table.names) == 1:
+    if len(found) > 1:
+        raise UserError(f"{table.label} names {field} twice, as {' and '.join(found)}; leave one of these columns.")
+    if not found and field in ("E", "B") and len(table.names) == 1 and _tells_nothing(table.names[0]):
         return table.names[0]
     if not found:
         has = ", ".join(table.names)

@@ -6,7 +6,7 @@ import healpy as hp
 import numpy as np
 
 from cmbml.core.errors import UserError
-from cmbml.maps.fitsfile import opened
+from cmbml.maps.fitsfile import NUMBERS, opened
 
 
 def read_mask(path: Path, nside: int, *, column: str | None = None, threshold: float | None = None) -> np.ndarray:
@@ -36,7 +36,9 @@ def read_mask(path: Path, nside: int, *, column: str | None = None, threshold: f
         if column is not None and column not in table.names:
             raise UserError(f"{label} has no column mask.column={column}; it has {', '.join(table.names)}.")
         table.refuse_coordinates()
-        weights = table.pixels(column or table.names[0], outside=0.0)
+        if not table.names:
+            raise UserError(f"{label} has no column of pixels beside PIXEL; give one of weights.")
+        weights = table.pixels(column or table.names[0], outside=0.0, kinds=f"{NUMBERS}b")
     if not ((weights >= 0) & (weights <= 1)).all():
         raise UserError(f"{label} has values that do not lie between 0 and 1; weights of pixels are needed.")
     if len(weights) == 12 * nside**2:

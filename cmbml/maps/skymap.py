@@ -113,14 +113,12 @@ def read_skymap(path: Path, *, nside: int | None = None) -> SkyMap:
         data = np.stack([table.pixels(name, dtype=np.float32) for name in names])
         if np.isnan(data).any():
             raise UserError(f"{path}: the map has pixels that are UNSEEN or not finite, and no mask says so.")
-        if data.shape[1] != 12 * table.key("NSIDE") ** 2:
-            raise UserError(f"{path}: {data.shape[1]} pixels are not a full sky of nside {table.key('NSIDE')}.")
         return SkyMap(
             data=data,
             fields=tuple(names),
             unit=table.unit(names[0]),
-            fwhm_arcmin=float(table.key("FWHM")),
-            lmax=int(table.key("LMAX")),
+            fwhm_arcmin=table.number("FWHM"),
+            lmax=int(table.number("LMAX")),
             note=str(table.key("NOTE")),
         )
 
@@ -131,10 +129,10 @@ def _refuse(table: PixelTable, nside: int | None) -> None:
     table.refuse_coordinates()
     if table.u_sign < 0:
         raise UserError(f"{table.label}: the sign of U is that of IAU; COSMO is needed (POLCCONV).")
-    if not table.unit(table.names[0]):
+    if not table.names or not table.unit(table.names[0]):
         raise UserError(f"{table.label}: the map has no unit (TUNIT1); write one, e.g. uK_CMB.")
     for key in ("NSIDE", "FWHM", "LMAX"):
         if table.key(key) == "":
             raise UserError(f"{table.label}: the header lacks {key}.")
-    if nside is not None and table.key("NSIDE") != nside:
-        raise UserError(f"{table.label}: nside is {table.key('NSIDE')} where {nside} is needed.")
+    if nside is not None and table.nside != nside:
+        raise UserError(f"{table.label}: nside is {table.nside} where {nside} is needed.")

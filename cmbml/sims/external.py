@@ -56,6 +56,11 @@ class ExternalMaps(BandStage):
                 raise UserError(
                     f"sims.external.{key}={external[key]} is not known; choose one of {', '.join(choices)}."
                 )
+        if external.coordinates not in (None, "G"):
+            raise UserError(
+                f"sims.external.coordinates={external.coordinates} must be null or G; rotate the maps to Galactic"
+                " coordinates if they are in others."
+            )
         if not isinstance(external.resample, bool):
             raise UserError(f"sims.external.resample={external.resample} must be true or false.")
         fwhm = external.truth_fwhm_arcmin
@@ -169,6 +174,8 @@ class ExternalMaps(BandStage):
             unit=external[unit],
             mask=mask,
             any_nside=external.resample,
+            coordinates=external.coordinates,
+            coordinates_key="sims.external.coordinates",
             unit_key=f"sims.external.{unit}",
             fields_key="sky.fields",
         )

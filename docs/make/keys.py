@@ -44,6 +44,7 @@ KINDS = {
     "method.python": "text (file) or null",
     "method.trained": "text (file) or null",
     "method.unit": "text or null",
+    "sims.external.coordinates": "text or null",
     "sims.external.fwhm_arcmin": "mapping of bands to numbers, or null",
     "sims.external.obs": "text (pattern of files)",
     "sims.external.truth": "text (pattern of files) or null",

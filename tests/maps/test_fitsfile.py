@@ -64,7 +64,7 @@ def test_ordering_counts_in_either_header(tmp_path, reader, word, where):
     np.testing.assert_allclose(read(path), positive()[hp.ring2nest(NSIDE, np.arange(NPIX))], rtol=1e-12)
 
 
-@pytest.mark.parametrize("word", ["C", "ECLIPTIC", "GREENWICH"])
+@pytest.mark.parametrize("word", ["C", "ECLIPTIC", "EQUATORIAL"])
 @pytest.mark.parametrize("where", ["table", "primary"])
 def test_other_coordinates_are_refused_in_either_header(tmp_path, reader, word, where):
     name, read = reader

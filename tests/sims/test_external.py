@@ -232,6 +232,8 @@ def test_what_does_not_fit_is_refused_before_anything_runs(pipeline, maps):
     refused("truth_fwhm_arcmin=-1 must be a number that is not negative", f"{ours}.truth_fwhm_arcmin", -1)
     refused("takes skies as they are; leave foregrounds=pysm out", "foregrounds.kind", "pysm")
     refused("map_100_R3.fits lies in the folder of the dataset=../maps itself", "dataset", "../maps")
+    refused("coordinates=C must be null or G; rotate the maps", f"{ours}.coordinates", "C")
+    refused("coordinates=3 must be null or G", f"{ours}.coordinates", 3)
     refused("resample=yes must be true or false", f"{ours}.resample", "yes")
     written(maps / "1" / "map_143_R3.fits", sky(1, 143), unit="MJy/sr", ordering="RING")
     with pytest.raises(UserError, match="map_143_R3.fits is RING and .*0/map_100_R3.fits is NESTED; bring all maps"):
@@ -271,6 +273,22 @@ def test_files_that_will_not_do_are_refused(tmp_path):
     refused("cannot be read as a FITS file", make=False)
     fits.PrimaryHDU(np.ones((3, 3))).writeto(tmp_path / "map.fits", overwrite=True)
     refused("no table of pixels", make=False)
+
+
+def test_coordinates_that_are_not_known_are_galactic_on_request(pipeline, maps):
+    """Blank ones are in any case; known ones that are not Galactic never."""
+    path = maps / "0/map_100_R3.fits"
+    galactic = {"sims.external.coordinates": "G"}
+    written(path, 1e-4 * sky(0, 100), COORDSYS="galaktisch")
+    with pytest.raises(UserError, match="'GALAKTISCH', which are not known; .* say sims.external.coordinates=G"):
+        pipeline().run(only=["observe"])
+    pipeline(**galactic).run(only=["observe"])
+    for settings in ({}, galactic):
+        written(path, 2e-4 * sky(0, 100), COORDSYS="C")
+        with pytest.raises(UserError, match="coordinates 'C'; rotate it to Galactic"):
+            pipeline(**settings).run(only=["observe"])
+        written(path, 3e-4 * sky(0, 100), COORDSYS=" ")
+        pipeline(**settings).run(only=["observe"])
 
 
 def test_empty_pixels_are_filled_where_the_mask_is_zero(tmp_path):
