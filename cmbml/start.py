@@ -106,7 +106,11 @@ def start(config_path: Path, config_name: str, *, say: Callable[[str], str] = st
         with _sentences(wanted, say):
             sys.stdout.write(say(help_text(config_path, config_name, arguments)))
         return
-    if launch.group().rank:
+    with _sentences(wanted, say):
+        follower = launch.group().rank > 0
+    if follower:
+        with _interruptible(), _sentences(wanted, say):
+            launch.meet()
         with _sentences(wanted, say):
             launch.follow()
         return

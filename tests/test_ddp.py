@@ -4,9 +4,12 @@ import datetime
 import json
 import logging
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -234,3 +237,68 @@ def test_variables_of_another_job_end_with_a_sentence(variables, monkeypatch, ca
     assert "\n" not in str(caught.value)
     if variables.get("MASTER_PORT", "").isdigit():
         assert "waits for the others to come" in caplog.text
+
+
+NO_PLACE = {
+    "rank": ({"RANK": "x", "WORLD_SIZE": "2"}, "RANK='x' must be a whole number from 0 to 1"),
+    "negative": ({"RANK": "-1", "WORLD_SIZE": "2"}, "RANK='-1' must be a whole number from 0 to 1"),
+    "beyond": ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK='2' must be a whole number from 0 to 1"),
+    "size": ({"RANK": "0", "WORLD_SIZE": "0"}, "WORLD_SIZE='0' must be a whole number from 1"),
+    "lines": ({"RANK": "0", "WORLD_SIZE": "2\n"}, r"WORLD_SIZE='2\\n' must be"),
+    "local": ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": ""}, "LOCAL_RANK='' must be"),
+    "slurm": ({"SLURM_PROCID": "٣", "SLURM_STEP_NUM_TASKS": "4"}, r"SLURM_PROCID='.u0663' must be"),
+    "job": (LEFT_OVER["slurm"] | {"SLURM_JOB_ID": "abc"}, "SLURM_JOB_ID='abc' must be"),
+    "port": (LEFT_OVER["torchrun"] | {"MASTER_PORT": "99999999"}, "MASTER_PORT='99999999' must be .* 1 to 65535"),
+}
+
+
+@pytest.mark.parametrize("case", NO_PLACE)
+def test_variables_that_are_no_place_are_named_at_once(case):
+    variables, sentence = NO_PLACE[case]
+    done = subprocess.run(
+        [sys.executable, "main_sims.py", "run.dry=true"],
+        cwd=REPO,
+        env=plain() | variables,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert re.match(f"Error: The variable {sentence}", done.stderr), done.stderr
+
+
+def plain() -> dict[str, str]:
+    """The environment without a group."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("RANK", "WORLD", "SLURM", "MASTER"))}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_process_that_waits_for_its_group_hears_signals(rank, number):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    place = LEFT_OVER["torchrun"] | {"RANK": rank, "MASTER_PORT": port}
+    run = subprocess.Popen(
+        [sys.executable, "main_sims.py", "run.dry=true"],
+        cwd=REPO,
+        env=plain() | place,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    said = run.stderr.readline()  # after five seconds of silence
+    assert "waits for the others to come" in said
+    begun = time.monotonic()
+    run.send_signal(number)
+    _, rest = run.communicate(timeout=60)
+    assert time.monotonic() - begun < 5
+    assert run.returncode == 128 + number
+    word = "Terminated" if number == signal.SIGTERM else "Interrupted"
+    assert rest == f"{word}; the same command goes on where this one stopped.\n"
+
+
+def test_the_launcher_of_torch_is_quiet():
+    child = logging.getLogger("torch.distributed.elastic.agent.server.api")
+    child.setLevel(logging.WARNING)
+    with launch._signals_restored():
+        assert not child.isEnabledFor(logging.ERROR)
+    assert child.level == logging.WARNING

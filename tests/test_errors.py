@@ -11,6 +11,10 @@ from cmbml.core.errors import UserError
 from tests.conftest import REPO
 
 MISTAKES = {
+    "a function of others": (
+        ['dataset=${call:os.system,"touch X"}'],
+        r"call:'os.system',...} names no function of cmbml or of a plug-in",
+    ),
     "unknown key": (["sky.nsied=64"], r"nsied"),
     "unknown root key": (["nsides=64"], r"nsides"),
     "unknown group option": (["network=unett"], r"unett"),

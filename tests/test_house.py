@@ -14,7 +14,7 @@ MAY_KNOW = {
     "sky": set(),
     "networks": set(),
     "maps": {"core", "sky"},
-    "train": {"sky.patches", "sky.rotation", "core"},
+    "train": {"sky.patches", "sky.rotation", "core", "config.limits", "config.schema"},
     "sims": {"core", "config", "maps", "sky"},
     "analysis": {"core", "config", "maps", "sky", "sims.bands"},
     "methods": {"core", "config", "maps", "sky", "train", "networks", "sims.bands"},

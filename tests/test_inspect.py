@@ -112,8 +112,12 @@ def test_a_model(told, tmp_path):
     from cmbml.train.network import build
 
     net = build(network)
-    settings = {"network": network, "patches": {"patch": 8}, "rotation": {}, "train": {}, "nside": 8, "lmax": 20}
-    settings |= {key: [0] for key in ("spins_in", "spins_out", "parity_in", "parity_out")}
+    channels = {"spins_in": [0], "spins_out": [0], "parity_in": [1], "parity_out": [1]}
+    patches = {"layout": "squares", "patch": 8, "halo": 0}
+    rotation = {"kind": "none", "pairs": [], "symmetries": False, "average": 1}
+    train = {"scale": 1.0, "channels_last": False}
+    settings = {"network": network, "patches": patches, "rotation": rotation, "train": train, "nside": 8, "lmax": 20}
+    settings |= channels
     model = {"settings": settings, "state_dict": net.state_dict(), "target_rms": [1.0], "input_rms": [2.0], "epoch": 3}
     handlers.write(tmp_path / "model.pt", model)
     code, text = told("model.pt")

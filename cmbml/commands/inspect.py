@@ -184,16 +184,11 @@ def _plain(value: Any) -> str:
 
 def _refused(held: Any, name: str) -> str:
     """The sentence with which a run would refuse a model; its weights are compared without being copied."""
-    import torch
-
-    from cmbml.train import network
+    from cmbml.train.foreign import check_model
+    from cmbml.train.network import demand_weights
 
     try:
-        model = network.check_model(held, name, network="the one chosen there")
-        with torch.device("meta"):
-            network.build(model["settings"]["network"]).load_state_dict(model["state_dict"], assign=True)
+        demand_weights(check_model(held, name, network="the one chosen there"))
     except UserError as error:
         return str(error).rstrip(".")
-    except RuntimeError as error:
-        return f"its weights do not fit its network ({str(error).splitlines()[-1].strip()}); train it anew"
     return ""

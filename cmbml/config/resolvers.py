@@ -2,13 +2,16 @@
 
 import hashlib
 import os
+import pkgutil
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 
 from cmbml.config import checks
@@ -17,6 +20,8 @@ from cmbml.config.limits import check_numbers
 from cmbml.config.places import ASSETS
 from cmbml.core.errors import UserError
 from cmbml.core.plugins import plugins
+
+DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 
 
 class PluginsSearchPath(SearchPathPlugin):
@@ -40,13 +45,42 @@ def register() -> None:
     OmegaConf.register_new_resolver("margin", lambda lmax: max(1024, 2000 - int(lmax)), replace=True)
     OmegaConf.register_new_resolver("times", lambda x, y: float(x) * float(y), replace=True)
     OmegaConf.register_new_resolver("label", lambda t, f: t if t == "kappa" else f"{t}_{f}", replace=True)
+    OmegaConf.register_new_resolver("lesser", min, replace=True)
     OmegaConf.register_new_resolver("home", home, replace=True)
     OmegaConf.register_new_resolver("count", len, replace=True)
-    OmegaConf.register_new_resolver("call", lambda path, *args: get_method(path)(*args), replace=True)
+    OmegaConf.register_new_resolver("call", call, replace=True)
     OmegaConf.register_new_resolver("contents", contents, replace=True)
     OmegaConf.register_new_resolver("shipped", lambda path: str(ASSETS / path), replace=True)
     OmegaConf.register_new_resolver("folder_of_a_sky", _folder_of_a_sky, replace=True)
     OmegaConf.register_new_resolver("concat", lambda *lists: [x for one in lists for x in one], replace=True)
+
+
+def call(path: str, *args: Any) -> Any:
+    """What a function of cmbml, or of a plug-in, makes of its arguments.
+
+    A configuration may come from somebody else: it names nothing that was not written for it.
+
+    Raises
+    ------
+    UserError
+        When it names another function, or none.
+    """
+    rooms = ("cmbml", *(plugin.package for plugin in plugins()))
+    refusal = UserError(f"${{call:{path!a},...}} names no function of cmbml or of a plug-in; nothing else is called.")
+    if not DOTTED.fullmatch(path) or not _below(path, rooms):
+        raise refusal
+    try:
+        found = pkgutil.resolve_name(path)
+    except Exception:
+        raise refusal from None
+    if isinstance(found, type) or not callable(found) or not _below(getattr(found, "__module__", None), rooms):
+        raise refusal
+    return found(*args)
+
+
+def _below(name: object, rooms: Sequence[str]) -> bool:
+    """Whether a dotted name is that of one of the packages, or of something in it."""
+    return isinstance(name, str) and any(name == room or name.startswith(f"{room}.") for room in rooms)
 
 
 def shipped(path: str) -> Path:

@@ -22,11 +22,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cmbml.core.errors import UserError
+from cmbml.core.waiting import listens, until
 
 Call = tuple[Callable[..., Any], Sequence[Any]]
 
 PATIENCE = datetime.timedelta(days=2)  # how long a rank waits for the others, e.g. while rank 0 simulates skies
 MEETING = datetime.timedelta(minutes=2)  # how long it waits for them to come at all
+_GREETING = datetime.timedelta(seconds=2)  # for an answer of a store that listens
 _SILENT_S = 5.0  # of that, before a word
 
 
@@ -42,13 +44,27 @@ def group(environ: Mapping[str, str] = os.environ) -> Group:
     """Return this process' place, from the variables of torchrun or of a Slurm step; (0, 1, 0) without them.
 
     A batch script that Slurm runs without ``srun`` is a single process, however many tasks it asked for.
+
+    Raises
+    ------
+    UserError
+        When one of the variables is no such number.
     """
     torchrun = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     slurm = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
     for names in (torchrun, slurm):
         if names[0] in environ and names[1] in environ:
-            return Group(*(int(environ.get(name, 0)) for name in names))
+            size = _number_of(environ, names[1], 1, 10**6)
+            return Group(_number_of(environ, names[0], 0, size - 1), size, _number_of(environ, names[2], 0, 10**6))
     return Group(0, 1, 0)
+
+
+def _number_of(environ: Mapping[str, str], name: str, low: int, high: int) -> int:
+    """Value of a variable, 0 if it is not there; refused when it is no whole number between two bounds."""
+    text = environ.get(name, "0")
+    if not re.fullmatch(r"[0-9]{1,18}", text) or not low <= int(text) <= high:
+        raise UserError(f"The variable {name}={text!a} must be a whole number from {low} to {high}. {_LEFTOVER}")
+    return int(text)
 
 
 def count_devices(devices: int | str, device: str = "auto") -> int:
@@ -185,29 +201,44 @@ def _meet(place: Group) -> Any:
 
     for name, value in slurm_master(os.environ).items():
         os.environ.setdefault(name, value)
-    try:
-        host = os.environ["MASTER_ADDR"]
-        port = int(os.environ["MASTER_PORT"])
-    except (KeyError, ValueError):
-        raise UserError(f"{_described(place)} has no MASTER_ADDR and MASTER_PORT to meet at. {_LEFTOVER}") from None
+    if not {"MASTER_ADDR", "MASTER_PORT"} <= set(os.environ):
+        raise UserError(f"{_described(place)} has no MASTER_ADDR and MASTER_PORT to meet at. {_LEFTOVER}")
+    host = os.environ["MASTER_ADDR"]
+    port = _number_of(os.environ, "MASTER_PORT", 1, 65535)
     # torchrun has a store there already, which its agent serves.
     served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    master = place.rank == 0 and not served
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    end = time.monotonic() + MEETING.total_seconds()
     try:
-        store = dist.TCPStore(
-            host, port, place.size, is_master=place.rank == 0 and not served, timeout=MEETING, wait_for_workers=False
-        )
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = _store(host, port, place.size, master=master, end=end)
+        store.set_timeout(PATIENCE)
         meeting = dist.PrefixStore(f"cmbml/{attempt}", store)
-        meeting.add("ranks", 1)
         meeting.set(f"here/{place.rank}", "")
-        meeting.wait([f"here/{rank}" for rank in range(place.size)], MEETING)
-    except (RuntimeError, ValueError):
+        until(lambda: meeting.check([f"here/{rank}" for rank in range(place.size)]), end)
+    except (RuntimeError, ValueError, OSError):
         minutes = MEETING.total_seconds() / 60
         raise UserError(
             f"{_described(place)} cannot meet at {host}:{port}: not all have come in {minutes:g} minutes. {_LEFTOVER}"
         ) from None
-    store.set_timeout(PATIENCE)
     return meeting
+
+
+def _store(host: str, port: int, size: int, *, master: bool, end: float) -> Any:
+    """Store at this place, made here or by another.
+
+    torch's own wait for another is deaf to signals: it begins when somebody listens there, and is short.
+    """
+    import torch.distributed as dist
+
+    if not master:
+        until(lambda: listens(host, port), end)
+    while True:
+        try:
+            return dist.TCPStore(host, port, size, is_master=master, timeout=_GREETING, wait_for_workers=False)
+        except RuntimeError:
+            if master or time.monotonic() > end:
+                raise
 
 
 _LEFTOVER = (
@@ -252,7 +283,7 @@ def slurm_master(environ: Mapping[str, str]) -> dict[str, str]:
     first = re.match(r"([^\[,]+)(?:\[(\d+))?", nodes)  # node[07-09,12],other -> node07
     if not first:
         return {}
-    port = 20000 + int(environ.get("SLURM_JOB_ID", 0)) % 10000
+    port = 20000 + _number_of(environ, "SLURM_JOB_ID", 0, 10**18) % 10000
     return {"MASTER_ADDR": first[1] + (first[2] or ""), "MASTER_PORT": str(port)}
 
 
@@ -342,7 +373,9 @@ def _signals_restored() -> Iterator[None]:
     """Put back the signal handlers that the launcher replaces, and quieten it: its failures are told in our words."""
     names = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT]
     before = {name: signal.getsignal(name) for name in names}
-    loggers = [logging.getLogger(name) for name in ("torch.distributed.elastic", "torch.multiprocessing")]
+    rooms = ("torch.distributed.elastic", "torch.multiprocessing")  # whose modules have levels of their own
+    known = [name for name in logging.root.manager.loggerDict if name.startswith(rooms)]
+    loggers = [logging.getLogger(name) for name in {*rooms, *known}]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)

@@ -17,6 +17,7 @@ from cmbml.core.provenance import FORM, Sidecar, changes, damage, digest, enviro
 from cmbml.core.stage import THREAD_VARIABLES, Outcome, ReadFile, Stage, Work, execute, stamp, state
 
 OLD = "made by cmbml 0.1.0"
+NEWER = "made by a newer cmbml"
 
 
 class Pipeline:
@@ -162,7 +163,7 @@ class Pipeline:
         if record is None:
             why = "not made yet"
         elif record.form != FORM:
-            why = OLD
+            why = OLD if record.form < FORM else NEWER
         elif record.fingerprint != fingerprint:
             why = self._cause(stage, record, fingerprints, causes)
             causes.setdefault(stage.name, why)
@@ -227,12 +228,18 @@ class Pipeline:
                     )
 
     def _refuse_old(self, plan: dict[str, list[Work]]) -> None:
-        """Refuse data of an earlier version, which would all be made anew."""
+        """Refuse data of another version, which would all be made anew."""
         old = [work.outputs[0].path for works in plan.values() for work in works if work.why == OLD]
         if old:
             raise UserError(
                 f"{len(old)} items of this dataset were made by cmbml 0.1.0, whose records are read no more"
                 f" ({old[0]} is the first); give the dataset another name, or remove its folder to make it anew."
+            )
+        newer = [work.outputs[0].path for works in plan.values() for work in works if work.why == NEWER]
+        if newer:
+            raise UserError(
+                f"{len(newer)} items of this dataset were made by a newer cmbml, whose records this one cannot read"
+                f" ({newer[0]} is the first); use that version, or give the dataset another name."
             )
 
     # ---- doing it

@@ -20,10 +20,11 @@ GROUP = "cmbml.configs"
 
 @dataclass(frozen=True)
 class Plugin:
-    """A package that an entry point names: its distribution with its version, and the folder of its groups."""
+    """A package that an entry point names: distribution and version, name to import, and folder of its groups."""
 
     name: str
     version: str
+    package: str
     folder: Path
 
 
@@ -51,4 +52,4 @@ def _plugin(entry: metadata.EntryPoint) -> Plugin:
             f"The plug-in {name} names the package {entry.module} for its configurations ({GROUP}), which is not there;"
             f" install it again, or remove it with `pip uninstall {name}`."
         )
-    return Plugin(name, entry.dist.version if entry.dist else "", Path(folders[0]))
+    return Plugin(name, entry.dist.version if entry.dist else "", entry.module, Path(folders[0]))

@@ -73,20 +73,24 @@ class Sidecar:
         """The record, or None when there is none, or none whose parts are of their kinds."""
         try:
             held = json.loads(path.read_bytes())
-            record = cls(**held)
-        except (OSError, ValueError, TypeError):
+            record = cls(**(_known(held) if isinstance(held, dict) else held))
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
         return record if record._whole() else None
 
     def _whole(self) -> bool:
+        if isinstance(self.form, bool) or not isinstance(self.form, int) or self.form < 1:
+            return False
         if self.form != FORM:  # of another version, which is told in its own sentence
-            return isinstance(self.form, int)
+            return True
         kinds = {
             str: (self.stage, self.fingerprint, self.host, *self.seeds) if isinstance(self.seeds, list) else (None,),
             int: (self.version,),
             dict: (self.item, self.settings, self.inputs, self.outputs, self.git, self.packages),
         }
         if not all(isinstance(part, kind) for kind, parts in kinds.items() for part in parts):
+            return False
+        if isinstance(self.version, bool) or isinstance(self.seconds, bool):
             return False
         if not isinstance(self.seconds, int | float) or not isinstance(self.peak_gb, int | float | None):
             return False
@@ -95,6 +99,14 @@ class Sidecar:
     def text(self) -> str:
         """Contents of the file."""
         return json.dumps(asdict(self), indent=1)
+
+
+def _known(held: dict[str, Any]) -> dict[str, Any]:
+    """A record without what is not known here, if it is of a later version."""
+    form = held.get("form")
+    if not isinstance(form, int) or form <= FORM:
+        return held
+    return {key: value for key, value in held.items() if key in Sidecar.__dataclass_fields__}
 
 
 def contents(path: Path) -> dict[str, Any]:

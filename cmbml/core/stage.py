@@ -253,6 +253,10 @@ def _execute(stage: Stage, work: Work, fresh: bool, start: float) -> bool:
     with locks.held(sidecar, f"{stage.name} {dict(work.item)}"):
         if work.made_since():
             return False
+        if sidecar.is_dir():
+            raise UserError(
+                f"{sidecar} is a folder, where the record of {work.outputs[0].path.name} belongs; remove it."
+            )
         if fresh:
             for file in work.scratch.values():
                 file.remove()

@@ -1,30 +1,55 @@
 """Make the network that the settings describe; which one it is, nothing here knows."""
 
-import math
+import importlib
+import importlib.util
+import pkgutil
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from hydra.utils import get_class
 from torch import nn
 
 from cmbml.core.errors import UserError
 from cmbml.train.images import image_shape
 
-_MODEL: dict[str, type] = {"settings": Mapping, "state_dict": Mapping, "target_rms": list, "input_rms": list}
-_SETTINGS: dict[str, type] = {
-    "network": Mapping,
-    "patches": Mapping,
-    "rotation": Mapping,
-    "train": Mapping,
-    "nside": int,
-    "lmax": int,
-    "spins_in": list,
-    "spins_out": list,
-    "parity_in": list,
-    "parity_out": list,
-}
-OWN = "cmbml.networks."  # the room whose networks a file may name
+ROOM = "cmbml.networks"
+DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
+
+
+def shown(value: object) -> str:
+    """A value in a sentence: at most 100 characters of one line."""
+    text = str(value)
+    short = text if len(text) <= 100 else f"{text[:97]}..."
+    return short if short.isprintable() else ascii(short)
+
+
+def has_network(path: str) -> bool:
+    """Whether a text is the path of something in a module of `cmbml.networks`; nothing is imported to find out."""
+    module, _, name = path.rpartition(".")
+    spec = importlib.util.find_spec(ROOM)
+    folders = spec.submodule_search_locations if spec else None
+    return name.isidentifier() and module in {f"{ROOM}.{found.name}" for found in pkgutil.iter_modules(folders)}
+
+
+def _network_class(path: str) -> type[nn.Module]:
+    """The class at a dotted path; of `cmbml.networks` only what is written there."""
+    if not DOTTED.fullmatch(path):
+        raise UserError(f"network._target_={shown(path)} is no path of a class, like {ROOM}.unet.UNet.")
+    own = f"{path}.".startswith(f"{ROOM}.")
+    module, _, name = path.rpartition(".")
+    if own and not has_network(path):
+        raise UserError(f"network._target_={shown(path)} cannot be imported: {shown(module)} is no module of {ROOM}.")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except Exception as error:
+        why = shown(" ".join(str(error).split()))
+        raise UserError(f"network._target_={shown(path)} cannot be imported: {why.rstrip('.')}.") from None
+    if not isinstance(kind, type) or not issubclass(kind, nn.Module):
+        raise UserError(f"network._target_={shown(path)} is no torch.nn.Module.")
+    if own and not kind.__module__.startswith(f"{ROOM}."):
+        raise UserError(f"network._target_={shown(path)} is not of {ROOM}, which has only borrowed it.")
+    return kind
 
 
 def build(network: Mapping[str, Any]) -> nn.Module:
@@ -38,19 +63,15 @@ def build(network: Mapping[str, Any]) -> nn.Module:
     keys = {key: value for key, value in network.items() if key != "_target_"}
     for key, value in keys.items():
         if str(key).startswith("_") or not _plain(value):
-            raise UserError(f"network.{key}={value} is no plain value: a number, a text or a list of them.")
-    path = str(network.get("_target_"))
-    try:
-        kind = get_class(path)
-    except Exception as error:
-        why = " ".join(str(error).split())
-        raise UserError(f"network._target_={path} cannot be imported: {why.rstrip('.')}.") from None
-    if not issubclass(kind, nn.Module):
-        raise UserError(f"network._target_={path} is no torch.nn.Module.")
+            raise UserError(
+                f"network.{shown(key)}={shown(value)} is no plain value: a number, a text or a list of them."
+            )
+    kind = _network_class(str(network.get("_target_")))
     try:
         return kind(**keys)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"network: {str(error).rstrip('.')}.") from None
+    except (TypeError, ValueError, OverflowError) as error:
+        why = " ".join(str(error).split())
+        raise UserError(f"network: {why.rstrip('.')}.") from None
 
 
 def _plain(value: Any) -> bool:
@@ -58,47 +79,6 @@ def _plain(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(_plain, value))
     return value is None or isinstance(value, bool | int | float | str)
-
-
-def check_model(model: Any, name: str, network: str) -> dict[str, Any]:
-    """Return a model (`trainer.fit`) that a file holds; refuse what is none, before anything of it is used.
-
-    Parameters
-    ----------
-    model
-        What a file holds, read without running anything.
-    name : str
-        What the sentence calls it.
-    network : str
-        ``network._target_`` of this run: beside the networks of `cmbml.networks`, only that one may be named.
-
-    Raises
-    ------
-    UserError
-        When it lacks a part, has one of another kind, or names another network.
-    """
-    anew = "give the model.pt of a training, or train anew with run.force=[train]"
-    if not isinstance(model, Mapping):
-        raise UserError(f"{name} holds no model; {anew}.")
-    for key, kind in _MODEL.items():
-        if not isinstance(model.get(key), kind):
-            raise UserError(f"{name} holds no model: its {key} is missing or of another kind; {anew}.")
-    settings = model["settings"]
-    for key, kind in _SETTINGS.items():
-        if not isinstance(settings.get(key), kind):
-            raise UserError(f"{name} holds no model: its settings.{key} is missing or of another kind; {anew}.")
-    if not all(isinstance(weights, torch.Tensor) for weights in model["state_dict"].values()):
-        raise UserError(f"{name} holds no model: its state_dict has more than tensors; {anew}.")
-    rms = [*model["target_rms"], *model["input_rms"]]
-    if not all(isinstance(x, int | float) and math.isfinite(x) and x > 0 for x in rms):
-        raise UserError(f"{name} holds no model: its rms are no numbers above 0; {anew}.")
-    path = settings["network"].get("_target_")
-    if path != network and not str(path).startswith(OWN):
-        raise UserError(
-            f"{name} asks for the network {path}, which is neither of cmbml.networks nor that of this run"
-            f" (network._target_={network}); choose it with network=..., if you trust it."
-        )
-    return dict(model)
 
 
 def probe(settings: Mapping[str, Any], channels: tuple[int, int]) -> tuple[int, int]:
@@ -144,15 +124,34 @@ def probe(settings: Mapping[str, Any], channels: tuple[int, int]) -> tuple[int, 
 
 
 def load(model: Mapping[str, Any], device: torch.device) -> nn.Module:
-    """Make the trained network of a ``model`` (see ``trainer.fit``), ready to predict on ``device``."""
+    """Make the trained network of a ``model`` (see ``trainer.fit``), ready to predict on ``device``.
+
+    Raises
+    ------
+    UserError
+        When its weights are not those of its network.
+    """
+    demand_weights(model)
     net = build(model["settings"]["network"])
+    net.load_state_dict(model["state_dict"])
+    layout = torch.channels_last if model["settings"]["train"]["channels_last"] else torch.contiguous_format
+    return laid_out(net.to(device), layout).eval()
+
+
+def demand_weights(model: Mapping[str, Any]) -> None:
+    """Compare the weights of a model with its network, which takes no memory, however large it is.
+
+    Raises
+    ------
+    UserError
+        When they do not fit.
+    """
     try:
-        net.load_state_dict(model["state_dict"])
+        with torch.device("meta"):
+            build(model["settings"]["network"]).load_state_dict(model["state_dict"], assign=True)
     except RuntimeError as error:
         why = str(error).splitlines()[-1].strip()
         raise UserError(f"The weights of a model do not fit its network ({why}); train it anew.") from None
-    layout = torch.channels_last if model["settings"]["train"]["channels_last"] else torch.contiguous_format
-    return laid_out(net.to(device), layout).eval()
 
 
 def laid_out(net: nn.Module, layout: torch.memory_format) -> nn.Module:

@@ -61,6 +61,7 @@ def predict_sky(
     check_symmetries(settings, average)
     if inputs.shape[-1] != 12 * settings["nside"] ** 2:
         raise UserError(f"The network was trained at nside={settings['nside']}, not on {inputs.shape[-1]} pixels.")
+    network.probe(settings, (len(inputs), len(settings["spins_out"])))
     on_gpu = device != "cpu" and torch.cuda.is_available()
     place = torch.device("cuda" if on_gpu else "cpu")
     net = network.load(model, place)

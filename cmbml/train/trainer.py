@@ -24,9 +24,10 @@ from cmbml.core.errors import UserError
 from cmbml.core.seeds import rng_for
 from cmbml.train import checkpoint, sync
 from cmbml.train.data import Patches, Skies, place_of_maps
+from cmbml.train.foreign import check_model
 from cmbml.train.images import crop
 from cmbml.train.losses import LOSSES
-from cmbml.train.network import build, check_model, laid_out
+from cmbml.train.network import build, laid_out
 from cmbml.train.schedules import learning_rate_factor
 from cmbml.train.settings import read_train
 

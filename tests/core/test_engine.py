@@ -331,3 +331,42 @@ def test_atomic_write_keeps_the_old_file_when_the_new_one_fails(tmp_path):
 def test_suffix_without_handler(tmp_path):
     with pytest.raises(UserError, match=r"no handler for the suffix '\.xyz'"):
         handlers.write(tmp_path / "a.xyz", 1)
+
+
+SECOND = Path("Test", "sim0001", ".noise.npy.json")
+
+
+@pytest.mark.parametrize("text", ["[" * 100000, "[]", '["form"]', '"form"', "3", "{}", '{"form": 3}'])
+def test_a_record_that_cannot_be_read_is_none(tmp_path, text):
+    toy(tmp_path).run()
+    (tmp_path / SECOND).write_text(text)
+    assert todo(toy(tmp_path))["noise"] == [("test", 1, "not made yet")]
+
+
+@pytest.mark.parametrize(("key", "value"), [("form", True), ("form", 0), ("version", True), ("seconds", True)])
+def test_true_is_no_number_of_a_record(tmp_path, key, value):
+    toy(tmp_path).run()
+    record = json.loads((tmp_path / SECOND).read_text())
+    (tmp_path / SECOND).write_text(json.dumps(record | {key: value}))
+    assert todo(toy(tmp_path))["noise"] == [("test", 1, "not made yet")]
+
+
+@pytest.mark.parametrize("more", [{}, {"new": 1}])
+def test_a_record_of_a_newer_version_is_told_as_one(tmp_path, more):
+    toy(tmp_path).run()
+    record = json.loads((tmp_path / SECOND).read_text())
+    (tmp_path / SECOND).write_text(json.dumps(record | {"form": 3} | more))
+    with pytest.raises(UserError, match=r"^1 items of this dataset were made by a newer cmbml.* use that version"):
+        toy(tmp_path).run()
+
+
+def test_a_folder_in_the_place_of_a_record_is_named(tmp_path, caplog):
+    toy(tmp_path).run()
+    (tmp_path / SECOND).unlink()
+    (tmp_path / SECOND).mkdir()
+    with pytest.raises(UserError) as caught:
+        toy(tmp_path).run()
+    assert f"{SECOND} is a folder, where the record of noise.npy belongs; remove it" in f"{caught.value}{caplog.text}"
+    assert "Traceback" not in caplog.text
+    (tmp_path / SECOND).rmdir()
+    toy(tmp_path).run()

@@ -32,7 +32,9 @@ def install(tmp_path, monkeypatch):
         monkeypatch.syspath_prepend(tmp_path)
         return tmp_path / "other_skies"
 
-    return lay
+    yield lay
+    for name in [name for name in sys.modules if name.partition(".")[0] == "other_skies"]:
+        del sys.modules[name]
 
 
 def composed(*words: str):
@@ -78,3 +80,37 @@ def test_a_plugin_that_is_not_there_is_named(install, module):
         UserError, match=f"The plug-in other-skies names the package {module}.*pip uninstall other-skies"
     ):
         plugins()
+
+
+FOREIGN = (
+    "os.system",
+    "builtins.eval",
+    "cmbml.config.resolvers.os.system",
+    "cmbml.core.launch.subprocess.run",
+    "cmbml.core.errors.UserError",
+    "cmbml.nothing.here",
+    "cmbmlandmore.f",
+    "cmbml.core.errors",
+    "os",
+    "",
+    "a b.c",
+)
+
+
+@pytest.mark.parametrize("path", FOREIGN)
+def test_a_configuration_calls_no_function_of_others(path, tmp_path, caplog):
+    cfg = composed("dataset=x")
+    cfg.system.root = f"${{call:'{path}','touch {tmp_path}/X'}}"
+    with pytest.raises(UserError, match=r"names no function of cmbml or of a plug-in") as caught:
+        resolvers.prepare(cfg)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+    assert not caplog.records
+
+
+def test_a_configuration_calls_functions_of_cmbml_and_of_plugins(install):
+    install({"rules.py": "from os import system\n\n\ndef twice(x):\n    return 2 * x\n"})
+    assert resolvers.call("other_skies.rules.twice", 3) == 6
+    assert resolvers.call("cmbml.config.resolvers.home", "/x") == "/x"
+    with pytest.raises(UserError, match="no function of cmbml or of a plug-in"):
+        resolvers.call("other_skies.rules.system", "true")

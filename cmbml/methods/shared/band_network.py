@@ -22,7 +22,7 @@ from cmbml.methods.shared.training import Training, prediction
 from cmbml.sims.bands import BandStage
 from cmbml.sky import rotation, sht
 from cmbml.sky.fields import field_map
-from cmbml.train.network import check_model
+from cmbml.train.foreign import check_model
 
 
 class Target(SimStage):

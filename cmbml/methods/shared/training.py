@@ -13,8 +13,9 @@ from cmbml.core.errors import UserError
 from cmbml.core.stage import Stage
 from cmbml.train.data import Skies
 from cmbml.train.fit import fit
+from cmbml.train.foreign import check_model
 from cmbml.train.images import check_symmetries
-from cmbml.train.network import check_model, probe
+from cmbml.train.network import probe
 from cmbml.train.predict import predict_sky
 from cmbml.train.settings import read_train
 
