@@ -45,7 +45,7 @@ SIMULATED = "run.only=[theory,cmb,observe,label]"
 FILTERED = "theory,mask,cmb,observe,label,observed_noise,filters"
 TRAINED = f"run.only=[{FILTERED},quadratic_estimate,mean_field,features,rotations,train]"
 CLEANED = [*BANDS, "nside=32", "sky.lmax=80", "epochs=1"]
-CLASSICAL = ("method=quadratic", "method=wiener")
+CLASSICAL = ("method=quadratic", "method=wiener", "method=linear_map")
 BENCHMARKS = {
     "delensing": [*(w for w in SMALL if "zoom" not in w), *shlex.split("--variants no_halo --seeds 0")],
     "cmbnncs": [*CLEANED[:-1], *shlex.split("--variants default --epochs 1")],
