@@ -117,10 +117,10 @@ def start(config_path: Path, config_name: str, *, say: Callable[[str], str] = st
     config.register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands an exception over instead of printing it
 
-    begun = threading.Event()
+    begun = [word for word in arguments if word in ("-m", "--multirun")]  # a list, which goes to other processes
 
     def job(cfg: DictConfig) -> None:
-        begun.set()
+        begun.append("job")
         with _sentences(wanted, say):
             run(cfg)
 
@@ -157,14 +157,17 @@ def _interruptible() -> Iterator[None]:
 
 
 @contextmanager
-def _composing(begun: threading.Event) -> Iterator[None]:
-    """Take what goes wrong before a job has begun for a mistake on the command line, of whatever kind it is."""
+def _composing(begun: Sequence[str]) -> Iterator[None]:
+    """Take what goes wrong before a job has begun for a mistake on the command line, of whatever kind it is.
+
+    The jobs of a sweep may be those of other processes: what they have begun is not known here.
+    """
     try:
         yield
     except (*SPOKEN, OSError):
         raise
     except Exception as error:
-        if begun.is_set():
+        if begun:
             raise
         raise UserError(f"Hydra cannot make a configuration of the command line: {error}.") from error
 
