@@ -320,7 +320,14 @@ def _names(given: list[str], tubes: list[str] | None, path: Path) -> list[str]:
 
 
 def choose(bands: Sequence[Band], names: Sequence[str | int], where: str | Path) -> tuple[Band, ...]:
-    """Return the bands of these names, in the order in which they stand."""
+    """Return the bands of these names, in the order in which they stand.
+
+    Examples
+    --------
+    >>> planck = read_instrument("assets/instruments/planck.ecsv")
+    >>> [band.name for band in choose(planck.bands, [143, "100"], "the table")]
+    ['100', '143']
+    """
     wanted = [str(name) for name in names]
     known = [band.name for band in bands]
     unknown = [name for name in wanted if name not in known]

@@ -35,6 +35,11 @@ class Weights(NamedTuple):
         1 / C_L of the potential; 0 below L = 2.
     preconditioner : array
         About the inverse of the left-hand side: 1 / (R_L + 1 / C_L), with R the response of the EB estimator.
+
+    Examples
+    --------
+    >>> Weights(np.ones(3), np.array([0, 0, 4.0]), np.array([0, 0, 0.2])).inverse_pp[2]
+    np.float64(4.0)
     """
 
     inverse_b: np.ndarray
@@ -58,6 +63,14 @@ def weights(cls: Mapping[str, np.ndarray], noise: np.ndarray, wiener_e: np.ndarr
         Filter of the observed E, C / (C + N).
     lmin_b : int
         First multipole of the B that enters: below, what is delensed would enter its own estimate.
+
+    Examples
+    --------
+    >>> flat = np.ones(17)
+    >>> cls = {"lensed_ee": flat, "lensed_bb": 0 * flat, "bb": 0 * flat, "pp": flat}
+    >>> made = weights(cls, 4 * flat, flat, lmin_b=5)
+    >>> float(made.inverse_b[4]), float(made.inverse_b[5]), float(made.inverse_pp[2])
+    (0.0, 0.25, 1.0)
     """
     lmax = len(noise) - 1
     ell = np.arange(lmax + 1)
@@ -218,6 +231,13 @@ def sample(
 
 
 def inner(a: np.ndarray, b: np.ndarray) -> float:
-    """Inner product of the alms of two real fields, sum over all m: 2 Re sum_m>=0 a* b less the m = 0 once."""
+    """Inner product of the alms of two real fields, sum over all m: 2 Re sum_m>=0 a* b less the m = 0 once.
+
+    Examples
+    --------
+    >>> a = np.array([0, 1, 1j])  # a_00, a_10, a_11, which counts for a_1-1, too
+    >>> inner(a, a)
+    3.0
+    """
     zero = slice(0, sht.alm_lmax(a) + 1)
     return float(2 * np.vdot(a, b).real - np.vdot(a[zero], b[zero]).real)

@@ -112,7 +112,7 @@ def test_key_of_a_method_that_no_stage_reads_is_refused(command):
     ("word", "told"),
     [
         ("method.target=5", "method.target=5 must be a text."),
-        ("method.stages=none", "method.stages=none must be a list of classes."),
+        ("method.stages=none", "method.stages=none must be a list."),
         ("~method.target", "method.target is missing; the yaml file of a method gives its name, target and stages."),
     ],
 )
