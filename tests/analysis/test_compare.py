@@ -233,23 +233,7 @@ def test_mistakes_are_told_in_a_sentence(compare, composed):
 def test_the_page_escapes_what_it_is_given():
     evil = "<script>alert('1')</script> & \"x\""
     pair = (0.5, 0.1)
-    metrics = dict.fromkeys(
-        (
-            "A_res",
-            "rho",
-            "transfer",
-            "sigma_r",
-            "sigma_r_ratio",
-            "sigma_r_own",
-            "MAE",
-            "MSE",
-            "RMSE",
-            "NRMSE",
-            "R2",
-            "PSNR",
-        ),
-        pair,
-    )
+    metrics = dict.fromkeys((metric.name for metric in METRICS), pair)
     line = {"method": evil, "form": evil, "n": 2, **metrics, "note": evil}
     interval = {f"{name}_interval": (np.nan, np.nan) for name in metrics}
     compared = Compared(

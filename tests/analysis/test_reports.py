@@ -108,23 +108,7 @@ def pages(folder):
     figures = {name: [WIDE] for name in clean_report.LEGENDS}
     cleaning = clean_report.report(compared({"baseline": 1.0, LONG: 5.2, "ilc": 5.0}), figures, synthetic=True)
     pair = (0.5, 0.1)
-    metrics = dict.fromkeys(
-        (
-            "A_res",
-            "rho",
-            "transfer",
-            "sigma_r",
-            "sigma_r_ratio",
-            "sigma_r_own",
-            "MAE",
-            "MSE",
-            "RMSE",
-            "NRMSE",
-            "R2",
-            "PSNR",
-        ),
-        pair,
-    )
+    metrics = dict.fromkeys((metric.name for metric in delensing_metrics.METRICS), pair)
     line = {"method": LONG, "form": "native", "n": 2, **metrics, "note": ""}
     delensing = report.report(
         report.Compared(
