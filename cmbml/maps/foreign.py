@@ -20,7 +20,7 @@ _COLUMNS = {  # names that columns have in files of Planck, WMAP, healpy and oth
     "E": ("E",),
     "B": ("B",),
 }
-_ANY_NAME = ("TEMPERATURE", "SIGNAL")  # what healpy and others call a single column of anything
+_ANY_NAME = ("T", "TEMPERATURE", "SIGNAL")  # what healpy, now and before, and others call a single column of anything
 _NO_FIELD = re.compile(r"HITS?|N_?HITS|N_?OBS|PIXEL|.*_?COV")
 
 
