@@ -18,7 +18,7 @@ REPO = Path(__file__).parents[1]
 if "OMP_NUM_THREADS" in os.environ:
     os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
 
-LONGEST = ("test_readme", "test_end_to_end")
+LONGEST = ("test_readme", "test_end_to_end", "test_fuzz")
 # Tests that may be skipped where continuous integration says that skips are refused, and why.
 MAY_BE_SKIPPED = {
     "there is a GPU": "the test is about machines without one",

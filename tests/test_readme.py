@@ -5,6 +5,7 @@ Where processes are not the point it runs in this one. The lines share a root: w
 
 import importlib
 import itertools
+import logging
 import os
 import re
 import runpy
@@ -213,7 +214,8 @@ def script(root, monkeypatch, capsys):
         runpy.run_path(str(REPO / path), run_name="__main__")
         return capsys.readouterr().out
 
-    return run_script
+    yield run_script
+    logging.disable(logging.NOTSET)  # which a benchmark may have quietened, for itself
 
 
 def test_benchmarks_understand_the_words_of_the_mains(monkeypatch, tmp_path):

@@ -214,7 +214,7 @@ class BandStage(Stage):
         """The instrument with the bands that are asked for, and the beams that their maps have."""
         return observed(self.cfg.instrument, self.cfg.sky.nside)
 
-    @cached_property
+    @property
     def table(self) -> Any:
         """Path of the instrument's table."""
         return shipped(self.cfg.instrument.table)
