@@ -51,6 +51,18 @@ def _power_of_two(n: int) -> bool:
     return n > 0 and n & (n - 1) == 0
 
 
+def check_coordinates(key: str, given: object) -> None:
+    """Refuse coordinates that files without a word for them, or with one that is not known, cannot be said to have.
+
+    Raises
+    ------
+    UserError
+        One sentence that names the key.
+    """
+    said = f"{key}={given} must be null or G; rotate the maps to Galactic coordinates if they are in others."
+    demand(given in (None, "G"), said)
+
+
 def check_name(key: str, name: object) -> None:
     """Refuse what cannot be the name of a folder of its own, in a figure, in a table and in the header of a file.
 
@@ -119,6 +131,7 @@ def _check_mask(cfg: DictConfig) -> None:
     mask = cfg.mask
     _one_of("mask.kind", mask.kind, (*MASKS, "galactic") if "foregrounds" in cfg else MASKS)
     demand(0 < mask.f_sky < 1, f"mask.f_sky={mask.f_sky} must lie between 0 and 1.")
+    check_coordinates("mask.coordinates", mask.coordinates)
     _one_of("mask.apodise_kind", mask.apodise_kind, ("C1", "C2"))
     demand(0 < mask.b_deg < 90, f"mask.b_deg={mask.b_deg} must lie between 0 and 90 degrees.")
     demand(mask.apodise_deg < 90, f"mask.apodise_deg={mask.apodise_deg} must lie below 90 degrees.")

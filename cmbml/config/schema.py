@@ -111,6 +111,7 @@ class Mask:
     file: str | None = MISSING
     column: str | None = MISSING
     threshold: float | None = within(-1e30, 1e30)
+    coordinates: str | None = MISSING
     apodise_deg: float = within(0, 90)
     apodise_kind: str = MISSING
 
@@ -245,7 +246,7 @@ METHOD: dict[str, Limits | Kind] = {
     "lmax": Limits(*LMAX, whole=True),
     "fwhm_arcmin": Limits(*BEAM, optional=True),
     "perform_ILC_at_beam": Limits(*BEAM, optional=True),
-    **dict.fromkeys(("trained", "predictions", "unit", "checkout", "python", "param_dict_file"), TEXT),
+    **dict.fromkeys(("trained", "predictions", "unit", "coordinates", "checkout", "python", "param_dict_file"), TEXT),
 }
 NETWORK = {  # what its layers make of them, a network says itself
     "in_channels": Limits(1, 10000, whole=True),

@@ -9,7 +9,14 @@ from cmbml.core.errors import UserError
 from cmbml.maps.fitsfile import NUMBERS, opened
 
 
-def read_mask(path: Path, nside: int, *, column: str | None = None, threshold: float | None = None) -> np.ndarray:
+def read_mask(
+    path: Path,
+    nside: int,
+    *,
+    column: str | None = None,
+    threshold: float | None = None,
+    coordinates: str | None = None,
+) -> np.ndarray:
     """Read a mask from a HEALPix FITS file, RING or NESTED, Galactic; 0 outside the part of the sky that it lists.
 
     Parameters
@@ -20,6 +27,8 @@ def read_mask(path: Path, nside: int, *, column: str | None = None, threshold: f
         Name of the column; the first if not given.
     threshold : float, optional
         With it, a mask of another nside is averaged to this one, and a pixel is good (1) where the mean is above.
+    coordinates : str, optional
+        G: a file whose word for them is not known is Galactic.
 
     Returns
     -------
@@ -35,7 +44,7 @@ def read_mask(path: Path, nside: int, *, column: str | None = None, threshold: f
     with opened(path, label=label, remedy="give a HEALPix FITS file") as table:
         if column is not None and column not in table.names:
             raise UserError(f"{label} has no column mask.column={column}; it has {', '.join(table.names)}.")
-        table.refuse_coordinates()
+        table.refuse_coordinates(coordinates, "mask.coordinates")
         if not table.names:
             raise UserError(f"{label} has no column of pixels beside PIXEL; give one of weights.")
         weights = table.pixels(column or table.names[0], outside=0.0, kinds=f"{NUMBERS}b")

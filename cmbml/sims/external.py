@@ -10,6 +10,7 @@ import healpy as hp
 import numpy as np
 from omegaconf import DictConfig
 
+from cmbml.config.checks import check_coordinates
 from cmbml.config.files import demand_the_same_numbers, matching
 from cmbml.config.truth import masked
 from cmbml.core.asset import Item, Optional
@@ -56,11 +57,7 @@ class ExternalMaps(BandStage):
                 raise UserError(
                     f"sims.external.{key}={external[key]} is not known; choose one of {', '.join(choices)}."
                 )
-        if external.coordinates not in (None, "G"):
-            raise UserError(
-                f"sims.external.coordinates={external.coordinates} must be null or G; rotate the maps to Galactic"
-                " coordinates if they are in others."
-            )
+        check_coordinates("sims.external.coordinates", external.coordinates)
         if not isinstance(external.resample, bool):
             raise UserError(f"sims.external.resample={external.resample} must be true or false.")
         fwhm = external.truth_fwhm_arcmin

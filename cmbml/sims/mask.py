@@ -44,7 +44,8 @@ class Mask(Stage):
             note = f"latitude beyond {mask.b_deg:g} deg"
         else:
             path = Path(mask.file).expanduser()
-            weights = read_mask(path, sky.nside, column=mask.column, threshold=mask.threshold)
+            how = {"column": mask.column, "threshold": mask.threshold, "coordinates": mask.coordinates}
+            weights = read_mask(path, sky.nside, **how)
             note = path.name
         return self.tapered(weights, note)
 

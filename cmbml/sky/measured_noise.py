@@ -47,11 +47,12 @@ def transfer_and_noise(
     """
     lmax = len(true) - 1
     edges = _edges(lmax)
-    sky = np.maximum(bin_spectrum(true, edges), np.finfo(float).tiny)
+    sky = np.maximum(bin_spectrum(true, edges), np.finfo(float).tiny / PRIOR**2)
     found = bin_spectrum(cross, edges) / sky
     left = np.maximum(bin_spectrum(seen, edges) - found**2 * sky, 0)
     modes = skies * (edges[1:] ** 2 - edges[:-1] ** 2)
-    known = 1 / (1 + left / (sky * modes * PRIOR**2))
+    signal = sky * modes * PRIOR**2
+    known = signal / (signal + left)
     transfer = np.maximum(_between(1 + known * (found - 1), edges), _LEAST)
     noise = bin_spectrum(seen - 2 * transfer * cross + transfer**2 * true, edges)
     return transfer, np.maximum(_between(noise, edges), 0)

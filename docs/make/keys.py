@@ -38,6 +38,7 @@ KINDS = {
     "method.BinSize": "whole number or null",
     "method.N_deproj": "whole number or null",
     "method.checkout": "text (folder)",
+    "method.coordinates": "text or null",
     "method.fwhm_arcmin": "number",
     "method.param_dict_file": "text (file) or null",
     "method.predictions": "text (pattern of files)",

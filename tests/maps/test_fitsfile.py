@@ -81,6 +81,24 @@ def test_galactic_or_silent_is_galactic(tmp_path, reader, header):
     np.testing.assert_allclose(read(path), positive(), rtol=1e-12)
 
 
+@pytest.mark.parametrize("key", ["mask.coordinates", "method.coordinates"])
+def test_a_word_that_is_not_known_is_galactic_where_a_key_says_so(tmp_path, key):
+    """Those that are known, and are others, are never."""
+
+    def read(path, given):
+        if key == "mask.coordinates":
+            return read_mask(path, NSIDE, coordinates=given)
+        how = {"unit": "uK_CMB", "unit_key": "", "fields_key": "", "coordinates": given, "coordinates_key": key}
+        return read_map(path, NSIDE, ["T"], {"uK_CMB": 1.0}, **how)[0][0]
+
+    path = written(tmp_path / "x.fits", {"T": positive()}, ORDERING="RING", COORDSYS="galaktisch")
+    with pytest.raises(UserError, match=f"'GALAKTISCH', which are not known; .* say {key}=G"):
+        read(path, None)
+    np.testing.assert_allclose(read(path, "G"), positive(), rtol=1e-12)
+    with pytest.raises(UserError, match="coordinates 'C'; rotate it to Galactic"):
+        read(written(tmp_path / "y.fits", {"T": positive()}, ORDERING="RING", COORDSYS="C"), "G")
+
+
 def test_the_iau_convention_of_the_primary_header(tmp_path):
     path = written(tmp_path / "x.fits", {"U": positive()}, primary={"POLCCONV": "iau"}, ORDERING="RING")
     np.testing.assert_array_equal(read_map(path, NSIDE, "U", {"uK_CMB": 1.0}, **KEYS)[0][0], -positive())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from cmbml.config.checks import check_coordinates
 from cmbml.config.files import demand_the_same_numbers, matching
 from cmbml.config.truth import masked
 from cmbml.core.asset import Item, Optional
@@ -26,7 +27,7 @@ class ReadPredictions(SimStage):
     splits = ("test",)
     inputs = (Optional("mask", when=masked),)
     outputs = ("prediction",)
-    uses = ("clean.field", "sky.nside", "method.unit", "method.fwhm_arcmin", "method.lmax")
+    uses = ("clean.field", "sky.nside", "method.unit", "method.coordinates", "method.fwhm_arcmin", "method.lmax")
     reads = (
         *SimStage.reads,
         "method.name",
@@ -44,6 +45,7 @@ class ReadPredictions(SimStage):
         most = 3 * self.cfg.sky.nside - 1
         if method.unit not in (*UNITS, None):
             raise UserError(f"method.unit={method.unit} is not known; choose one of {', '.join(UNITS)}.")
+        check_coordinates("method.coordinates", method.coordinates)
         if not isinstance(method.fwhm_arcmin, numbers.Real) or method.fwhm_arcmin < 0:
             raise UserError(
                 f"method.fwhm_arcmin={method.fwhm_arcmin} must be the beam that the predictions carry, in arcmin; 0 if"
@@ -99,6 +101,8 @@ class ReadPredictions(SimStage):
             unit=method.unit,
             mask=mask,
             unit_key="method.unit",
+            coordinates=method.coordinates,
+            coordinates_key="method.coordinates",
             fields_key=f"field={self.cfg.clean.field}",
         )
         return SkyMap(data, fields, "uK_CMB", float(method.fwhm_arcmin), method.lmax, note)
