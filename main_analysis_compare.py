@@ -1,6 +1,6 @@
 """Comparison of finished methods of delensing or cleaning on the same skies: tables, figures and one page.
 
-python main_analysis_compare.py compare.methods=[none,wiener,quadratic,delens_unet]
+python main_analysis_compare.py compare.methods=[none,wiener,quadratic,linear_map,delens_unet]
 python main_analysis_compare.py job=clean compare.methods=[hilc,cnilc]
 python main_analysis_compare.py --help          # the groups and keys that can be overridden
 """

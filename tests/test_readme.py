@@ -173,7 +173,7 @@ def test_fetch_command(line, tmp_path):
 
 def test_comparison_commands(root, sketches):
     """The comparisons of the README, after the methods that they name."""
-    for words in ("method=wiener", "method=quadratic", "scale=5", "experiment=unet_unlensed scale=5"):
+    for words in (*CLASSICAL, "scale=5", "experiment=unet_unlensed scale=5"):
         small = SKY if any(word in words for word in CLASSICAL) else SMALL
         here("field=B", *words.split(), *small, root=root)
     lines = [c for c in COMMANDS if "main_analysis_compare" in c and "job=clean" not in c]
@@ -181,7 +181,7 @@ def test_comparison_commands(root, sketches):
     for line in lines:
         here(*words_of(line), *SKY, root=root, config_name="compare")
         page = (root / "delens" / "Comparison" / "B" / "report.html").read_text()
-        assert all(name in page for name in ("wiener", "quadratic", "delens_unet"))
+        assert all(name in page for name in ("wiener", "quadratic", "linear_map", "delens_unet"))
 
 
 def test_cleaning_comparison_command(root, sketches):

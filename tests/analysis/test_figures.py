@@ -192,15 +192,25 @@ def test_a_res_is_never_drawn_without_the_transfer(stacked):
     assert "template, struck" not in legend
 
 
+def test_multipoles_whose_b_entered_the_estimate_are_shaded(stacked):
+    shaded = delensing_figure({"template": stacked}, caption=CAPTION, lmin_b=200)
+    for axis in shaded.axes:
+        (span,) = (patch for patch in axis.patches if patch.get_hatch())
+        assert span.get_x() == 200
+    assert "from l = 200 on" in " ".join(text.get_text() for text in shaded.axes[0].texts)
+    plain = delensing_figure({"template": stacked}, caption=CAPTION, lmin_b=3000)
+    assert not any(patch.get_hatch() for axis in plain.axes for patch in axis.patches)
+
+
 def test_theory_is_drawn_over_its_multipoles_beside_a_res_alone(stacked):
     curve = np.linspace(0.2, 0.9, 1001)
-    figure = delensing_figure({"template": stacked}, caption=CAPTION, theory={"iterative, theory": curve})
+    figure = delensing_figure({"template": stacked}, caption=CAPTION, theory={"iterative, theory (diagonal)": curve})
     a_res, *others = figure.axes
-    drawn = next(line for line in a_res.lines if line.get_label() == "iterative, theory")
+    drawn = next(line for line in a_res.lines if line.get_label() == "iterative, theory (diagonal)")
     ell = np.arange(2, 301)
     np.testing.assert_array_equal(drawn.get_xydata(), np.stack([ell, curve[ell]], axis=1))
-    assert all(line.get_label() != "iterative, theory" for axis in others for line in axis.lines)
-    assert "iterative, theory" in [text.get_text() for text in figure.legends[0].get_texts()]
+    assert all(line.get_label() != "iterative, theory (diagonal)" for axis in others for line in axis.lines)
+    assert "iterative, theory (diagonal)" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_loss_curves_mark_the_best_epoch():

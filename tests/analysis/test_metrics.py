@@ -4,7 +4,7 @@ import healpy as hp
 import numpy as np
 import pytest
 
-from cmbml.analysis.delensing.metrics import delensing_ratios, delensing_spectra, headline, verdict
+from cmbml.analysis.delensing.metrics import METRICS, Measured, delensing_ratios, delensing_spectra, headline, verdict
 from cmbml.analysis.metrics import pixel_metrics
 from cmbml.core.errors import UserError
 
@@ -202,3 +202,15 @@ def test_kappa_is_judged_as_an_estimate_of_the_lensing(sky):
 )
 def test_verdict(a_res, transfer, stands):
     assert (verdict(a_res, transfer) == "") is stands
+
+
+def test_multipoles_whose_b_entered_the_estimate_have_numbers_of_their_own():
+    left = np.where(np.arange(41) < 20, 0.25, 0.64)
+    flat = {name: np.ones(41) for name in ("lensing", "unlensed", "estimate", "reference", "estimate_x_reference")}
+    cls = flat | {"residual": left, "delensed_x_unlensed": np.sqrt(left)}
+    keys = {"pixels": {}, "cls": cls, "none": cls, "tensor": None, "edges": np.empty(0, int), "f_sky": 1.0}
+    of = {metric.name: metric.of for metric in METRICS}
+    measured = Measured(band=(2, 19), above=(20, 40), **keys)
+    found = [of[name](measured) for name in ("A_res", "transfer", "A_res_above", "transfer_above")]
+    np.testing.assert_allclose(found, [0.25, 0.5, 0.64, 0.8])
+    assert np.isnan(of["A_res_above"](Measured(band=(2, 19), above=(60, 40), **keys)))

@@ -149,8 +149,9 @@ class Compare(Comparing, compare.Compare):
         boxes = {metric.name: each_sky(metric.name) for metric in self.metrics if metric.boxes}
         baseline = NONE if NONE in native else compared.reference
         band = (a.band[0], min(a.band[1], a.lmax))
+        look = {"band": band, "theory": theory, "lmin_b": self.cfg.delens.lmin_b}
         return (
-            figures.delensing_figure(stacked, caption=caption, notes=notes, band=band, theory=theory),
+            figures.delensing_figure(stacked, caption=caption, notes=notes, **look),
             figures.compared_spectra(stacked, caption=caption, notes=notes),
             figures.sigma_figure(each_sky("sigma_r"), caption=caption, notes=notes, baseline=baseline),
             compare_figures.box_figure(boxes, caption={**caption, "form": "native"}, notes=notes, metrics=self.metrics),

@@ -6,6 +6,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cmbml.analysis.delensing.metrics import delensing_ratios
@@ -22,6 +23,7 @@ def delensing_figure(
     band: tuple[int, int] = (20, 200),
     limits: tuple[float, float] = (0.9, 1.1),
     theory: Mapping[str, np.ndarray] | None = None,
+    lmin_b: int | None = None,
 ) -> Figure:
     """Draw A_res, the transfer of the primordial signal, and rho of one or more methods, one above the other.
 
@@ -40,6 +42,8 @@ def delensing_figure(
         Transfer within which A_res may stand, shaded.
     theory : mapping, optional
         Name -> A_res of shape (lmax + 1,), l from 0, as theory has it; thin grey lines.
+    lmin_b : int, optional
+        First multipole of the observed B that enters the estimates; what lies beyond is shaded, and says so.
     """
     notes = notes or {}
     rows = {"A_res": r"$A_\mathrm{res}$", "transfer": "transfer", "rho": r"$\rho$"}
@@ -67,9 +71,21 @@ def delensing_figure(
         for name, axis in axes.items():
             axis.axvspan(*band, color="0.93", lw=0, zorder=0)
             axis.set_ylabel(rows[name])
+        if lmin_b is not None:
+            shade_entered(axes, lmin_b, last=max(s["ell"][-1] for s in methods.values()))
         multipole_axis(axes["rho"])
         figure.legend(*axes["A_res"].get_legend_handles_labels(), loc="outside lower left")
     return figure
+
+
+def shade_entered(axes: Mapping[str, Axes], lmin_b: int, *, last: float) -> None:
+    """Shade the multipoles whose observed B enters the estimates, and say it in the panel of A_res."""
+    if lmin_b >= last:
+        return
+    for axis in axes.values():
+        axis.axvspan(lmin_b, last, facecolor="none", edgecolor="0.85", hatch="//", lw=0, zorder=0)
+    text = f"from l = {lmin_b} on the estimate\nholds the observed B itself"
+    axes["A_res"].text(0.99, 0.04, text, transform=axes["A_res"].transAxes, ha="right", va="bottom", fontsize="x-small")
 
 
 def compared_spectra(

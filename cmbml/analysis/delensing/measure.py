@@ -215,7 +215,7 @@ class Measure(Delensing, measure.Measure):
         "delens.lmin_b",
     )
     reads = ("splits", "mask.kind", "delens.fwhm_arcmin")
-    version = 5
+    version = 6
 
     def check(self) -> None:
         """Refuse multipoles of which the beam leaves nothing."""
@@ -258,6 +258,7 @@ class Measure(Delensing, measure.Measure):
                         cls=cls[method],
                         none=cls[NONE],
                         band=(a.band[0], min(a.band[1], a.lmax)),
+                        above=(self.cfg.delens.lmin_b, a.lmax),
                         tensor=filters["bb_tensor"] if field == "B" else None,
                         edges=edges,
                         f_sky=a.f_sky,
@@ -386,9 +387,10 @@ class Summary(Delensing, measure.Summary):
         theory = metrics.theory_curves(filters, self.cfg.delens.field, [self.cfg.method.target])
         notes = tables.notes(summary)
         band = (a.band[0], min(a.band[1], a.lmax))
+        look = {"band": band, "theory": theory, "lmin_b": self.cfg.delens.lmin_b}
         return (
             spectra_figure(stacked[name], caption=caption),
-            delensing_figure(stacked, caption=caption, notes=notes, band=band, theory=theory),
+            delensing_figure(stacked, caption=caption, notes=notes, **look),
         )
 
 

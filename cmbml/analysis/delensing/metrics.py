@@ -8,6 +8,9 @@ Delensing is judged by four numbers that belong together:
 - ``sigma_r``, for B alone: how well the delensed map can tell the tensor-to-scalar ratio from 0, beside "no
   delensing"; and ``sigma_r_own``, how well the one that the sky has, with the sample variance of its primordial signal.
 
+From ``delens.lmin_b`` on the estimate holds the observed B itself, its noise and what is primordial in it: there A_res
+and the transfer are numbers of their own, ``A_res_above`` and ``transfer_above``.
+
 A filter that answers almost nothing has a tiny A_res because it has removed the signal with the lensing, which only the
 transfer shows. A_res is therefore a headline only where the transfer is close to 1. sigma_r needs no such care: what
 multiplies signal and rest alike leaves it as it was.
@@ -253,6 +256,8 @@ class Measured:
         From ``delensing_spectra``: of the method, and without delensing.
     band : (int, int)
         Multipoles of A_res, rho and transfer.
+    above : (int, int)
+        Those where the estimate holds the observed B itself: from `delens.lmin_b` on.
     tensor : array (lmax + 1,), or None
         See ``sigma_r``; None for another field than B.
     edges : int array
@@ -264,6 +269,7 @@ class Measured:
     cls: Mapping[str, np.ndarray]
     none: Mapping[str, np.ndarray]
     band: tuple[int, int]
+    above: tuple[int, int]
     tensor: np.ndarray | None
     edges: np.ndarray
     f_sky: float
@@ -272,6 +278,14 @@ class Measured:
     def ratios(self) -> dict[str, float]:
         """A_res, rho and transfer in the band."""
         return headline(self.cls, lmin=self.band[0], lmax=self.band[1])
+
+    @cached_property
+    def ratios_above(self) -> dict[str, float]:
+        """The same where the estimate holds the observed B itself; nan if there is no such multipole."""
+        first, last = self.above
+        if first > last:
+            return dict.fromkeys(self.ratios, np.nan)
+        return headline(self.cls, lmin=first, lmax=last)
 
     def sigma_r(self, cls: Mapping[str, np.ndarray], *, own_r: bool = False) -> float:
         """Standard deviation of r that a map of these spectra allows, about r = 0 or about the sky's own."""
@@ -309,6 +323,8 @@ METRICS = (
     Metric("A_res", lambda m: m.ratios["A_res"], better="lower", heads=True, pairs=True, boxes="one", judged=True),
     Metric("transfer", lambda m: m.ratios["transfer"], better="one", heads=True, pairs=True, boxes="one"),
     Metric("rho", lambda m: m.ratios["rho"], better="higher", heads=True, pairs=True, boxes="one"),
+    Metric("A_res_above", lambda m: m.ratios_above["A_res"], label="A_res from lmin_b on", better="lower"),
+    Metric("transfer_above", lambda m: m.ratios_above["transfer"], label="transfer from lmin_b on", better="one"),
     Metric("RMSE", of_pixels("RMSE"), unit="uK", better="lower", pairs=True, boxes="one"),
     Metric("MAE", of_pixels("MAE"), unit="uK", better="lower", boxes="one"),
     Metric("MSE", of_pixels("MSE"), unit="uK2", better="lower"),
@@ -351,7 +367,14 @@ def band_of_r(band: Sequence[int], *, lmax: int, lmin_b: int) -> tuple[int, int]
 
 
 def theory_curves(filters: Mapping[str, np.ndarray], field: str, targets: Iterable[str]) -> dict[str, np.ndarray]:
-    """Return name -> A_res(l) that theory promises the estimators of lensing: for B alone, and not for a filter."""
+    """Return name -> A_res(l) of the theory of estimators of lensing: for B alone, and not for a filter.
+
+    That of the iterative estimator takes all that is not diagonal in l for nothing: it is no limit, and the linear MAP,
+    which solves the same model without that, leaves less.
+    """
     if field != "B" or not set(targets) & {"kappa", "lensing"}:
         return {}
-    return {f"{kind}, theory": filters[f"residual_{kind}"] for kind in ("quadratic", "iterative")}
+    return {
+        "quadratic, theory": filters["residual_quadratic"],
+        "iterative, theory (diagonal)": filters["residual_iterative"],
+    }

@@ -61,10 +61,10 @@ TRAP = (
 )
 LEGENDS = {
     "delensing": "What is left of the lensing power (0 perfect, 1 untouched), what is kept of the primordial signal (1"
-    " all of it), and the correlation of the estimate with what it estimates. Grey: theory of the quadratic and the"
-    " iterative estimator for this noise and beam. Dotted lines with hollow markers are struck out. Bars: scatter of"
-    " one sky. Where the B that is delensed has itself entered the estimate (from delens.lmin_b on), less is left of"
-    " lensing and signal alike.",
+    " all of it), and the correlation of the estimate with what it estimates. Grey: theory of the quadratic and of the"
+    " iterative estimator for this noise and beam; the latter leaves out what is not diagonal in l, and is no limit."
+    " Dotted lines with hollow markers are struck out. Bars: scatter of one sky. Where the B that is delensed has"
+    " itself entered the estimate (hatched, from delens.lmin_b on), less is left of lensing and signal alike.",
     "sigma": "Standard deviation of the tensor-to-scalar ratio that each map allows, of every sky (small points) and on"
     " average, for r = 0, without foregrounds; to the left is better. Hollow: the primordial signal was not kept.",
     "spectra": "Power before and after. Low power alone is no success: a filter has it too. Dotted: the primordial"
