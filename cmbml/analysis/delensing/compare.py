@@ -167,7 +167,6 @@ class Panels(compare.Panels, Comparing):
         "obs",
         "unlensed_alm",
         "lensed_alm",
-        "filters",
     )
     outputs = (*compare.Panels.outputs, "compare_lensing_png", "compare_lensing_pdf")
     uses = (*Comparing.uses, "compare.sim", "analysis.zoom")

@@ -85,7 +85,7 @@ def shade_entered(axes: Mapping[str, Axes], lmin_b: int, *, last: float) -> None
     for axis in axes.values():
         axis.axvspan(lmin_b, last, facecolor="none", edgecolor="0.85", hatch="//", lw=0, zorder=0)
     text = f"from l = {lmin_b} on the estimate\nholds the observed B itself"
-    axes["A_res"].text(0.99, 0.04, text, transform=axes["A_res"].transAxes, ha="right", va="bottom", fontsize="x-small")
+    axes["A_res"].text(0.99, 0.94, text, transform=axes["A_res"].transAxes, ha="right", va="top", fontsize="x-small")
 
 
 def compared_spectra(

@@ -1,16 +1,20 @@
 """Pictures of the lensing itself: the convergence and the lensing of the field, truth beside what methods say."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from cmbml.analysis.projections import STYLE, colour_limit, draw_images, gnomonic_pixels, new_figure
 from cmbml.maps.skymap import SkyMap
 from cmbml.sky import sht
 from cmbml.sky.fields import field_map
+from cmbml.sky.spectra import bin_spectrum
+
+_BINS = 24  # of the response of an estimate
 
 
 @dataclass(frozen=True)
@@ -32,13 +36,28 @@ class Seen:
     maps: Mapping[str, np.ndarray]
 
 
-def wiener_kappa(kappa: np.ndarray, wiener: np.ndarray, nside: int) -> np.ndarray:
-    """Return the map (npix,) of a true convergence, alms (nalm,), as far as the quadratic estimator measures it.
+def as_measured(kappa: np.ndarray, estimates: Iterable[np.ndarray]) -> np.ndarray:
+    """Return the map of a true convergence as far as the best of some estimates measures it, (npix,) as they are.
 
-    kappa_LM C_L / (C_L + N0_L): the mean of what that estimator answers for this convergence, after its Wiener filter.
-    What is missing from an estimate beside it is a lack, what is added is noise.
+    The estimates are Wiener-filtered: what they answer on average is kappa_LM W_L, with W_L = C_L[estimate, truth] /
+    C_L[truth], measured in bins. Of several the largest W_L is taken. What is missing from an estimate beside it is a
+    lack, what is added is noise.
+
+    Parameters
+    ----------
+    kappa : array (npix,)
+        The truth, with the mask that the estimates have.
+    estimates : iterable of arrays (npix,)
     """
-    return sht.synthesis(sht.almxfl(kappa.astype(np.complex128), wiener), nside)
+    nside = round(np.sqrt(len(kappa) / 12))
+    lmax = 3 * nside - 1
+    truth = sht.analysis(kappa, lmax)
+    edges = np.unique(np.geomspace(2, lmax + 1, _BINS + 1).astype(int))
+    power = np.maximum(bin_spectrum(sht.alm2cl(truth), edges), np.finfo(float).tiny)
+    crosses = (bin_spectrum(sht.alm2cl(sht.analysis(m, lmax), truth), edges) for m in estimates)
+    wiener = np.max([np.clip(cross / power, 0, 1) for cross in crosses], axis=0)
+    ell = np.arange(lmax + 1.0)
+    return sht.synthesis(sht.almxfl(truth, np.interp(ell, bin_spectrum(ell, edges), wiener)), nside)
 
 
 def lensing_of(
@@ -49,7 +68,6 @@ def lensing_of(
     obs: SkyMap,
     unlensed_alm: Mapping[str, np.ndarray],
     lensed_alm: Mapping[str, np.ndarray],
-    filters: Mapping[str, np.ndarray],
     mask: SkyMap | None = None,
 ) -> list[Seen]:
     """Return the convergence, where a method estimates it, and the lensing of the field.
@@ -62,8 +80,6 @@ def lensing_of(
     obs : SkyMap
     unlensed_alm, lensed_alm : mapping
         The true sky.
-    filters : mapping
-        With ``wiener_phi``.
     mask : SkyMap, optional
         The truth is given it as the field has it, once, and as an estimate of the convergence has it, twice.
     """
@@ -74,8 +90,8 @@ def lensing_of(
     templates = {name: obs[field] - m for name, m in predicted.items()}
     quantities = [Seen(f"lensing of {field}", "uK_CMB", (lensed - unlensed) * seen, templates)]
     if kappa:
-        convergence = wiener_kappa(unlensed_alm["kappa"], filters["wiener_phi"], obs.nside)
-        quantities.insert(0, Seen("κ, Wiener-filtered", "1", convergence * seen**2, kappa))
+        convergence = sht.synthesis(unlensed_alm["kappa"].astype(np.complex128), obs.nside) * seen**2
+        quantities.insert(0, Seen("κ, Wiener-filtered", "1", as_measured(convergence, kappa.values()), kappa))
     return quantities
 
 
@@ -132,6 +148,7 @@ def lensing_figure(
                 scales=(scale, scale),
             )
             axes[0].set_ylabel(f"{seen.name}\noffset [deg]")
+            axes[0].xaxis.set_major_locator(MaxNLocator(4, prune="both"))  # of all panels, which share it
             for axis in set(block.flat) - set(axes):
                 axis.axis("off")
     return figure

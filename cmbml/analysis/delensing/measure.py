@@ -288,7 +288,7 @@ class Pictures(Delensing, SimStage):
     """
 
     name = "pictures"
-    version = 2
+    version = 3
     splits = ("test",)
     inputs = (
         "prediction",
@@ -296,7 +296,6 @@ class Pictures(Delensing, SimStage):
         "obs",
         "unlensed_alm",
         "lensed_alm",
-        "filters",
         measure.MASK,
     )
     outputs = ("skies_png", "zoom_png", "lensing_png", "residual_png")
@@ -316,7 +315,6 @@ class Pictures(Delensing, SimStage):
         obs: SkyMap,
         unlensed_alm: dict[str, np.ndarray],
         lensed_alm: dict[str, np.ndarray],
-        filters: dict[str, np.ndarray],
         estimate: SkyMap | None = None,
         mask: SkyMap | None = None,
     ) -> tuple[Figure, ...]:
@@ -337,7 +335,6 @@ class Pictures(Delensing, SimStage):
             obs=obs,
             unlensed_alm=unlensed_alm,
             lensed_alm=lensed_alm,
-            filters=filters,
             mask=mask,
         )
         residuals = {"observed": observed - truth, "predicted": predicted - truth}

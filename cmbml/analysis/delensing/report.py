@@ -71,9 +71,9 @@ LEGENDS = {
     " signal was not kept.",
     "boxes": "Every sky (points), the median, the quartiles, and the range without outliers. Hollow: the primordial"
     " signal was not kept.",
-    "lensing": "One patch of one sky. Above: the convergence of the lenses, the truth as far as the quadratic estimator"
-    " can measure it (its Wiener filter of this noise and beam), and the estimates of those that make one. Below: the"
-    " lensing of the field and what each method subtracts as such. Truth, methods and differences share one scale. A"
+    "lensing": "One patch of one sky. Above: the convergence of the lenses, the truth as far as the best of the methods"
+    " measures it (times its measured response), and the estimates of those that make one. Below: the lensing of the"
+    " field and what each method subtracts as such. Truth, methods and differences share one scale. A"
     " filter of the observed field looks right here, because nearly all of a B map is lensing: see the trap.",
     "skies": "Truth, observed and predicted map of one sky, and what is wrong with each. Predictions carry the noise of"
     " the observation.",
