@@ -7,6 +7,7 @@ from camb.mathutils import threej
 
 from cmbml.sky import pseudo, sht
 from cmbml.sky.lensing_theory import fiducial
+from cmbml.sky.likelihood import Likelihood, modes_and_correlation
 from cmbml.sky.masks import apodise, band_mask, f_sky
 from cmbml.sky.spectra import bin_edges, bin_spectrum
 
@@ -109,40 +110,81 @@ def test_bins_that_leave_out_multipoles_are_refused():
         pseudo.decoupling(np.eye(31), np.array([20, 31]))
 
 
-def spectra_of_skies(nside, lmax, count, seed=5):
-    """Pure bandpowers of skies in a cap, and what is expected: means, errors, bins."""
-    cls = fiducial()
-    ee, bb = (cls[name][: lmax + 1] for name in ("lensed_ee", "lensed_bb"))
-    mask = apodise(band_mask(nside, 20.0), 15.0)
-    window = pseudo.window_of(mask, lmax)
-    edges = bin_edges(2, lmax + 1, 14)
-    coupling = pseudo.pure_coupling(window.cl, lmax)
-    unbiased, windows = pseudo.decoupling(coupling, edges)
-    rng = np.random.default_rng(seed)
-    powers = []
-    for _ in range(count):
-        eb = np.stack([random_alm(rng, lmax, ee), random_alm(rng, lmax, bb)])
-        alm = pseudo.pure_b_alm(sht.synthesis(eb, nside, spin=2), window, lmax)
-        powers.append(unbiased @ sht.alm2cl(alm))
-    square = sht.alm2cl(sht.analysis(mask**2, lmax))
-    scatter = unbiased @ pseudo.covariance(coupling @ bb, square, f_sky(mask)) @ unbiased.T
-    modes = f_sky(mask) ** 2 / f_sky(mask, 4) * bin_spectrum(np.ones(lmax + 1), edges) * np.diff(edges**2)
-    knox = np.sqrt(2 / modes) * bin_spectrum(bb, edges)
-    return np.array(powers), windows @ bb, np.sqrt(np.diag(scatter)), knox, edges
+class CutSkies:
+    """Skies of E and B in the part of the sky beyond 20 degrees from the equator, and their pure bandpowers."""
+
+    def __init__(self, nside, lmax, width, ee, bb):
+        self.nside = nside
+        self.lmax = lmax
+        self.ee = ee
+        self.bb = bb
+        mask = apodise(band_mask(nside, 20.0), 15.0)
+        self.window = pseudo.window_of(mask, lmax)
+        self.edges = bin_edges(2, lmax + 1, width)
+        coupling = pseudo.pure_coupling(self.window.cl, lmax)
+        self.unbiased, self.windows = pseudo.decoupling(coupling, self.edges)
+        square = sht.alm2cl(sht.analysis(mask**2, lmax))
+        self.covariance = self.unbiased @ pseudo.covariance(coupling @ bb, square, f_sky(mask)) @ self.unbiased.T
+        modes = f_sky(mask) ** 2 / f_sky(mask, 4) * np.diff(self.edges**2)
+        self.knox = np.sqrt(2 / modes) * bin_spectrum(bb, self.edges)
+
+    def bandpowers(self, rng):
+        eb = np.stack([random_alm(rng, self.lmax, cl) for cl in (self.ee, self.bb)])
+        alm = pseudo.pure_b_alm(sht.synthesis(eb, self.nside, spin=2), self.window, self.lmax)
+        return self.unbiased @ sht.alm2cl(alm)
+
+
+def check_bandpowers(skies, count, used, *, bias, scatter):
+    """Mean and scatter of many skies, in bins: within limits, and the mean within its error."""
+    rng = np.random.default_rng(5)
+    powers = np.array([skies.bandpowers(rng) for _ in range(count)])
+    off = (powers.mean(0) / (skies.windows @ skies.bb) - 1)[used]
+    sigma = powers.std(0, ddof=1)
+    error = (sigma / np.sqrt(count) / (skies.windows @ skies.bb))[used]
+    knox = (sigma / skies.knox)[used]
+    predicted = (sigma / np.sqrt(np.diag(skies.covariance)))[used]
+    print(f"bias {off} +- {error}, scatter / Knox {knox}, / covariance {predicted}")
+    assert np.all(np.abs(off) < bias)
+    assert np.sum((off / error) ** 2) < used.sum() + 3 * np.sqrt(2 * used.sum())
+    assert np.all(knox < scatter)
+    np.testing.assert_allclose(predicted, 1, atol=0.05 + 3 / np.sqrt(2 * count))
+
+
+def test_pure_bandpowers_of_skies():
+    """E a hundred times B, and growing; few and small skies."""
+    lmax = 64
+    ell = np.arange(lmax + 1)
+    bb = np.where(ell >= 2, 1.0, 0.0)
+    skies = CutSkies(nside=32, lmax=lmax, width=10, ee=bb * (1 + 3.0 * ell), bb=bb)
+    check_bandpowers(skies, 60, (skies.edges[:-1] >= 30) & (skies.edges[1:] <= 58), bias=0.03, scatter=1.35)
 
 
 @pytest.mark.slow
 def test_pure_bandpowers_of_many_skies():
-    """At l >= 30: unbiased within 2 % and within errors; scatter near Knox's, and near what `covariance` says."""
-    powers, expected, scatter, knox, edges = spectra_of_skies(nside=64, lmax=128, count=500)
-    used = (edges[:-1] >= 30) & (edges[1:] <= 115)
-    assert used.sum() >= 5
-    bias = (powers.mean(0) / expected - 1)[used]
-    sigma = powers.std(0, ddof=1)
-    error = (sigma / np.sqrt(len(powers)) / expected)[used]
-    print("bias", bias, "+-", error, "scatter / Knox", (sigma / knox)[used], "/ covariance", (sigma / scatter)[used])
-    assert np.all(np.abs(bias) < 0.02)
-    assert np.sum((bias / error) ** 2) < 2.5 * used.sum()
-    assert np.all((sigma / knox)[used] < 1.25)
-    assert np.all((sigma / knox)[used] > 0.9)
-    np.testing.assert_allclose((sigma / scatter)[used], 1, atol=0.12)
+    """The CMB's E, 20 to 400 times B. At l >= 30 unbiased within 2 %, and the scatter at most 1.25 of Knox's."""
+    cls = {name: cl[:129] for name, cl in fiducial().items()}
+    skies = CutSkies(nside=64, lmax=128, width=14, ee=cls["lensed_ee"], bb=cls["lensed_bb"])
+    check_bandpowers(skies, 500, (skies.edges[:-1] >= 30) & (skies.edges[1:] <= 115), bias=0.02, scatter=1.25)
+
+
+@pytest.mark.slow
+def test_r_of_many_cut_skies():
+    """From Q and U to r, with modes and correlation of the analytic covariance: bias, and coverage of the interval."""
+    r, lmax = 0.02, 128
+    cls = {name: cl[: lmax + 1] for name, cl in fiducial().items()}
+    tensor = cls["bb"] / 0.01
+    rest = 0.3 * (cls["lensed_bb"] - cls["bb"]) + np.where(np.arange(lmax + 1) >= 2, 2e-8, 0)
+    skies = CutSkies(nside=64, lmax=lmax, width=14, ee=cls["lensed_ee"], bb=r * tensor + rest)
+    used = (skies.edges[:-1] >= 30) & (skies.edges[1:] <= 115)
+    covariance = skies.covariance[np.ix_(used, used)]
+    modes, correlation = modes_and_correlation(covariance, (skies.windows @ skies.bb)[used])
+    likelihood = Likelihood((skies.windows @ tensor)[None, used], (skies.windows @ rest)[used], modes, correlation)
+    rng = np.random.default_rng(6)
+    fit = likelihood.fit(np.array([skies.bandpowers(rng)[used] for _ in range(400)]))
+    found = fit.best[:, 0]
+    coverage = np.mean((fit.low < r) & (r < fit.high))
+    scatter = found.std(ddof=1)
+    print(f"r {found.mean():.5f} +- {scatter / 20:.5f}, sigma {fit.sigma.mean():.5f}, seen {scatter:.5f}, {coverage=}")
+    assert abs(found.mean() - r) < 2.5 * scatter / 20
+    assert fit.sigma.mean() == pytest.approx(scatter, rel=0.12)
+    assert 0.62 < coverage < 0.74
