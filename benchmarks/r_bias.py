@@ -127,7 +127,7 @@ def main() -> None:
             for treated in TREATED:
                 noise = NOISE_ALONE if treated == "absent" else NOISE
                 parts = {"T": tensor, "R": left * lensing, "N": noise * lensing, "F": FOREGROUNDS * lensing}
-                rng = np.random.default_rng(args.seed)
+                rng = np.random.default_rng([args.seed, len(table)])
                 row = experiment(rng, parts, modes, r=r, draws=args.draws, training=args.training, treated=treated)
                 print(f"r {r} {estimate:10s} foregrounds {treated:8s}", *(f"{k} {v:.5f}" for k, v in row.items()))
                 setting = {"r": r, "estimate": estimate, "foregrounds": treated, "draws": args.draws}

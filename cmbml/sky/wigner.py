@@ -29,9 +29,10 @@ def wigner_d(m: int, n: int, lmax: int, x: np.ndarray) -> np.ndarray:
     True
     """
     if m < abs(n):
-        if n >= abs(m):
-            return (-1) ** (m - n) * wigner_d(n, m, lmax, x)
-        return (-1) ** (m - n) * wigner_d(-m, -n, lmax, x) if m <= -abs(n) else wigner_d(-n, -m, lmax, x)
+        if n <= -abs(m):
+            return wigner_d(-n, -m, lmax, x)
+        turned: np.ndarray = wigner_d(n, m, lmax, x) if n >= abs(m) else wigner_d(-m, -n, lmax, x)
+        return -turned if (m - n) % 2 else turned
     d = np.zeros((lmax + 1, len(x)))
     if m > lmax:
         return d
