@@ -11,13 +11,13 @@ into the same parity where l1 + L + l2 is even, and into the other one (E into B
 
 from collections.abc import Mapping
 from functools import lru_cache
-from math import comb
 
 import numpy as np
 
 from cmbml.sky import cosmology, sht
 from cmbml.sky.beams import gaussian_beam
 from cmbml.sky.noise import noise_cl
+from cmbml.sky.wigner import wigner_d
 
 FIDUCIAL = {
     "H0": 67.36,
@@ -214,7 +214,7 @@ class Coupling:
     def _d(self, m: int, n: int) -> np.ndarray:
         """d^l_mn(theta), (lmax + 1, nodes), m >= |n|; kept."""
         if (m, n) not in self._tables:
-            self._tables[m, n] = _wigner_d(m, n, self.lmax, self.x)
+            self._tables[m, n] = wigner_d(m, n, self.lmax, self.x)
         return self._tables[m, n]
 
     def _sum(self, m: int, n: int, cl: np.ndarray) -> np.ndarray:
@@ -267,21 +267,3 @@ class Coupling:
             other = self._sum(2, 2 * sign, b) * (1 if sign == 1 else parity)
             total = total + self._integral(1, sign, same * other) + 2 * self._integral(1, -sign, mixed * other)
         return self.xl * total / (64 * np.pi)
-
-
-def _wigner_d(m: int, n: int, lmax: int, x: np.ndarray) -> np.ndarray:
-    """d^l_mn(theta) at x = cos theta for l = 0 .. lmax, shape (lmax + 1, len(x)), m >= |n|, by recursion in l.
-
-    l sqrt(((l+1)^2 - m^2)((l+1)^2 - n^2)) d^{l+1}
-        = (2l+1)(l(l+1) x - mn) d^l - (l+1) sqrt((l^2 - m^2)(l^2 - n^2)) d^{l-1},
-    from d^m_mn = sqrt((2m)! / (m+n)! (m-n)!) cos^{m+n}(theta/2) (-sin(theta/2))^{m-n}.
-    """
-    d = np.zeros((lmax + 1, len(x)))
-    d[m] = (
-        np.sqrt(comb(2 * m, m + n)) * ((1 + x) / 2) ** ((m + n) / 2) * (-1) ** (m - n) * ((1 - x) / 2) ** ((m - n) / 2)
-    )
-    for k in range(m, lmax):
-        up = k * np.sqrt(((k + 1.0) ** 2 - m * m) * ((k + 1.0) ** 2 - n * n))
-        down = (k + 1) * np.sqrt((k * k - m * m) * (k * k - n * n * 1.0))
-        d[k + 1] = ((2 * k + 1) * (k * (k + 1) * x - m * n) * d[k] - down * d[k - 1]) / up
-    return d
