@@ -222,8 +222,12 @@ def synthesis_gl(alm: np.ndarray, grid: int, *, spin: int, nthreads: int = 0) ->
     (-1.0, True)
     """
     rings, _ = _gauss_grid(grid)
-    out: np.ndarray = ducc0.sht.synthesis(alm=alm, spin=spin, lmax=alm_lmax(alm), nthreads=nthreads, **rings)
-    field: np.ndarray = out[0] if spin == 0 else out[0] + 1j * out[1]
+    keys = {"alm": alm, "spin": spin, "lmax": alm_lmax(alm), "nthreads": nthreads, **rings}
+    if spin == 0:
+        scalar: np.ndarray = ducc0.sht.synthesis(**keys)[0]
+        return scalar
+    field = np.empty(rings["nphi"].sum(), dtype=alm.dtype)
+    ducc0.sht.synthesis(map=_parts(field), **keys)
     return field
 
 
@@ -237,11 +241,16 @@ def analysis_gl(field: np.ndarray, grid: int, lmax: int, *, spin: int, nthreads:
     True
     """
     rings, weight = _gauss_grid(grid)
-    parts = np.stack([field.real, field.imag]) if spin else field[None]
+    parts = _parts(np.ascontiguousarray(field)) if spin else field[None]
     alm: np.ndarray = ducc0.sht.adjoint_synthesis(
         map=parts, ringfactor=weight, spin=spin, lmax=lmax, nthreads=nthreads, **rings
     )
     return alm
+
+
+def _parts(field: np.ndarray) -> np.ndarray:
+    """Real and imaginary part of a complex field (n,) as its view (2, n)."""
+    return field.view(field.real.dtype).reshape(-1, 2).T
 
 
 def _deflected(phi: np.ndarray, rings: Mapping[str, np.ndarray], nthreads: int) -> tuple[np.ndarray, np.ndarray]:
