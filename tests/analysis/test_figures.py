@@ -194,13 +194,13 @@ def test_a_res_is_never_drawn_without_the_transfer(stacked):
 
 def test_theory_is_drawn_over_its_multipoles_beside_a_res_alone(stacked):
     curve = np.linspace(0.2, 0.9, 1001)
-    figure = delensing_figure({"template": stacked}, caption=CAPTION, theory={"iterative, theory": curve})
+    figure = delensing_figure({"template": stacked}, caption=CAPTION, theory={"iterative, theory (diagonal)": curve})
     a_res, *others = figure.axes
-    drawn = next(line for line in a_res.lines if line.get_label() == "iterative, theory")
+    drawn = next(line for line in a_res.lines if line.get_label() == "iterative, theory (diagonal)")
     ell = np.arange(2, 301)
     np.testing.assert_array_equal(drawn.get_xydata(), np.stack([ell, curve[ell]], axis=1))
-    assert all(line.get_label() != "iterative, theory" for axis in others for line in axis.lines)
-    assert "iterative, theory" in [text.get_text() for text in figure.legends[0].get_texts()]
+    assert all(line.get_label() != "iterative, theory (diagonal)" for axis in others for line in axis.lines)
+    assert "iterative, theory (diagonal)" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_loss_curves_mark_the_best_epoch():

@@ -351,7 +351,14 @@ def band_of_r(band: Sequence[int], *, lmax: int, lmin_b: int) -> tuple[int, int]
 
 
 def theory_curves(filters: Mapping[str, np.ndarray], field: str, targets: Iterable[str]) -> dict[str, np.ndarray]:
-    """Return name -> A_res(l) that theory promises the estimators of lensing: for B alone, and not for a filter."""
+    """Return name -> A_res(l) that theory has for estimators of the lensing: for B alone, and not for a filter.
+
+    No method is bound by them. The iterative one (Smith et al. 2012) is self-consistent, with one response and one
+    noise for each multipole, means over skies; a method that knows this sky's E leaves less (`cmbml.sky.linear_map`).
+    """
     if field != "B" or not set(targets) & {"kappa", "lensing"}:
         return {}
-    return {f"{kind}, theory": filters[f"residual_{kind}"] for kind in ("quadratic", "iterative")}
+    return {
+        "quadratic, theory": filters["residual_quadratic"],
+        "iterative, theory (diagonal)": filters["residual_iterative"],
+    }
