@@ -118,7 +118,9 @@ def test_commands_can_be_typed(place, line, catalogue):
     check_options(REPO / "cfg", job, overrides)
     for key in (word.partition("=")[0] for word in overrides):
         group = (REPO / "cfg" / key).is_dir()
-        assert group or key in catalogue or key.startswith(("hydra/", "hydra.", "assets.")), key
+        above = key.rpartition(".")[0]
+        known = key in catalogue or (above in catalogue and above.endswith(keys.WHOLE))
+        assert group or known or key.startswith(("hydra/", "hydra.", "assets.")), key
 
 
 @pytest.mark.parametrize("place", WRITTEN)
@@ -139,9 +141,21 @@ def test_links_and_the_navigation_lead_to_pages():
     listed = re.findall(r"[\w./-]+\.md", str(site.filled(config["nav"], site.places())))
     assert sorted(listed) == sorted(set(pages))
     for place, text in pages.items():
-        for link in re.findall(r"\]\((?!https?:|#|\w+:)([^)#\s]+)", text):
+        for link in re.findall(r"(?:\]\(|src=\")(?!https?:|#|\w+:)([^)\"#\s]+)", text):
             target = Path("/", place).parent.joinpath(link).resolve()
             assert str(target.relative_to("/")) in places, f"{place}: {link}"
+
+
+def test_readme_begins_with_what_it_is_for_and_leads_to_the_rest():
+    text = (REPO / "README.md").read_text()
+    assert len(text.splitlines()) <= 130
+    screen = text[: text.index("\n## ")]
+    assert screen.count("<img ") + screen.count("![") == 1
+    assert re.findall(r"^make (\w+)", screen, re.MULTILINE) == ["demo", "test"]
+    links = re.findall(r"(?:\]\(|src=\")(?!https?:)([^)\"#\s]+)", text)
+    assert all((REPO / link).exists() for link in links)
+    there = {link.removeprefix("docs/") for link in links}
+    assert there >= {place for place in WRITTEN if place.startswith(("guide/", "howto/", "explanation/"))}
 
 
 def test_tables_of_results_are_those_of_the_readme():

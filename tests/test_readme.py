@@ -1,4 +1,4 @@
-"""Every command of the README runs: as it stands when it is short, else in a reduced form made from the same line.
+"""Every command of README and guide runs: as it stands when it is short, else in a reduced form made from the line.
 
 Where processes are not the point it runs in this one. The lines share a root: what one has made the next one finds.
 """
@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sys
 from concurrent import futures
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,13 +25,34 @@ from cmbml.maps.skymap import SkyMap
 from cmbml.start import build
 from tests.conftest import REPO, run_here
 
-README = (REPO / "README.md").read_text()
-COMMANDS = [
-    line.split("#")[0].strip()
-    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
-    if line.strip()
-]
+PAGES = (
+    "README.md",
+    "docs/install.md",
+    "docs/first-runs.md",
+    "docs/guide/delensing.md",
+    "docs/guide/skies.md",
+    "docs/guide/cleaning.md",
+    "docs/guide/settings.md",
+    "docs/guide/runs.md",
+    "docs/explanation/a-res-and-transfer.md",
+    "docs/explanation/linear-map.md",
+    "docs/howto/nodes.md",
+    "docs/howto/own-maps.md",
+    "docs/howto/sweep.md",
+    "docs/results.md",
+)
+KINDS = ("make ", "python main_", "python benchmarks/", "python get_data/", "torchrun ")
+
+
+def typed(page: str) -> list[str]:
+    """Lines of the blocks of a page for a shell, broken ones whole."""
+    text = re.sub(r" \\\n +", " ", (REPO / page).read_text())
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    return [line.split("#")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
+
+
+# What stands on several pages runs once.
+COMMANDS = [line for line in dict.fromkeys(itertools.chain(*map(typed, PAGES))) if line.startswith(KINDS)]
 # What makes any line small; a later word on the command line wins over an earlier one.
 SKY = shlex.split(
     "nside=32 sky.margin=64 splits.train=1 splits.valid=1 splits.test=1 delens.lmin_b=20 instrument.fwhm_arcmin=60"
@@ -106,7 +128,8 @@ def test_pipeline_command(line, root, composed, planned, sketches, capsys):
         assert "Error" not in run(*program)
         return
     one = [word.split(",")[0] if "-m" in words else word for word in words if word != "-m"]  # a sweep's first
-    planned(*one)
+    if "run.dry" not in line:  # which plans it below
+        planned(*one)
     small = SKY if any(word in line for word in CLASSICAL) else SMALL
     # The lines of the comparison's methods have field=B; what others make does not take the place of theirs.
     own = [] if "field=B" in words or "method.name" in line else ["method.name=own"]
@@ -131,14 +154,21 @@ def test_pipeline_command(line, root, composed, planned, sketches, capsys):
         here(*words, *own, *small, *([SIMULATED] if "scale=1,5" in line else []), root=root)
 
 
+def own_maps(words: list[str], folder: Path) -> list[str]:
+    """The words of a line that reads `maps/`, after as many skies as it wants were written into a folder."""
+    skies = sum(int(word.partition("=")[2]) for word in words if word.startswith("splits."))
+    sky = SkyMap(np.ones((3, 12 * 16**2)), ("T", "Q", "U"), "uK_CMB", 9.0, 40)
+    for sim in range(skies):
+        for name in (f"sky{sim}_100_map", f"sky{sim}_143_map", f"cmb_{sim}"):
+            handlers.write(folder / "maps" / f"{name}.fits", sky)
+    return [word.replace("maps/", f"{folder}/maps/") for word in words]
+
+
 @pytest.mark.parametrize("line", [c for c in COMMANDS if "main_sims" in c])
 def test_bands_command(line, tmp_path, planned, sketches):
-    words = [word.replace("maps/", f"{tmp_path}/maps/") for word in words_of(line)]
-    keys = {"root": tmp_path / "data", "config_name": "sims"}
-    if "external" in line:  # maps that exist already
-        for band, sim in itertools.product((100, 143), range(2)):
-            sky = SkyMap(np.ones((3, 12 * 16**2)), ("T", "Q", "U"), "uK_CMB", 9.0, 40)
-            handlers.write(tmp_path / "maps" / f"sky{sim}_{band}_map.fits", sky)
+    words, keys = words_of(line), {"root": tmp_path / "data", "config_name": "sims"}
+    if "external" in line:
+        words = own_maps(words, tmp_path)
         here(*words, "nside=16", "sky.lmax=40", "run.workers=1", **keys)
         assert len(list(tmp_path.rglob("Test/sim000?/obs_*_map.fits"))) == 4
         return
@@ -158,7 +188,9 @@ def test_cleaning_command(line, tmp_path, root, planned, sketches):
     (key, _, values), rest = sweep.partition("="), [word for word in words if word != sweep]
     for one in [f"{key}={value}" for value in values.split(",")] if sweep else [""]:
         given = [*rest, one] if one else rest
-        if "run.dry" in line:
+        if "external" in line:  # what it does with such maps is seen in tests/sims/test_external.py
+            here(*own_maps(given, tmp_path), "run.dry=true", root=tmp_path / "data", config_name="clean")
+        elif "run.dry" in line:
             here(*given, root=tmp_path, config_name="clean")
         else:
             planned(*given, name="clean")
@@ -172,7 +204,7 @@ def test_fetch_command(line, tmp_path):
 
 
 def test_comparison_commands(root, sketches):
-    """The comparisons of the README, after the methods that they name."""
+    """The comparisons of the pages, after the methods that they name."""
     for words in (*CLASSICAL, "scale=5", "experiment=unet_unlensed scale=5"):
         small = SKY if any(word in words for word in CLASSICAL) else SMALL
         here("field=B", *words.split(), *small, root=root)
@@ -228,11 +260,10 @@ def test_benchmarks_understand_the_words_of_the_mains(monkeypatch, tmp_path):
         composed("clean", ["method=wiener"])
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "benchmarks/" in c])
-def test_benchmark_command(command, tmp_path, root, script):
-    path = re.search(r"benchmarks/(\w+)\.py", command)
-    mains = [f"system.root={root}"] if path[1] in ("delensing", "cmbnncs") else []
-    assert "ratio" in script(path[0], *BENCHMARKS[path[1]], "--out", str(tmp_path), *mains)
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_benchmark_command(name, tmp_path, root, script):
+    mains = [f"system.root={root}"] if name in ("delensing", "cmbnncs") else []
+    assert "ratio" in script(f"benchmarks/{name}.py", *BENCHMARKS[name], "--out", str(tmp_path), *mains)
     assert next(tmp_path.rglob("*.csv")).read_text().count("\n") >= 2
 
 
@@ -243,23 +274,26 @@ def test_make_command(command):
         "make test": 'python -m pytest -m "not slow"',
         "make test-slow": "python -m pytest -m slow",
         "make lint": "ruff check .",
+        "make install": "pip install --quiet -c constraints.txt",
     }
-    assert does[command] in run("make", "--no-print-directory", "-n", *command.split()[1:])
+    assert does[command] in run("make", "--no-print-directory", "-n", "-B", *command.split()[1:])
 
 
 def test_nothing_else_is_promised():
-    kinds = ("make ", "main_", "benchmarks/", "get_data/")
-    assert COMMANDS
-    assert all(any(kind in c for kind in kinds) for c in COMMANDS)
-    assert [
-        line.removeprefix(".venv/bin/") for line in run("make", "--no-print-directory", "-n", "demo").splitlines()[-3:]
-    ] == COMMANDS[2:5]
+    assert typed("README.md")
+    assert all(line.startswith(KINDS) for line in typed("README.md"))
+    assert all(re.search(r"\.py|^make ", line) for line in COMMANDS)
+    benchmarks = re.findall(r"benchmarks/(\w+)\.py", "\n".join(COMMANDS))
+    assert set(benchmarks) == BENCHMARKS.keys()
+    steps = [line for line in run("make", "--no-print-directory", "-n", "demo").splitlines() if "main_" in line]
+    demo = "\n".join(line.removeprefix(".venv/bin/") for line in steps)
+    assert f"```bash\n{demo}\n```" in (REPO / "docs/first-runs.md").read_text()
 
 
 def test_groups_and_options_of_the_table_are_those_that_exist():
-    listed = {
-        m[1]: set(re.findall(r"`(\w+)`", m[2])) for m in re.finditer(r"^\| `(\w+)` \| ([^|]*) \|", README, re.MULTILINE)
-    }
+    page = (REPO / "docs/guide/settings.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \|", page, re.MULTILINE)
+    listed = {group: set(re.findall(r"`(\w+)`", options)) for group, options in rows}
     found = {}
     for path in (REPO / "cfg").glob("*/[!_]*.yaml"):
         found.setdefault(path.parent.name, set()).add(name_of(path))

@@ -1,4 +1,4 @@
-"""What lensing reconstruction and delensing can reach: noise of the quadratic estimator, residual lensing spectra.
+"""Theory of lensing reconstruction and delensing: noise of the quadratic estimator, residual lensing spectra.
 
 All sums over products of Wigner 3j symbols are done as integrals of Wigner d functions over cos theta, exactly, on
 Gauss-Legendre nodes (Smith et al. 2012, JCAP 06 014, arXiv:1010.0048): seconds, and no Monte Carlo. Notation:
@@ -59,8 +59,8 @@ def residual_fraction(
     lmin_b : int, optional
         First multipole of the B that enters the estimator.
     iterative : bool, optional
-        Repeat with the B that is left until nothing changes (Smith et al. 2012): close to what the maximum-likelihood
-        estimator reaches.
+        Repeat with the B that is left until nothing changes (Smith et al. 2012): self-consistent, but with diagonal
+        approximations, one mean response a multipole. No bound: `cmbml.sky.linear_map` leaves less.
     estimator : {"eb", "mv"}, optional
         EB alone or the minimum-variance combination of EE and EB.
     cls : mapping, optional

@@ -9,6 +9,14 @@ from docs.make import program, settings
 from docs.make.notebooks import demonstrations_page, notebook_page, notebooks
 
 REPO = Path(__file__).parents[2]
+# Where README.md leads to, and where the site has it.
+MOVED = {
+    "](docs/": "](",
+    'src="assets/': 'src="pictures/',
+    "](demonstrations)": "](demonstrations/index.md)",
+    "](CONTRIBUTING.md)": "](contributing.md)",
+    "](CHANGELOG.md)": "](changelog.md)",
+}
 
 
 def places() -> dict[str, list[Any]]:
@@ -38,6 +46,7 @@ def filled(nav: list[Any], found: dict[str, list[Any]]) -> list[Any]:
 
 def pages() -> Iterator[tuple[str, str]]:
     """Places and texts of all pages that are made."""
+    yield "index.md", front((REPO / "README.md").read_text(encoding="utf-8"))
     yield "contributing.md", (REPO / "CONTRIBUTING.md").read_text(encoding="utf-8")
     yield "changelog.md", (REPO / "CHANGELOG.md").read_text(encoding="utf-8")
     yield "reference/commands.md", program.commands_page()
@@ -60,6 +69,13 @@ def pictures() -> Iterator[tuple[str, Path]]:
 def decisions() -> list[Path]:
     """Pages of `docs/adr`, the template left out."""
     return sorted((REPO / "docs" / "adr").glob("[0-9]*.md"))
+
+
+def front(readme: str) -> str:
+    """README.md as the first page: what it leads to is where the site has it."""
+    for there, here in MOVED.items():
+        readme = readme.replace(there, here)
+    return readme
 
 
 def with_sections(markdown: str) -> str:

@@ -1,10 +1,13 @@
 """Theory of lensing reconstruction: against 3j symbols one by one, CAMB's lensed BB, and published residuals."""
 
+import re
+
 import numpy as np
 import pytest
 from camb.mathutils import threej
 
 from cmbml.sky import lensing_theory as theory
+from tests.conftest import REPO
 
 # A_res over 20 < l < 200 of the quadratic and the iterative EB estimator:
 # (lmax, beam in arcmin, first l of B): {noise in uK arcmin: (quadratic, iterative)}.
@@ -92,3 +95,28 @@ def test_what_is_no_estimator_is_refused():
         theory.residual_fraction(noise_uk_arcmin=1.0, fwhm_arcmin=5.0, lmax=50, estimator="tt")
     with pytest.raises(ValueError, match="lmax = 5000"):
         theory.residual_fraction(noise_uk_arcmin=1.0, fwhm_arcmin=5.0, lmax=5000)
+
+
+# The spectra of the example are those of this file: CAMB has run.
+PAGE = (REPO / "docs" / "explanation" / "linear-map.md").read_text()
+EXAMPLE, SAID = re.search(r"```python\n(.*?)```\n+```text\n(.*?)```", PAGE, re.DOTALL).groups()
+
+
+def numbers(text: str) -> list[float]:
+    return [float(word) for word in re.findall(r"\d\.\d+", text)]
+
+
+def test_the_example_of_the_linear_map_keeps_what_a_posterior_mean_keeps(capsys):
+    """A_res is 1 - rho^2 for the right amplitude alone."""
+    small = EXAMPLE.replace("= 500, 200, 1500", "= 300, 100, 300")
+    assert small != EXAMPLE
+    exec(compile(small, "linear-map.md", "exec"), {})
+    a_res, rho = numbers(capsys.readouterr().out)
+    assert a_res < 0.97
+    assert a_res == pytest.approx(1 - rho**2, abs=0.015)  # six seeds have 1.003 to 1.005 as their sum
+
+
+@pytest.mark.slow
+def test_the_example_of_the_linear_map_gives_what_the_page_says(capsys):
+    exec(compile(EXAMPLE, "linear-map.md", "exec"), {})
+    assert numbers(capsys.readouterr().out) == pytest.approx(numbers(SAID), abs=0.003)

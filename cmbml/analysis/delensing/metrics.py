@@ -367,10 +367,10 @@ def band_of_r(band: Sequence[int], *, lmax: int, lmin_b: int) -> tuple[int, int]
 
 
 def theory_curves(filters: Mapping[str, np.ndarray], field: str, targets: Iterable[str]) -> dict[str, np.ndarray]:
-    """Return name -> A_res(l) of the theory of estimators of lensing: for B alone, and not for a filter.
+    """Return name -> A_res(l) that theory has for estimators of the lensing: for B alone, and not for a filter.
 
-    That of the iterative estimator takes all that is not diagonal in l for nothing: it is no limit, and the linear MAP,
-    which solves the same model without that, leaves less.
+    No method is bound by them. The iterative one (Smith et al. 2012) is self-consistent, with one response and one
+    noise for each multipole, means over skies; a method that knows this sky's E leaves less (`cmbml.sky.linear_map`).
     """
     if field != "B" or not set(targets) & {"kappa", "lensing"}:
         return {}

@@ -33,8 +33,8 @@ KINDS = {
     "kappa": (
         "estimates the convergence of the lenses, and makes the lensing of the field from it and the observed E (or T)",
         "It can remove lensing and keep the primordial signal, because its template knows of the field only what E and"
-        " the deflection say. It cannot remove what noise, beam and the missing small scales hide; the theory curves"
-        " are what estimators of its kind reach.",
+        " the deflection say. It cannot remove what noise, beam and the missing small scales hide. The theory curves"
+        " are no bounds: a method that knows the E of this sky may lie below them.",
     ),
     "lensing": (
         "estimates the lensing of the field directly and subtracts it",
@@ -61,8 +61,8 @@ TRAP = (
 )
 LEGENDS = {
     "delensing": "What is left of the lensing power (0 perfect, 1 untouched), what is kept of the primordial signal (1"
-    " all of it), and the correlation of the estimate with what it estimates. Grey: theory of the quadratic and of the"
-    " iterative estimator for this noise and beam; the latter leaves out what is not diagonal in l, and is no limit."
+    " all of it), and the correlation of the estimate with what it estimates. Grey: theory of the quadratic estimator"
+    " for this noise and beam, and of an iterative one with diagonal approximations, which methods may go below."
     " Dotted lines with hollow markers are struck out. Bars: scatter of one sky. Where the B that is delensed has"
     " itself entered the estimate (hatched, from delens.lmin_b on), less is left of lensing and signal alike.",
     "sigma": "Standard deviation of the tensor-to-scalar ratio that each map allows, of every sky (small points) and on"

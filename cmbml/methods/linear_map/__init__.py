@@ -1,1 +1,1 @@
-"""The linear MAP of the lensing potential: near-optimal, in seconds a sky."""
+"""The linear MAP of the lensing potential: the mean of its posterior given E and B, in seconds a sky."""
