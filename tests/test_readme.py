@@ -73,6 +73,7 @@ BENCHMARKS = {
     "delensing": [*(w for w in SMALL if "zoom" not in w), *shlex.split("--variants no_halo --seeds 0")],
     "cmbnncs": [*CLEANED[:-1], *shlex.split("--variants default --epochs 1")],
     "engine": ["--items", "20", "--kilobytes", "1"],
+    "r_bias": ["--draws", "40"],
     "ilc": ["--nside", "16", "--threads", "1", "--repeat", "1", "--no-broom"],
     "reconstruct": ["--nside", "32", "--lmax", "80"],
     "rotation": ["--nside", "16"],
