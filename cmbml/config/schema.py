@@ -244,6 +244,7 @@ METHOD: dict[str, Limits | Kind] = {
     "stages": LIST,
     "seds": MAPPING,
     "lmax": Limits(*LMAX, whole=True),
+    "samples": Limits(0, 10000, whole=True),
     "fwhm_arcmin": Limits(*BEAM, optional=True),
     "perform_ILC_at_beam": Limits(*BEAM, optional=True),
     **dict.fromkeys(("trained", "predictions", "unit", "coordinates", "checkout", "python", "param_dict_file"), TEXT),

@@ -1,6 +1,6 @@
 """The stages that measure a delensing; they read predictions and truth as assets and know no method."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from cmbml.analysis.figures import residual_histogram, spectra_figure
 from cmbml.analysis.measure import Judged
 from cmbml.analysis.metrics import PIXEL_METRICS, Metric, pixel_metrics
 from cmbml.analysis.spectra import of_method, stack
-from cmbml.core.asset import Item, Optional
+from cmbml.core.asset import Every, Item, Optional
 from cmbml.core.stage import SimStage
 from cmbml.maps.skymap import SkyMap
 from cmbml.sims.bands import one_band
@@ -189,7 +189,8 @@ class Measure(Delensing, measure.Measure):
     Native: the truth carries the beam of the prediction. Common: both are brought to the beam `analysis.fwhm_arcmin`
     and the band limit `analysis.lmax`. Spectra are beam-deconvolved. Q and U mix under any filter in harmonic space,
     so that a map of one of them alone has no common form; its spectra are those of a scalar map with its beam.
-    sigma(r) is of B alone, for the part `analysis.f_sky` of the sky and the multipoles of `metrics.band_of_r`.
+    sigma(r) is of B alone, for the part `analysis.f_sky` of the sky and the multipoles of `metrics.band_of_r`. A method
+    that samples its posterior has A_res without the truth beside it, for B (`metrics.expected`).
 
     On a masked sky the observation and the prediction carry the mask once; the truth is given it as well. Pixels count
     where it exceeds one half. Spectra are of maps that carry it twice, over the mean of mask^4: ratios need no f_sky,
@@ -201,7 +202,15 @@ class Measure(Delensing, measure.Measure):
     that sigma(r) is told for, not that of this mask.
     """
 
-    inputs = ("prediction", "unlensed_alm", "measured_alm", "baseline", "filters", measure.MASK)
+    inputs = (
+        "prediction",
+        "unlensed_alm",
+        "measured_alm",
+        "baseline",
+        "filters",
+        measure.MASK,
+        Every("posterior", optional=True),
+    )
     uses = (
         "method.name",
         "method.target",
@@ -222,6 +231,22 @@ class Measure(Delensing, measure.Measure):
         if self.cfg.delens.field not in "QU":
             fwhm_arcmin = self.cfg.delens.fwhm_arcmin
             demand_usable(f"delens.fwhm_arcmin={fwhm_arcmin:g}", fwhm_arcmin, self.cfg.analysis.lmax)
+
+    def run(  # type: ignore[override]  # one input more than it hands on
+        self, item: Item, *, posterior: Sequence[Mapping[str, np.ndarray]] = (), **inputs: Any
+    ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+        """Rows of numbers, and the spectra."""
+        rows, spectra = super().run(item, **inputs)
+        for samples in posterior if self.cfg.delens.field == "B" else ():
+            of_method = metrics.expected(samples, self.band)
+            rows = [row | of_method if row["method"] == self.cfg.method.name else row for row in rows]
+        return rows, spectra
+
+    @property
+    def band(self) -> tuple[int, int]:
+        """First and last multipole of the headline."""
+        a = self.cfg.analysis
+        return a.band[0], min(a.band[1], a.lmax)
 
     def measured(
         self,
@@ -257,7 +282,7 @@ class Measure(Delensing, measure.Measure):
                         pixels=pixels,
                         cls=cls[method],
                         none=cls[NONE],
-                        band=(a.band[0], min(a.band[1], a.lmax)),
+                        band=self.band,
                         above=(self.cfg.delens.lmin_b, a.lmax),
                         tensor=filters["bb_tensor"] if field == "B" else None,
                         edges=edges,

@@ -30,7 +30,9 @@ from cmbml.sky.spectra import bin_spectrum
 # What a method estimates. With kappa and lensing the prediction is the observed map less a template of the lensing,
 # with unlensed it is the filtered map itself.
 TARGETS = ("kappa", "lensing", "unlensed")
-
+# Columns of a method that tells its own errors, beside those of METRICS.
+EXPECTED = "A_res_expected"
+EXPECTED_ERROR = "A_res_sigma"
 
 # A primordial signal with less than this part of the lensing's power is the rounding of a sky that has none (r = 0).
 _NO_SIGNAL = 1e-12
@@ -242,6 +244,34 @@ def measured_sigma_r(
         lmax=lmax,
         transfer=every_l(transfer),
     )
+
+
+def expected(posterior: Mapping[str, np.ndarray], band: tuple[int, int]) -> dict[str, float]:
+    """Return what samples of a posterior say of A_res in a band, without the truth: its mean and standard deviation.
+
+    Each sample might be the true sky: A_res would be (R + m) / (L + m), with L the power of the lensing by the sample,
+    R that of sample less estimate, and m that of what neither holds, summed over the band as in ``headline``. One
+    sample has no standard deviation.
+
+    Parameters
+    ----------
+    posterior : mapping
+        ``lensing`` and ``residual`` (samples, lmax + 1), ``missed`` (lmax + 1,).
+    band : (int, int)
+        First and last multipole.
+
+    Examples
+    --------
+    >>> flat = np.ones((2, 9))
+    >>> expected({"lensing": 3 * flat, "residual": [[1], [2]] * flat, "missed": flat[0]}, (2, 8))
+    {'A_res_expected': 0.625, 'A_res_sigma': 0.17677669529663687}
+    """
+    lmin, lmax = band
+    weight = 2 * np.arange(lmin, lmax + 1) + 1
+    power = {name: cl[..., lmin : lmax + 1] @ weight for name, cl in posterior.items()}
+    a_res = (power["residual"] + power["missed"]) / (power["lensing"] + power["missed"])
+    spread = float(np.std(a_res, ddof=1)) if len(a_res) > 1 else np.nan
+    return {EXPECTED: float(np.mean(a_res)), EXPECTED_ERROR: spread}
 
 
 @dataclass(frozen=True)

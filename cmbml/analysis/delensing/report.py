@@ -8,7 +8,7 @@ from typing import Any
 
 from cmbml.analysis import comparison
 from cmbml.analysis.captions import describe
-from cmbml.analysis.delensing.metrics import TARGETS
+from cmbml.analysis.delensing.metrics import EXPECTED, EXPECTED_ERROR, TARGETS
 from cmbml.analysis.metrics import directions
 from cmbml.analysis.page import (
     DIFFERENCES,
@@ -160,10 +160,20 @@ def verdicts(compared: Compared) -> list[str]:
         else:
             left = line["A_res"][0]
             kept = line["transfer"][0]
+            after = _own_error(line) + after
             sentences.append(
                 f"{name}: {left:.2f} of the lensing power is left, with a primordial transfer of {kept:.2f}.{after}"
             )
     return sentences
+
+
+def _own_error(line: Mapping[str, Any]) -> str:
+    """What the method itself says of A_res, if it does."""
+    mean, error = (line.get(name, (math.nan,))[0] for name in (EXPECTED, EXPECTED_ERROR))
+    if math.isnan(mean):
+        return ""
+    spread = "" if math.isnan(error) else f" ± {error:.4f} (a sky)"
+    return f" Samples of its posterior, without the truth, say {mean:.4f}{spread}."
 
 
 def _delensing_table(compared: Compared) -> str:

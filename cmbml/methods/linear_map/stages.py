@@ -1,14 +1,37 @@
-"""The stages of the linear MAP: its weights, the solution, and the map that it is handed on as."""
+"""The stages of the linear MAP: its weights, the solution, its errors, and the map that it is handed on as."""
+
+from collections.abc import Mapping
 
 import numpy as np
+from omegaconf import DictConfig
 
-from cmbml.core.asset import Item
+from cmbml.config.truth import masked
+from cmbml.core.asset import Item, Optional
 from cmbml.core.errors import demand_value
 from cmbml.core.stage import SimStage, Stage
 from cmbml.maps.skymap import SkyMap
 from cmbml.methods.shared.filtered_sky import filtered
 from cmbml.sky import linear_map, sht
-from cmbml.sky.lensing import kappa_from_phi
+from cmbml.sky.lensing import kappa_from_phi, phi_from_kappa
+from cmbml.sky.lensing_theory import Coupling
+from cmbml.sky.masks import f_sky
+from cmbml.sky.quadratic import FirstOrder
+
+SOLUTION = ("method.tolerance", "method.iterations", "method.grid", "delens.fwhm_arcmin")
+
+
+def legs(
+    obs_alm: Mapping[str, np.ndarray], filters: Mapping[str, np.ndarray], fwhm_arcmin: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Observed B, and Wiener-filtered E, both without beam and transfer, (nalm,), uK."""
+    one = np.ones_like(filters["ee"])
+    b = filtered(obs_alm, "B", one, filters, fwhm_arcmin)
+    return b, filtered(obs_alm, "E", filters["wiener_e"], filters, fwhm_arcmin)
+
+
+def how(method: DictConfig) -> dict[str, float]:
+    """Keywords of ``cmbml.sky.linear_map.solve``."""
+    return {"tolerance": method.tolerance, "iterations": method.iterations, "grid": method.grid}
 
 
 class Weights(Stage):
@@ -39,7 +62,7 @@ class LinearMap(SimStage):
     splits = ("test",)
     inputs = ("obs_alm", "filters", "linear_weights")
     outputs = ("kappa_linear",)
-    uses = ("method.tolerance", "method.iterations", "method.grid", "delens.fwhm_arcmin")
+    uses = SOLUTION
     reads = ("splits",)
     memory = "60 alm"
 
@@ -59,16 +82,8 @@ class LinearMap(SimStage):
         linear_weights: dict[str, np.ndarray],
     ) -> dict[str, np.ndarray]:
         """Alms ``kappa`` (nalm,)."""
-        fwhm_arcmin = self.cfg.delens.fwhm_arcmin
-        settings = self.cfg.method
-        phi = linear_map.solve(
-            filtered(obs_alm, "B", np.ones_like(filters["ee"]), filters, fwhm_arcmin),
-            filtered(obs_alm, "E", filters["wiener_e"], filters, fwhm_arcmin),
-            linear_map.Weights(**linear_weights),
-            tolerance=settings.tolerance,
-            iterations=settings.iterations,
-            grid=settings.grid,
-        )
+        seen = legs(obs_alm, filters, self.cfg.delens.fwhm_arcmin)
+        phi = linear_map.solve(*seen, linear_map.Weights(**linear_weights), **how(self.cfg.method))
         return {"kappa": kappa_from_phi(phi).astype(np.complex64)}
 
 
@@ -88,3 +103,67 @@ class Kappa(SimStage):
         sky = self.cfg.sky
         data = sht.synthesis(kappa_linear["kappa"].astype(np.complex128), sky.nside)
         return SkyMap(data[None], ("kappa",), "1", 0.0, sky.lmax, "linear MAP")
+
+
+class Posterior(SimStage):
+    """What the linear MAP does not know: the error of the convergence, and of A_res, from samples of its posterior.
+
+    `method.samples` solutions of perturbed data (`cmbml.sky.linear_map.sample`), each at the cost of the MAP. The truth
+    is not asked: were a sample the true sky, the residual of B would be the lensing that the difference of sample and
+    MAP makes of the observed E, and beside it what no potential makes of that E to first order, whose power is that of
+    theory.
+    """
+
+    name = "posterior"
+    splits = ("test",)
+    inputs = ("obs_alm", "filters", "linear_weights", "kappa_linear", Optional("mask", when=masked))
+    outputs = ("kappa_sigma", "posterior")
+    uses = (*SOLUTION, "method.samples", "sky.nside", "sky.lmax", "sky.seed")
+    reads = ("splits", "mask.kind")
+    memory = "65 alm"
+
+    def items(self) -> list[Item]:
+        """The test skies, if there are samples."""
+        return list(super().items()) if self.cfg.method.samples else []
+
+    def run(
+        self,
+        item: Item,
+        *,
+        obs_alm: dict[str, np.ndarray],
+        filters: dict[str, np.ndarray],
+        linear_weights: dict[str, np.ndarray],
+        kappa_linear: dict[str, np.ndarray],
+        mask: SkyMap | None = None,
+    ) -> tuple[SkyMap, dict[str, np.ndarray]]:
+        """Map of the standard deviation of kappa about the MAP; spectra, sample by sample, (samples, lmax + 1).
+
+        ``kappa``: of sample less MAP, the power of the error of the MAP; ``lensing`` and ``residual``: of the B, uK^2,
+        that the sample and that sample less MAP make; ``missed`` (lmax + 1,): of the lensing B that is in neither. On a
+        masked sky those of B are of fields times the mask, and kappa, of which nothing is known behind it, is not.
+        """
+        sky = self.cfg.sky
+        b, e = legs(obs_alm, filters, self.cfg.delens.fwhm_arcmin)
+        weights = linear_map.Weights(**linear_weights)
+        mean = phi_from_kappa(kappa_linear["kappa"].astype(np.complex128))
+        lensing = FirstOrder(e)
+        of_mean = lensing.lens(mean)[1]
+        square = np.zeros(12 * sky.nside**2)
+        spectra: dict[str, list[np.ndarray]] = {"kappa": [], "lensing": [], "residual": []}
+        for k in range(self.cfg.method.samples):
+            rng = self.rng("posterior", sky.seed, item["split"], item["sim"], k)
+            away = linear_map.sample(b, e, weights, rng, start=mean, **how(self.cfg.method)) - mean
+            kappa = kappa_from_phi(away)
+            square += sht.synthesis(kappa, sky.nside) ** 2
+            spectra["kappa"].append(sht.alm2cl(kappa))
+            of_away = lensing.lens(away)[1]
+            spectra["residual"].append(sht.alm2cl(of_away))
+            spectra["lensing"].append(sht.alm2cl(of_mean + of_away))
+        sigma = np.sqrt(square / self.cfg.method.samples)
+        note = f"standard deviation of {self.cfg.method.samples} samples about the linear MAP"
+        first_order = Coupling(sky.lmax).lensing_bb(filters["wiener_e"] * filters["ee"], filters["pp"])
+        missed = np.maximum(filters["bb_lensing"] - first_order, 0) * (1 if mask is None else f_sky(mask["mask"]))
+        return (
+            SkyMap(sigma[None], ("kappa",), "1", 0.0, sky.lmax, note),
+            {**{name: np.stack(cls) for name, cls in spectra.items()}, "missed": missed},
+        )

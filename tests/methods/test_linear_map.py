@@ -1,0 +1,147 @@
+"""The stages of the linear MAP: behind a mask, and what their samples say of their errors."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from cmbml.analysis.delensing.metrics import expected
+from cmbml.methods.linear_map.stages import Kappa, LinearMap, Posterior, Weights
+from cmbml.methods.shared.filters import Filters
+from cmbml.methods.shared.lensing_template import Template
+from cmbml.methods.shared.observed_noise import ObservedNoise
+from cmbml.sims.mask import Mask
+from cmbml.sims.observe import Observe
+from cmbml.sky import lensing, sht
+from cmbml.sky.beams import gaussian_beam
+from cmbml.sky.lensing_theory import Coupling, fiducial
+from cmbml.sky.quadratic import lensing_template
+
+NSIDE, LMAX = 128, 300
+# Hardly any noise, so that estimates up to l = 300 say something.
+WORDS = (
+    "method=linear_map", f"nside={NSIDE}", f"sky.lmax={LMAX}", "sky.fields=[E,B,Q,U]", "instrument.fwhm_arcmin=5",
+    "instrument.noise_p_uk_arcmin=0.3", "delens.lmin_b=100", "splits.train=0", "method.grid=1.5",
+    "method.tolerance=1e-3",
+)  # fmt: skip
+BAND = ("mask=band", "mask.b_deg=20", "mask.apodise_deg=10")
+FULL_SIZE = ("method=linear_map", "sky.fields=[E,B,Q,U]", "splits.train=1")
+ITEM = {"split": "test", "sim": 0}
+
+
+class Run:
+    """What the stages make of a sky, truly lensed or, band-limited as the model has it, to first order."""
+
+    def __init__(self, cfg, seed: int, *, first_order: bool = False, train: int | None = None):
+        self.cfg = cfg
+        self.mask = {"mask": Mask(cfg).run({})} if cfg.mask.kind != "none" else {}
+        lmax = cfg.sky.lmax
+        measured = {}
+        if train is not None:
+            alms, _ = sky(train, lmax)
+            seen = Observe(cfg).run({"split": "train", "sim": 0}, lensed_alm=alms, **self.mask)[1]
+            measured = {"observed_noise": ObservedNoise(cfg).run({}, obs_alm=[seen], lensed_alm=[alms], **self.mask)}
+        filters = Filters(cfg).run({}, **measured)
+        if first_order:
+            whole = Coupling(lmax).lensing_bb(filters["ee"], filters["pp"])
+            filters |= {"bb": filters["bb"] - filters["bb_lensing"] + whole, "bb_lensing": whole}
+        self.lensed, self.truth = (sky_of_first_order if first_order else sky)(seed, lmax)
+        self.obs, obs_alm = Observe(cfg).run({"split": "test", "sim": seed}, lensed_alm=self.lensed, **self.mask)
+        self.seen = {"obs_alm": obs_alm, "filters": filters}
+        self.given = {**self.seen, "linear_weights": Weights(cfg).run({}, filters=filters)}
+        self.found = LinearMap(cfg).run(ITEM, **self.given)
+        self.kappa = self.found["kappa"].astype(complex)
+
+    def posterior(self):
+        return Posterior(self.cfg).run(ITEM, **self.given, kappa_linear=self.found, **self.mask)
+
+    def a_res(self, *band: int) -> float:
+        """A_res of the template in a band, on the full sky or inside the mask."""
+        estimate = Kappa(self.cfg).run(ITEM, kappa_linear=self.found)
+        made = Template(self.cfg).run(ITEM, estimate=estimate, obs=self.obs, **self.seen)[0]["B"].astype(float)
+        nside, lmax = self.cfg.sky.nside, self.cfg.sky.lmax
+        beam = gaussian_beam(self.cfg.delens.fwhm_arcmin, lmax)
+        lensing = sht.synthesis(sht.almxfl(self.lensed["B"] - self.truth["B"], beam), nside)
+        weight = self.mask["mask"]["mask"].astype(float) if self.mask else 1.0
+        left, whole = (
+            sht.alm2cl(sht.analysis(m, band[1])) for m in (weight * (weight * lensing - made), weight**2 * lensing)
+        )
+        ell = np.arange(band[0], band[1] + 1)
+        return float((2 * ell + 1) @ left[ell] / ((2 * ell + 1) @ whole[ell]))
+
+
+def sky(seed: int, lmax: int) -> tuple[dict, dict]:
+    """Alms of a lensed sky, and what it was."""
+    rngs = {x: np.random.default_rng([seed, i]) for i, x in enumerate(("T", "E", "B", "phi"))}
+    alms = lensing.draw_alms(fiducial(), lmax + 1000, rngs)
+    seen = sht.lens({x: alms[x] for x in "TEB"}, alms["phi"], lmax)
+    before = {x: sht.truncate(alms[x], lmax) for x in "TEB"}
+    return seen, before | {"kappa": lensing.kappa_from_phi(sht.truncate(alms["phi"], lmax))}
+
+
+def sky_of_first_order(seed: int, lmax: int) -> tuple[dict, dict]:
+    """The like of E and phi up to lmax alone."""
+    drawn = (lensing.unit_alm(np.random.default_rng([seed, i]), lmax) for i in range(3))
+    cls = (fiducial()[name][: lmax + 1] for name in ("lensed_ee", "bb", "pp"))
+    e, b, phi = (sht.almxfl(alm, np.sqrt(cl)) for alm, cl in zip(drawn, cls, strict=True))
+    seen = {"T": 0 * e, "E": e, "B": b + lensing_template({"E": e}, phi)["B"]}
+    return seen, {"B": b, "kappa": lensing.kappa_from_phi(phi)}
+
+
+def slope(a: np.ndarray, b: np.ndarray, where: np.ndarray) -> float:
+    """Of b on a, over some pixels."""
+    return float(a[where] @ b[where] / (a[where] @ a[where]))
+
+
+def test_behind_a_mask_the_estimate_is_the_convergence_itself(composed):
+    """Not mask^2 times it, as the quadratic estimate is: up to the taper, and nearly so in it, where mask^2 is .26."""
+    full, part = (Run(composed(*WORDS, *more), 1, first_order=True) for more in ((), BAND))
+    mask = part.mask["mask"]["mask"].astype(float)
+    band = (np.arange(LMAX + 1) >= 30) * (np.arange(LMAX + 1) <= 150)
+    truth, one, other = (
+        sht.synthesis(sht.almxfl(alm, band), NSIDE) for alm in (full.truth["kappa"], full.kappa, part.kappa)
+    )
+    inside = mask > 0.99
+    taper = (mask > 0.3) & (mask < 0.7)
+    assert slope(truth, other, inside) == pytest.approx(slope(truth, one, inside), abs=0.03)
+    assert slope(truth, other, taper) > 2.5 * np.mean(mask[taper] ** 2) * slope(truth, one, taper)
+    assert abs(slope(truth, other, mask == 0)) < 0.05  # nothing is known there, and nothing said
+
+
+def coverage(run: Run, posterior: dict[str, np.ndarray], edges: tuple[int, ...]) -> list[float]:
+    """Part of the modes of kappa, in bins of L, whose truth lies within one sigma_L of the MAP."""
+    lmax = run.cfg.sky.lmax
+    sigma = np.sqrt(posterior["kappa"].mean(axis=0))
+    error = sht.almxfl(run.kappa - run.truth["kappa"], np.divide(1, sigma, out=0 * sigma, where=sigma > 0))
+    of_mode = sht.almxfl(np.ones_like(error), np.arange(lmax + 1.0)).real
+    zero = slice(0, lmax + 1)
+    rest = np.sqrt(2) * error[lmax + 1 :]
+    values = np.abs(np.concatenate([error[zero].real, rest.real, rest.imag]))
+    ell = np.concatenate([of_mode[zero], of_mode[lmax + 1 :], of_mode[lmax + 1 :]])
+    return [float(np.mean(values[(ell >= a) & (ell < b)] < 1)) for a, b in pairwise(edges)]
+
+
+def test_samples_know_the_errors(composed):
+    """68 % of the modes of kappa, A_res and its scatter without the truth, and a map of sigma that is of these samples.
+
+    The part of the modes within one sigma scatters by .005 in the first bin, that of the fewest modes.
+    """
+    run = Run(composed(*WORDS, "method.samples=4"), 3, first_order=True)
+    sigma, posterior = run.posterior()
+    covered = coverage(run, posterior, (20, 100, 200, 301))
+    says = expected(posterior, (20, 90))
+    assert covered == pytest.approx([0.68] * 3, abs=0.02)
+    assert says["A_res_expected"] == pytest.approx(run.a_res(20, 90), abs=4 * says["A_res_sigma"])
+    assert says["A_res_sigma"] < 0.03
+    power = (2 * np.arange(LMAX + 1) + 1) @ posterior["kappa"].mean(axis=0) / (4 * np.pi)
+    assert np.mean(sigma["kappa"].astype(float) ** 2) == pytest.approx(power, rel=0.01)
+
+
+@pytest.mark.slow
+def test_samples_know_the_errors_at_full_size(composed):
+    run = Run(composed(*FULL_SIZE, "method.samples=4"), 3, train=13)
+    _, posterior = run.posterior()
+    covered = coverage(run, posterior, (20, 100, 200, 400, 600, 900, 1200, 1501))
+    assert covered == pytest.approx([0.68] * 7, abs=0.02)
+    says = expected(posterior, (20, 200))
+    assert says["A_res_expected"] == pytest.approx(run.a_res(20, 200), abs=0.01)
