@@ -4,10 +4,13 @@ import numbers
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from cmbml.core.errors import demand
+from cmbml.config.limits import Limits
+from cmbml.config.truth import variants
+from cmbml.core.errors import demand, demand_value
 
 FIELDS = ("T", "E", "B", "Q", "U")
 FEATURES = ("E_wf", "B_hp", "kappa_qe")
@@ -16,6 +19,7 @@ CLEANED = ("T", "E", "B", "TQU")
 ROTATIONS = ("permutation", "harmonic", "none")
 MASKS = ("none", "band", "file")
 FOREGROUNDS = ("none", "synthetic", "pysm")
+DIFFERENCES = ("lensing", "noise", "cosmology")  # of a variant
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9 _+.,=@()\[\]-]*[A-Za-z0-9_+=@()\[\]-])?")
 RESERVED = ("logs", "rotations", "assets", "simulations", "simulation_working", "comparison")
 NOISES = ("none", "white", "scan", "variance_map")
@@ -214,6 +218,28 @@ def _check_rotation(cfg: DictConfig) -> None:
     )
 
 
+def _check_variants(cfg: DictConfig) -> None:
+    listed: Any = OmegaConf.to_container(cfg.sims.variants)
+    n = cfg.splits.variants
+    wanted = variants(cfg.analysis.response, cfg.method.target, listed)
+    demand(
+        n == wanted,
+        f"splits.variants={n} is not the number of those that are asked for, {wanted}; leave it out: it follows from"
+        " analysis.response and sims.variants.",
+    )
+    for k, variant in enumerate(listed):
+        key = f"sims.variants.{k}"
+        good = isinstance(variant, dict) and "name" in variant and {"name"} < set(variant) <= {"name", *DIFFERENCES}
+        demand(good, f"{key}={variant} must have a name and one or more of {', '.join(DIFFERENCES)}.")
+        check_name(f"{key}.name", variant["name"])
+        for name in {"lensing", "noise"} & set(variant):
+            limits = Limits(0, 100)
+            demand_value(limits.hold(variant[name]), f"{key}.{name}", variant[name], str(limits))
+        different = variant.get("cosmology", {})
+        demand(isinstance(different, dict), f"{key}.cosmology={different} must be a mapping of parameters to numbers.")
+    _no_repeats("sims.variants", [variant["name"] for variant in listed])
+
+
 def _check_analysis(cfg: DictConfig) -> None:
     a = cfg.analysis
     demand(a.lmax <= cfg.sky.lmax, f"analysis.lmax={a.lmax} is beyond sky.lmax={cfg.sky.lmax}.")
@@ -307,6 +333,7 @@ _CHECKS = (
     ("delens", _check_delens),
     ("clean", _check_clean),
     ("rotation", _check_rotation),
+    ("delens", _check_variants),
     ("analysis", _check_analysis),
     ("compare", _check_compare),
     ("foregrounds", _check_foregrounds),

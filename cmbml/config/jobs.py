@@ -19,6 +19,7 @@ from cmbml.config.schema import (
     Compare,
     Cosmology,
     Delens,
+    DelensSplits,
     Foregrounds,
     Instrument,
     Mask,
@@ -56,6 +57,7 @@ class Root:
 class Config(Root):
     """Everything that `main_delens.py` knows; a method has keys of its own."""
 
+    splits: DelensSplits = dataclasses.field(default_factory=DelensSplits)
     field: str = MISSING
     scale: float = within(1e-9, 1e9)
     epochs: int = within(1, 1e6)

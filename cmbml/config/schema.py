@@ -1,5 +1,6 @@
 """The typed groups of the configuration: every key and its type; the yaml files give the values."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,6 +127,13 @@ class Splits:
 
 
 @dataclass
+class DelensSplits(Splits):
+    """The same with the variants of the first test sky."""
+
+    variants: int = within(0, SKIES)
+
+
+@dataclass
 class Rotation:
     """Orientations of the sphere: kind of rotation and pairs of angles (theta, phi) in degrees."""
 
@@ -181,6 +189,7 @@ class Analysis:
     f_sky: float = within(0, 1)
     pictures: int = within(0, SKIES)
     zoom: list[float] = within(*ANGLE)
+    response: bool = MISSING
     stages: list[str] = MISSING
 
 
@@ -233,9 +242,10 @@ _EXTERNAL_TEXTS = ("obs", "truth", "unit", "truth_unit", "coordinates")
 
 @dataclass
 class Sims:
-    """The stages that make a dataset, and where its files are if they exist already."""
+    """The stages that make a dataset, where its files are if they exist already, and variants of a test sky."""
 
     stages: list[str] = MISSING
+    variants: list[Any] = dataclasses.field(default_factory=list)
     external: dict[str, Any] = keyed({"truth_fwhm_arcmin": Limits(*BEAM), **dict.fromkeys(_EXTERNAL_TEXTS, TEXT)})
 
 

@@ -22,6 +22,7 @@ class Label(SimStage):
     uses = ("delens.label", "delens.fwhm_arcmin", "sky.nside", "sky.lmax")
     reads = ("splits", "delens.field", "delens.target")  # which make the label
     memory = "14 map"
+    varies = False  # nothing is learnt from them
 
     def run(self, item: Item, *, unlensed_alm: dict[str, np.ndarray], lensed_alm: dict[str, np.ndarray]) -> SkyMap:
         """Map of one field, uK_CMB or without unit, RING."""
