@@ -14,7 +14,9 @@ from cmbml.core.errors import demand, demand_value
 
 FIELDS = ("T", "E", "B", "Q", "U")
 FEATURES = ("E_wf", "B_hp", "kappa_qe")
+LINEAR = "kappa_linear"  # another that a network may be shown
 TARGETS = ("kappa", "lensing", "unlensed")
+OF_KAPPA = ("kappa", "correction")  # targets of a network that have no field
 CLEANED = ("T", "E", "B", "TQU")
 ROTATIONS = ("permutation", "harmonic", "none")
 MASKS = ("none", "band", "file")
@@ -36,6 +38,11 @@ def check(cfg: DictConfig) -> None:
     for group, checked in _CHECKS:
         if group in cfg:
             checked(cfg)
+
+
+def label(target: str, field: str) -> str:
+    """Name of the map that a network is asked for."""
+    return target if target in OF_KAPPA else f"{target}_{field}"
 
 
 def _one_of(key: str, value: object, options: Sequence[str]) -> None:
@@ -160,22 +167,22 @@ def _check_method(cfg: DictConfig) -> None:
 def _check_delens(cfg: DictConfig) -> None:
     d = cfg.delens
     _one_of("field", d.field, FIELDS)
-    _one_of("delens.target", d.target, TARGETS)
+    _one_of("delens.target", d.target, (*OF_KAPPA, *TARGETS[1:]))
     demand(cfg.method.target != "cmb", f"method={cfg.method.name} estimates the CMB; it belongs to main_clean.py.")
     _one_of("method.target", cfg.method.target, TARGETS)
     _one_of("quadratic.estimator", cfg.quadratic.estimator, ("mv", "eb"))
     _one_of("quadratic.template", cfg.quadratic.template, ("gradient", "remap"))
     _one_of("delens.noise", cfg.delens.noise, ("measured", "theory"))
     _one_of("quadratic.wiener", cfg.quadratic.wiener, ("measured", "theory"))
-    label = d.target if d.target == "kappa" else f"{d.target}_{d.field}"
+    asked = label(d.target, d.field)
     demand(
-        d.label == label,
-        f"delens.label={d.label} is not what the network is asked for, {label}; leave it out: it follows from"
+        d.label == asked,
+        f"delens.label={d.label} is not what the network is asked for, {asked}; leave it out: it follows from"
         " delens.target and field.",
     )
     demand(len(d.inputs) > 0, "delens.inputs is empty; name at least one field.")
     for name in d.inputs:
-        options = (*FIELDS, *FEATURES)
+        options = (*FIELDS, *FEATURES, LINEAR)
         demand(name in options, f"delens.inputs: {name} is not known; choose among {', '.join(options)}.")
     _no_repeats("delens.inputs", d.inputs)
     for name in (*(x for x in d.inputs if x in FIELDS), d.field, *"EB"):
@@ -200,7 +207,7 @@ def _check_rotation(cfg: DictConfig) -> None:
     average = cfg.rotation.average
     if "delens" not in cfg:
         return
-    target = [] if cfg.delens.target == "kappa" else [cfg.delens.field]
+    target = [] if cfg.delens.target in OF_KAPPA else [cfg.delens.field]
     spin2 = [f for f in (*cfg.delens.inputs, *target) if f in ("Q", "U")]
     if not spin2:
         return

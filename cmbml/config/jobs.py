@@ -22,6 +22,7 @@ from cmbml.config.schema import (
     DelensSplits,
     Foregrounds,
     Instrument,
+    LinearMap,
     Mask,
     Noise,
     Patches,
@@ -65,6 +66,7 @@ class Config(Root):
     patches: Patches = dataclasses.field(default_factory=Patches)
     delens: Delens = dataclasses.field(default_factory=Delens)
     quadratic: Quadratic = dataclasses.field(default_factory=Quadratic)
+    linear_map: LinearMap = dataclasses.field(default_factory=LinearMap)
     method: dict[str, Any] = keyed(METHOD)
     network: dict[str, Any] = keyed(NETWORK)
     train: dict[str, Any] = keyed(TRAIN)

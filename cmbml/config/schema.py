@@ -178,6 +178,15 @@ class Quadratic:
 
 
 @dataclass
+class LinearMap:
+    """The linear MAP: when its iteration ends, and its grid."""
+
+    tolerance: float = within(1e-9, 0.9)
+    iterations: int = within(1, 10000)
+    grid: float = within(1, 2)
+
+
+@dataclass
 class Analysis:
     """Common form, bands and bins of the measurement."""
 

@@ -37,6 +37,21 @@ def variants(response: bool, target: str, listed: Sequence[Any]) -> int:
     return len(listed) if response and target == "kappa" else 0
 
 
+def estimated(target: str) -> str:
+    """What a network's method estimates that is asked for a target."""
+    return "kappa" if target == "correction" else target
+
+
+def corrects(config: DictConfig) -> bool:
+    """Whether a network is asked for what the linear MAP of the convergence lacks."""
+    return bool(config.delens.label == "correction")
+
+
+def sees_linear_map(config: DictConfig) -> bool:
+    """Whether a network is shown the linear MAP of the convergence, or corrects it."""
+    return "kappa_linear" in config.delens.inputs or corrects(config)
+
+
 def beams_measured(config: DictConfig) -> dict[str, float]:
     """Beams, arcmin, that prediction and truth of a cleaning will have: by their keys, as far as settings say them."""
     method = config.method

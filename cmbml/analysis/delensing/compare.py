@@ -13,6 +13,7 @@ from cmbml.analysis.delensing.lensing import lensing_figure, lensing_of
 from cmbml.analysis.delensing.measure import NONE, Delensing, Measure, of_filters
 from cmbml.analysis.delensing.metrics import theory_curves
 from cmbml.analysis.spectra import of_method, stack
+from cmbml.config.truth import estimated
 from cmbml.core.asset import Every, Files, Item, Optional, Record
 from cmbml.maps.skymap import SkyMap
 
@@ -68,7 +69,7 @@ class Comparing(Delensing, compare.Comparing):
         if asset.startswith("response"):
             return [{"method": name} for name in self.methods]
         if asset == "model":
-            labels = ("kappa", f"lensing_{self.field}", f"unlensed_{self.field}")
+            labels = ("kappa", "correction", f"lensing_{self.field}", f"unlensed_{self.field}")
             return [{"method": name, "label": label} for name in self.methods for label in labels]
         return super().found(asset)
 
@@ -119,7 +120,7 @@ class Comparing(Delensing, compare.Comparing):
         for files in steps:
             for item, record in zip(files.items, files, strict=True):
                 name = item.get("method", "shared")
-                if item.get("label", "").partition("_")[0] in ("", targets.get(name)):
+                if estimated(item.get("label", "").partition("_")[0]) in ("", targets.get(name)):
                     records.append((name, record))
         return comparison.costs(records)
 

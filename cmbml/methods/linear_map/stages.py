@@ -1,13 +1,16 @@
 """The stages of the linear MAP: its weights, the solution, and the map that it is handed on as."""
 
+from collections.abc import Iterable
+from typing import ClassVar
+
 import numpy as np
 
+from cmbml.config.truth import sees_linear_map
 from cmbml.core.asset import Item
-from cmbml.core.errors import demand_value
 from cmbml.core.stage import SimStage, Stage
 from cmbml.maps.skymap import SkyMap
-from cmbml.methods.shared.filtered_sky import filtered
-from cmbml.sky import linear_map, sht
+from cmbml.methods.shared.filtered_sky import filtered, kappa_map
+from cmbml.sky import linear_map
 from cmbml.sky.lensing import kappa_from_phi
 
 
@@ -36,19 +39,12 @@ class LinearMap(SimStage):
     """
 
     name = "linear_map"
-    splits = ("test",)
+    splits: ClassVar[tuple[str, ...]] = ("test",)
     inputs = ("obs_alm", "filters", "linear_weights")
     outputs = ("kappa_linear",)
-    uses = ("method.tolerance", "method.iterations", "method.grid", "delens.fwhm_arcmin")
-    reads = ("splits",)
+    uses = ("linear_map", "delens.fwhm_arcmin")
+    reads: ClassVar[tuple[str, ...]] = ("splits",)
     memory = "60 alm"
-
-    def check(self) -> None:
-        """Refuse conjugate gradients that never end, or end at once, and a grid that holds no product."""
-        m = self.cfg.method
-        demand_value(0 < m.tolerance < 1, "method.tolerance", m.tolerance, "between 0 and 1")
-        demand_value(m.iterations >= 1, "method.iterations", m.iterations, "at least 1")
-        demand_value(1 <= m.grid <= 2, "method.grid", m.grid, "between 1 and 2")
 
     def run(
         self,
@@ -60,7 +56,7 @@ class LinearMap(SimStage):
     ) -> dict[str, np.ndarray]:
         """Alms ``kappa`` (nalm,)."""
         fwhm_arcmin = self.cfg.delens.fwhm_arcmin
-        settings = self.cfg.method
+        settings = self.cfg.linear_map
         phi = linear_map.solve(
             filtered(obs_alm, "B", np.ones_like(filters["ee"]), filters, fwhm_arcmin),
             filtered(obs_alm, "E", filters["wiener_e"], filters, fwhm_arcmin),
@@ -70,6 +66,27 @@ class LinearMap(SimStage):
             grid=settings.grid,
         )
         return {"kappa": kappa_from_phi(phi).astype(np.complex64)}
+
+
+class WeightsToLearn(Weights):
+    """The same, if a network is shown the linear MAP or corrects it."""
+
+    reads = ("delens.inputs", "delens.label")
+
+    def items(self) -> Iterable[Item]:
+        """One item, or none."""
+        return super().items() if sees_linear_map(self.cfg) else []
+
+
+class LinearMapToLearn(LinearMap):
+    """The same of every sky, if a network is shown the linear MAP or corrects it; one file for all methods."""
+
+    splits = ("train", "valid", "test")
+    reads = ("splits", "delens.inputs", "delens.label")
+
+    def items(self) -> Iterable[Item]:
+        """Every sky, or none."""
+        return super().items() if sees_linear_map(self.cfg) else []
 
 
 class Kappa(SimStage):
@@ -86,5 +103,5 @@ class Kappa(SimStage):
     def run(self, item: Item, *, kappa_linear: dict[str, np.ndarray]) -> SkyMap:
         """Map of the convergence, RING."""
         sky = self.cfg.sky
-        data = sht.synthesis(kappa_linear["kappa"].astype(np.complex128), sky.nside)
+        data = kappa_map(kappa_linear, sky.nside)
         return SkyMap(data[None], ("kappa",), "1", 0.0, sky.lmax, "linear MAP")
