@@ -125,7 +125,7 @@ def test_dry_run_names_what_an_override_makes_stale(done):
 
 
 def test_dry_run_tells_what_the_run_took(done):
-    every = [*STAGES, "baseline"]
+    every = [*STAGES, "baseline", "kappa_spectra"]
     said = run(done, "delens.export_npy=true", "run.workers=1", "run.dry=true", f"run.force=[{','.join(every)}]")
     assert re.search(r"at most\. About \S+ (s|min) by earlier runs\.$", said, re.MULTILINE)
     assert set(compare(said, done)) == {*every} - {"mask", "mean_field", "rotations"}

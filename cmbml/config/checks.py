@@ -4,18 +4,24 @@ import numbers
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from cmbml.core.errors import demand
+from cmbml.config.limits import Limits
+from cmbml.config.truth import variants
+from cmbml.core.errors import demand, demand_value
 
 FIELDS = ("T", "E", "B", "Q", "U")
 FEATURES = ("E_wf", "B_hp", "kappa_qe")
+LINEAR = "kappa_linear"  # another that a network may be shown
 TARGETS = ("kappa", "lensing", "unlensed")
+OF_KAPPA = ("kappa", "correction")  # targets of a network that have no field
 CLEANED = ("T", "E", "B", "TQU")
 ROTATIONS = ("permutation", "harmonic", "none")
 MASKS = ("none", "band", "file")
 FOREGROUNDS = ("none", "synthetic", "pysm")
+DIFFERENCES = ("lensing", "noise", "cosmology")  # of a variant
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9 _+.,=@()\[\]-]*[A-Za-z0-9_+=@()\[\]-])?")
 RESERVED = ("logs", "rotations", "assets", "simulations", "simulation_working", "comparison")
 NOISES = ("none", "white", "scan", "variance_map")
@@ -32,6 +38,11 @@ def check(cfg: DictConfig) -> None:
     for group, checked in _CHECKS:
         if group in cfg:
             checked(cfg)
+
+
+def label(target: str, field: str) -> str:
+    """Name of the map that a network is asked for."""
+    return target if target in OF_KAPPA else f"{target}_{field}"
 
 
 def _one_of(key: str, value: object, options: Sequence[str]) -> None:
@@ -156,22 +167,22 @@ def _check_method(cfg: DictConfig) -> None:
 def _check_delens(cfg: DictConfig) -> None:
     d = cfg.delens
     _one_of("field", d.field, FIELDS)
-    _one_of("delens.target", d.target, TARGETS)
+    _one_of("delens.target", d.target, (*OF_KAPPA, *TARGETS[1:]))
     demand(cfg.method.target != "cmb", f"method={cfg.method.name} estimates the CMB; it belongs to main_clean.py.")
     _one_of("method.target", cfg.method.target, TARGETS)
     _one_of("quadratic.estimator", cfg.quadratic.estimator, ("mv", "eb"))
     _one_of("quadratic.template", cfg.quadratic.template, ("gradient", "remap"))
     _one_of("delens.noise", cfg.delens.noise, ("measured", "theory"))
     _one_of("quadratic.wiener", cfg.quadratic.wiener, ("measured", "theory"))
-    label = d.target if d.target == "kappa" else f"{d.target}_{d.field}"
+    asked = label(d.target, d.field)
     demand(
-        d.label == label,
-        f"delens.label={d.label} is not what the network is asked for, {label}; leave it out: it follows from"
+        d.label == asked,
+        f"delens.label={d.label} is not what the network is asked for, {asked}; leave it out: it follows from"
         " delens.target and field.",
     )
     demand(len(d.inputs) > 0, "delens.inputs is empty; name at least one field.")
     for name in d.inputs:
-        options = (*FIELDS, *FEATURES)
+        options = (*FIELDS, *FEATURES, LINEAR)
         demand(name in options, f"delens.inputs: {name} is not known; choose among {', '.join(options)}.")
     _no_repeats("delens.inputs", d.inputs)
     for name in (*(x for x in d.inputs if x in FIELDS), d.field, *"EB"):
@@ -196,7 +207,7 @@ def _check_rotation(cfg: DictConfig) -> None:
     average = cfg.rotation.average
     if "delens" not in cfg:
         return
-    target = [] if cfg.delens.target == "kappa" else [cfg.delens.field]
+    target = [] if cfg.delens.target in OF_KAPPA else [cfg.delens.field]
     spin2 = [f for f in (*cfg.delens.inputs, *target) if f in ("Q", "U")]
     if not spin2:
         return
@@ -212,6 +223,28 @@ def _check_rotation(cfg: DictConfig) -> None:
         f"rotation={cfg.rotation.kind} cannot turn {spin2[0]}: Q and U mix when the sphere is rotated."
         " Use rotation=none, or rotation=harmonic with both Q and U among delens.inputs and a scalar field.",
     )
+
+
+def _check_variants(cfg: DictConfig) -> None:
+    listed: Any = OmegaConf.to_container(cfg.sims.variants)
+    n = cfg.splits.variants
+    wanted = variants(cfg.analysis.response, cfg.method.target, listed)
+    demand(
+        n == wanted,
+        f"splits.variants={n} is not the number of those that are asked for, {wanted}; leave it out: it follows from"
+        " analysis.response and sims.variants.",
+    )
+    for k, variant in enumerate(listed):
+        key = f"sims.variants.{k}"
+        good = isinstance(variant, dict) and "name" in variant and {"name"} < set(variant) <= {"name", *DIFFERENCES}
+        demand(good, f"{key}={variant} must have a name and one or more of {', '.join(DIFFERENCES)}.")
+        check_name(f"{key}.name", variant["name"])
+        for name in {"lensing", "noise"} & set(variant):
+            limits = Limits(0, 100)
+            demand_value(limits.hold(variant[name]), f"{key}.{name}", variant[name], str(limits))
+        different = variant.get("cosmology", {})
+        demand(isinstance(different, dict), f"{key}.cosmology={different} must be a mapping of parameters to numbers.")
+    _no_repeats("sims.variants", [variant["name"] for variant in listed])
 
 
 def _check_analysis(cfg: DictConfig) -> None:
@@ -307,6 +340,7 @@ _CHECKS = (
     ("delens", _check_delens),
     ("clean", _check_clean),
     ("rotation", _check_rotation),
+    ("delens", _check_variants),
     ("analysis", _check_analysis),
     ("compare", _check_compare),
     ("foregrounds", _check_foregrounds),

@@ -19,8 +19,10 @@ from cmbml.config.schema import (
     Compare,
     Cosmology,
     Delens,
+    DelensSplits,
     Foregrounds,
     Instrument,
+    LinearMap,
     Mask,
     Noise,
     Patches,
@@ -56,6 +58,7 @@ class Root:
 class Config(Root):
     """Everything that `main_delens.py` knows; a method has keys of its own."""
 
+    splits: DelensSplits = dataclasses.field(default_factory=DelensSplits)
     field: str = MISSING
     scale: float = within(1e-9, 1e9)
     epochs: int = within(1, 1e6)
@@ -63,6 +66,7 @@ class Config(Root):
     patches: Patches = dataclasses.field(default_factory=Patches)
     delens: Delens = dataclasses.field(default_factory=Delens)
     quadratic: Quadratic = dataclasses.field(default_factory=Quadratic)
+    linear_map: LinearMap = dataclasses.field(default_factory=LinearMap)
     method: dict[str, Any] = keyed(METHOD)
     network: dict[str, Any] = keyed(NETWORK)
     train: dict[str, Any] = keyed(TRAIN)

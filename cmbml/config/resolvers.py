@@ -44,7 +44,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("finer", lambda nside: max(nside, min(2 * nside, 2048)), replace=True)
     OmegaConf.register_new_resolver("margin", lambda lmax: max(1024, 2000 - int(lmax)), replace=True)
     OmegaConf.register_new_resolver("times", lambda x, y: float(x) * float(y), replace=True)
-    OmegaConf.register_new_resolver("label", lambda t, f: t if t == "kappa" else f"{t}_{f}", replace=True)
+    OmegaConf.register_new_resolver("label", checks.label, replace=True)
     OmegaConf.register_new_resolver("lesser", min, replace=True)
     OmegaConf.register_new_resolver("home", home, replace=True)
     OmegaConf.register_new_resolver("count", len, replace=True)

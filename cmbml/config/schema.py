@@ -1,5 +1,6 @@
 """The typed groups of the configuration: every key and its type; the yaml files give the values."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,6 +127,13 @@ class Splits:
 
 
 @dataclass
+class DelensSplits(Splits):
+    """The same with the variants of the first test sky."""
+
+    variants: int = within(0, SKIES)
+
+
+@dataclass
 class Rotation:
     """Orientations of the sphere: kind of rotation and pairs of angles (theta, phi) in degrees."""
 
@@ -170,6 +178,16 @@ class Quadratic:
 
 
 @dataclass
+class LinearMap:
+    """The linear MAP: when its iteration ends, its grid, and how many samples its errors are made of."""
+
+    tolerance: float = within(1e-9, 0.9)
+    iterations: int = within(1, 10000)
+    grid: float = within(1, 2)
+    samples: int = within(0, 10000)
+
+
+@dataclass
 class Analysis:
     """Common form, bands and bins of the measurement."""
 
@@ -181,6 +199,7 @@ class Analysis:
     f_sky: float = within(0, 1)
     pictures: int = within(0, SKIES)
     zoom: list[float] = within(*ANGLE)
+    response: bool = MISSING
     stages: list[str] = MISSING
 
 
@@ -233,9 +252,10 @@ _EXTERNAL_TEXTS = ("obs", "truth", "unit", "truth_unit", "coordinates")
 
 @dataclass
 class Sims:
-    """The stages that make a dataset, and where its files are if they exist already."""
+    """The stages that make a dataset, where its files are if they exist already, and variants of a test sky."""
 
     stages: list[str] = MISSING
+    variants: list[Any] = dataclasses.field(default_factory=list)
     external: dict[str, Any] = keyed({"truth_fwhm_arcmin": Limits(*BEAM), **dict.fromkeys(_EXTERNAL_TEXTS, TEXT)})
 
 
@@ -244,7 +264,6 @@ METHOD: dict[str, Limits | Kind] = {
     "stages": LIST,
     "seds": MAPPING,
     "lmax": Limits(*LMAX, whole=True),
-    "samples": Limits(0, 10000, whole=True),
     "fwhm_arcmin": Limits(*BEAM, optional=True),
     "perform_ILC_at_beam": Limits(*BEAM, optional=True),
     **dict.fromkeys(("trained", "predictions", "unit", "coordinates", "checkout", "python", "param_dict_file"), TEXT),

@@ -1,6 +1,8 @@
 """What is known of the skies of a dataset of many bands, and of what is made of them, before anything is."""
 
 import numbers
+from collections.abc import Sequence
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -28,6 +30,26 @@ def has_foregrounds(config: DictConfig) -> bool:
 def has_uneven_noise(config: DictConfig) -> bool:
     """Whether the pixels of a band have noise variances of their own."""
     return config.noise.kind in ("scan", "variance_map")
+
+
+def variants(response: bool, target: str, listed: Sequence[Any]) -> int:
+    """Number of variants of the first test sky: those listed, where the response of a convergence is asked for."""
+    return len(listed) if response and target == "kappa" else 0
+
+
+def estimated(target: str) -> str:
+    """What a network's method estimates that is asked for a target."""
+    return "kappa" if target == "correction" else target
+
+
+def corrects(config: DictConfig) -> bool:
+    """Whether a network is asked for what the linear MAP of the convergence lacks."""
+    return bool(config.delens.label == "correction")
+
+
+def sees_linear_map(config: DictConfig) -> bool:
+    """Whether a network is shown the linear MAP of the convergence, or corrects it."""
+    return "kappa_linear" in config.delens.inputs or corrects(config)
 
 
 def beams_measured(config: DictConfig) -> dict[str, float]:

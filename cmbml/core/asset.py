@@ -53,7 +53,7 @@ class Every(Source):
     @property
     def label(self) -> str:
         """Name of the asset, and which of its items."""
-        return f"{self.asset}[{','.join(self.where.values())}]" if self.where else self.asset
+        return f"{self.asset}[{','.join(map(str, self.where.values()))}]" if self.where else self.asset
 
 
 class Record(Every):

@@ -135,7 +135,7 @@ class Pipeline:
         if key not in self._fingerprints:
             files = {s.label: self._source(stage, item, s)[1] for s in stage.sources} | _given(stage, item)
             inputs = {label: [file.fingerprint for file in of_label] for label, of_label in files.items()}
-            self._fingerprints[key] = digest(stage.name, stage.version, stage.settings, item, inputs)
+            self._fingerprints[key] = digest(stage.name, stage.version, stage.settings_of(item), item, inputs)
         return self._fingerprints[key]
 
     # ---- what has to be done
@@ -165,7 +165,7 @@ class Pipeline:
         elif record.form != FORM:
             why = OLD if record.form < FORM else NEWER
         elif record.fingerprint != fingerprint:
-            why = self._cause(stage, record, fingerprints, causes)
+            why = self._cause(stage, item, record, fingerprints, causes)
             causes.setdefault(stage.name, why)
         else:
             why = "forced" if forced else damage(outputs, record.outputs, thorough=verify)
@@ -181,9 +181,11 @@ class Pipeline:
             planned_at=planned_at,
         )
 
-    def _cause(self, stage: Stage, record: Sidecar, inputs: dict[str, dict[str, str]], causes: dict[str, str]) -> str:
+    def _cause(
+        self, stage: Stage, item: Item, record: Sidecar, inputs: dict[str, dict[str, str]], causes: dict[str, str]
+    ) -> str:
         """Why a finished item has another fingerprint now: its settings, its version, or what it reads."""
-        differences = changes(record.settings, stage.settings)
+        differences = changes(record.settings, stage.settings_of(item))
         if record.version != stage.version:
             differences.append(f"version {record.version} -> {stage.version}")
         if differences:

@@ -89,6 +89,10 @@ class Stage:
         """Units of work; a stage that runs once has one empty item."""
         return [{}]
 
+    def settings_of(self, item: Item) -> dict[str, Any]:
+        """Settings that decide the result of an item: those of all (`settings`), and what sets this one apart."""
+        return self.settings
+
     def made_of(self, item: Item) -> Mapping[str, Sequence[Path]]:
         """Files of a user that decide the result of an item, by the setting that names them: ``{"mask.file": [path]}``.
 
@@ -119,14 +123,26 @@ class Stage:
 
 
 class SimStage(Stage):
-    """A stage whose items are simulated skies: ``(split, sim)``."""
+    """A stage whose items are simulated skies: ``(split, sim)``.
+
+    Attributes
+    ----------
+    splits : tuple of str
+        Those whose sims it takes.
+    varies : bool
+        Whether a stage of test skies takes their variants too, a split of its own that most runs have none of.
+    """
 
     reads: ClassVar[tuple[str, ...]] = ("splits",)
     splits: ClassVar[tuple[str, ...]] = ("train", "valid", "test")
+    varies: ClassVar[bool] = True
 
     def items(self) -> Iterable[Item]:
         """Every sim of every split of this stage."""
-        return [{"split": split, "sim": sim} for split in self.splits for sim in range(self.cfg.splits[split])]
+        numbers = {split: self.cfg.splits[split] for split in self.splits}
+        if self.varies and "test" in numbers:
+            numbers["variants"] = self.cfg.splits.get("variants", 0)
+        return [{"split": split, "sim": sim} for split, n in numbers.items() for sim in range(n)]
 
 
 @dataclass(frozen=True)
@@ -277,7 +293,7 @@ def _execute(stage: Stage, work: Work, fresh: bool, start: float) -> bool:
             version=stage.version,
             item=dict(work.item),
             fingerprint=work.fingerprint,
-            settings=stage.settings,
+            settings=stage.settings_of(work.item),
             inputs=work.input_fingerprints,
             outputs=outputs,
             seeds=stage.seeds,

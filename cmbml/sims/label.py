@@ -1,7 +1,10 @@
 """The map that a network is asked for."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
+from cmbml.config.truth import corrects
 from cmbml.core.asset import Item
 from cmbml.core.stage import SimStage
 from cmbml.maps.skymap import SkyMap
@@ -22,6 +25,11 @@ class Label(SimStage):
     uses = ("delens.label", "delens.fwhm_arcmin", "sky.nside", "sky.lmax")
     reads = ("splits", "delens.field", "delens.target")  # which make the label
     memory = "14 map"
+    varies = False  # nothing is learnt from them
+
+    def items(self) -> Iterable[Item]:
+        """Every sky, unless a network is asked for a correction, whose map the network's own stages make."""
+        return [] if corrects(self.cfg) else super().items()
 
     def run(self, item: Item, *, unlensed_alm: dict[str, np.ndarray], lensed_alm: dict[str, np.ndarray]) -> SkyMap:
         """Map of one field, uK_CMB or without unit, RING."""

@@ -1,17 +1,20 @@
 """The lensed sky as an instrument sees it."""
 
+from dataclasses import replace
+
 import numpy as np
 from omegaconf import DictConfig
 
 from cmbml.config.truth import masked
 from cmbml.core.asset import Item, Optional
-from cmbml.core.stage import SimStage
 from cmbml.maps.skymap import SkyMap
 from cmbml.sims.bands import one_band
+from cmbml.sims.variants import VariedStage
+from cmbml.sky.instrument import Band
 from cmbml.sky.observe import observe
 
 
-class Observe(SimStage):
+class Observe(VariedStage):
     """Beam, HEALPix sampling, the band's noise after the beam, analysis to `sky.lmax`; scalar E and B beside T, Q, U.
 
     The noisy T, Q and U are multiplied by the mask before the analysis, so that E and B are those of the masked sky.
@@ -21,7 +24,8 @@ class Observe(SimStage):
     inputs = ("lensed_alm", Optional("mask", when=masked))
     outputs = ("obs", "obs_alm")
     uses = ("instrument", "delens.fwhm_arcmin", "sky.seed", "sky.nside", "sky.lmax", "sky.fields")
-    reads = ("splits", "mask.kind")
+    reads = (*VariedStage.reads, "mask.kind")
+    differs_in = "noise"
 
     def __init__(self, config: DictConfig):
         """Refuse an instrument that has no one band to observe with."""
@@ -33,7 +37,7 @@ class Observe(SimStage):
     ) -> tuple[SkyMap, dict[str, np.ndarray]]:
         """Observed maps of `sky.fields`, uK_CMB, RING, and the alms found in them, with the beam."""
         sky = self.cfg.sky
-        band = self.band
+        band = _noisier(self.band, self.difference(item, 1.0))
         fwhm_arcmin = self.cfg.delens.fwhm_arcmin
         maps, alms = observe(
             {x: alm.astype(complex) for x, alm in lensed_alm.items()},
@@ -47,9 +51,15 @@ class Observe(SimStage):
             noise_b=band.noise("B"),
             fields=tuple(sky.fields),
             mask=None if mask is None else mask["mask"],
-            rngs={x: self.rng(f"noise/{x}", sky.seed, item["split"], item["sim"]) for x in "TP"},
+            rngs={x: self.rng(f"noise/{x}", sky.seed, *self.drawn_as(item)) for x in "TP"},
         )
         note = f"lensed CMB, noise T {band.noise_t_uk_arcmin:.4g} P {band.noise_p_uk_arcmin:.4g} uK arcmin"
         data = np.stack([maps[x] for x in sky.fields])
         obs = SkyMap(data, tuple(sky.fields), "uK_CMB", fwhm_arcmin, sky.lmax, note)
         return obs, {x: alm.astype(np.complex64) for x, alm in alms.items()}
+
+
+def _noisier(band: Band, factor: float) -> Band:
+    """A band with so many times the noise."""
+    levels = ("noise_t_uk_arcmin", "noise_p_uk_arcmin", "noise_b_uk_arcmin")
+    return replace(band, **{name: factor * getattr(band, name) for name in levels})

@@ -10,14 +10,14 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from cmbml.core.asset import Item
-from cmbml.core.stage import SimStage
 from cmbml.sims import chains
 from cmbml.sims.bands import as_user_error
 from cmbml.sims.chains import MissingChain, with_chain
+from cmbml.sims.variants import VariedStage
 from cmbml.sky import cosmology
 
 
-class Theory(SimStage):
+class Theory(VariedStage):
     """Draw the cosmology of a sky and compute its unlensed spectra with CAMB, up to `sky.lmax` + `sky.margin`.
 
     Sky after sky, with all cores: skies of one cosmology share a run of CAMB.
@@ -26,7 +26,8 @@ class Theory(SimStage):
     name = "theory"
     outputs = ("parameters", "cls")
     parallel = False
-    reads = ("splits", "system.root")
+    differs_in = "cosmology"
+    reads = (*VariedStage.reads, "system.root")
     uses = ("cosmology", "sky.seed", "sky.lmax", "sky.margin")
     memory = "380 MB"  # of CAMB
 
@@ -38,6 +39,9 @@ class Theory(SimStage):
         with contextlib.suppress(MissingChain):
             for item in itertools.islice(self.items(), 20):
                 self.parameters(item)
+        for item in self.items():
+            key = f"sims.variants.{item['sim']}.cosmology"
+            as_user_error(cosmology.demand_in_range, self.difference(item, {}), key)
 
     def made_of(self, item: Item) -> Mapping[str, Sequence[Path]]:
         """The files of the chain, if cosmologies are drawn from one."""
@@ -46,12 +50,12 @@ class Theory(SimStage):
         return {"cosmology.chain.path": files} if files else {}
 
     def parameters(self, item: Item) -> dict[str, float]:
-        """Draw the parameters of a sky."""
-        rng = self.rng("cosmology", self.cfg.sky.seed, item["split"], item["sim"])
+        """Draw the parameters of a sky; a variant has some of its own in place of those that were drawn."""
+        rng = self.rng("cosmology", self.cfg.sky.seed, *self.drawn_as(item))
         description: Any = OmegaConf.to_container(self.cfg.cosmology)
         spec = with_chain(description, Path(self.cfg.system.root))
         drawn: dict[str, float] = as_user_error(cosmology.draw_parameters, spec, rng)
-        return drawn
+        return {**drawn, **self.difference(item, {})}
 
     def run(self, item: Item) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Parameters, and spectra of `cmbml.sky.cosmology.spectra`."""

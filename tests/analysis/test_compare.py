@@ -4,6 +4,7 @@ import base64
 import copy
 import csv
 import json
+import math
 import re
 from html.parser import HTMLParser
 
@@ -15,6 +16,7 @@ from omegaconf import OmegaConf
 from cmbml.analysis.delensing.metrics import METRICS
 from cmbml.analysis.delensing.report import LEGENDS, Compared, report
 from cmbml.config import resolvers as config
+from cmbml.core import handlers
 from cmbml.core.errors import UserError
 from tests.analysis.standin import A_RES, TEMPLATES, WORDS, W, make, quickly
 from tests.conftest import REPO
@@ -22,7 +24,7 @@ from tests.conftest import REPO
 METHODS = "compare.methods=[none,good,half,trap,smooth]"
 # A PNG of one point.
 POINT = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
-COMPARE = (*WORDS, METHODS, "compare.reference=good", "splits.test=6")
+COMPARE = (*WORDS, METHODS, "compare.reference=good", "splits.test=6", "analysis.response=true")
 
 
 @pytest.fixture
@@ -72,6 +74,10 @@ def done(method, compare, tmp_path):
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         stage = place.rpartition("/.")[2].partition(".")[0]
         (folder / f"{place}.json").write_text(json.dumps({"stage": stage, "seconds": seconds, "peak_gb": 0.5}))
+    # What one of them has said of other skies.
+    (folder / "good/B/analysis/response.png").write_bytes(POINT)
+    answer = {"method": "good", "variant": "unlensed", "A_res": math.nan, "transfer": 1, "template": 0.0512}
+    handlers.write(folder / "good/B/analysis/response.csv", [answer | {"response": math.nan}])
     code, error = compare(*COMPARE)
     assert code == 0, error
     return tmp_path / "data" / "standin" / "Comparison" / "B"
@@ -151,8 +157,9 @@ def test_everything_that_a_comparison_makes(done, compare):
     page = Page((done / "report.html").read_text())
     check_self_contained(page)
     assert (done / "report.html").stat().st_size < 2e6
-    assert [a["loading"] for tag, a in page.tags if tag == "img"] == ["lazy"] * 7
+    assert [a["loading"] for tag, a in page.tags if tag == "img"] == ["lazy"] * 8
     text = " ".join("".join(page.text).split())
+    assert "good unlensed - 1.000 0.05120 -" in " ".join(" ".join(page.text).split())
     assert "trap: A_res is struck out, because transfer 0.0" in text
     assert "half: 0.25 of the lensing power is left" in text
     assert len([tag for tag, _ in page.tags if tag == "s"]) == 2 * 2  # the same, once for both forms
@@ -246,6 +253,7 @@ def test_the_page_escapes_what_it_is_given():
         paired=[line | interval],
         costs=[{"method": evil, "step": evil, "n": 2, "seconds": pair, "peak_gb": np.nan}],
         origins=[{"method": evil, evil: evil}],
+        responses=[{"method": evil, "variant": evil, "response": 0.5}],
     )
     text = report(compared, dict.fromkeys(LEGENDS, POINT))
     assert "<script" not in text

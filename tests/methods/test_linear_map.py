@@ -21,8 +21,8 @@ NSIDE, LMAX = 128, 300
 # Hardly any noise, so that estimates up to l = 300 say something.
 WORDS = (
     "method=linear_map", f"nside={NSIDE}", f"sky.lmax={LMAX}", "sky.fields=[E,B,Q,U]", "instrument.fwhm_arcmin=5",
-    "instrument.noise_p_uk_arcmin=0.3", "delens.lmin_b=100", "splits.train=0", "method.grid=1.5",
-    "method.tolerance=1e-3",
+    "instrument.noise_p_uk_arcmin=0.3", "delens.lmin_b=100", "splits.train=0", "linear_map.grid=1.5",
+    "linear_map.tolerance=1e-3",
 )  # fmt: skip
 BAND = ("mask=band", "mask.b_deg=20", "mask.apodise_deg=10")
 FULL_SIZE = ("method=linear_map", "sky.fields=[E,B,Q,U]", "splits.train=1")
@@ -126,7 +126,7 @@ def test_samples_know_the_errors(composed):
 
     The part of the modes within one sigma scatters by .005 in the first bin, that of the fewest modes.
     """
-    run = Run(composed(*WORDS, "method.samples=4"), 3, first_order=True)
+    run = Run(composed(*WORDS, "linear_map.samples=4"), 3, first_order=True)
     sigma, posterior = run.posterior()
     covered = coverage(run, posterior, (20, 100, 200, 301))
     says = expected(posterior, (20, 90))
@@ -139,7 +139,7 @@ def test_samples_know_the_errors(composed):
 
 @pytest.mark.slow
 def test_samples_know_the_errors_at_full_size(composed):
-    run = Run(composed(*FULL_SIZE, "method.samples=4"), 3, train=13)
+    run = Run(composed(*FULL_SIZE, "linear_map.samples=4"), 3, train=13)
     _, posterior = run.posterior()
     covered = coverage(run, posterior, (20, 100, 200, 400, 600, 900, 1200, 1501))
     assert covered == pytest.approx([0.68] * 7, abs=0.02)

@@ -1,6 +1,7 @@
 """The stages of `main_analysis_compare.py`: they read finished results of several delensing methods."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,18 @@ from cmbml.analysis.delensing.lensing import lensing_figure, lensing_of
 from cmbml.analysis.delensing.measure import NONE, Delensing, Measure, of_filters
 from cmbml.analysis.delensing.metrics import theory_curves
 from cmbml.analysis.spectra import of_method, stack
-from cmbml.core.asset import Every, Files, Item, Record
+from cmbml.config.truth import estimated
+from cmbml.core.asset import Every, Files, Item, Optional, Record
 from cmbml.maps.skymap import SkyMap
 
 STEPS = tuple(
     Record(asset, optional=True) for asset in ("model", "kappa_qe", "kappa_linear", "estimate", "lensing_template")
+)
+# What methods answer when the sky is another, where the command asks for it.
+RESPONSES = Optional(
+    Every("response_csv", optional=True),
+    Every("response_png", optional=True),
+    when=lambda cfg: cfg.analysis.response,
 )
 PICTURES = ("delensing", "spectra", "sigma", "boxes")
 
@@ -58,8 +66,10 @@ class Comparing(Delensing, compare.Comparing):
         """Also the estimates of kappa that belong to no method, and the models of either target."""
         if asset in ("kappa_qe", "kappa_linear"):
             return [{"split": "test", "sim": sim} for sim in range(self.cfg.splits.test)]
+        if asset.startswith("response"):
+            return [{"method": name} for name in self.methods]
         if asset == "model":
-            labels = ("kappa", f"lensing_{self.field}", f"unlensed_{self.field}")
+            labels = ("kappa", "correction", f"lensing_{self.field}", f"unlensed_{self.field}")
             return [{"method": name, "label": label} for name in self.methods for label in labels]
         return super().found(asset)
 
@@ -110,7 +120,7 @@ class Comparing(Delensing, compare.Comparing):
         for files in steps:
             for item, record in zip(files.items, files, strict=True):
                 name = item.get("method", "shared")
-                if item.get("label", "").partition("_")[0] in ("", targets.get(name)):
+                if estimated(item.get("label", "").partition("_")[0]) in ("", targets.get(name)):
                     records.append((name, record))
         return comparison.costs(records)
 
@@ -202,7 +212,14 @@ class Report(Comparing, compare.Report):
     """One HTML page with the tables, the figures, and what they do and do not say."""
 
     pictures = (*PICTURES, "lensing", "skies", "zoom")
-    inputs = (*compare.MEASURED, *compare.png(pictures), "filters", *STEPS)
+    inputs = (*compare.MEASURED, *compare.png(pictures), "filters", *STEPS, RESPONSES)
+
+    def compared(
+        self, *, response_csv: Sequence[Any] = (), response_png: Sequence[bytes] = (), **inputs: Any
+    ) -> report.Compared:
+        """With what the methods answer when the sky is another."""
+        rows = [row for of_method in response_csv for row in of_method]
+        return replace(super().compared(**inputs), responses=rows, response_pictures=list(response_png))
 
     def page(self, compared: report.Compared, pictures: Mapping[str, list[bytes]]) -> str:
         """The page."""

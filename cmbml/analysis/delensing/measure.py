@@ -118,6 +118,7 @@ class Baseline(Delensing, SimStage):
     uses = ("delens.field", "analysis.fwhm_arcmin", "analysis.lmax")
     reads = ("splits", "mask.kind")
     version = 2
+    varies = False
 
     def run(
         self,
@@ -327,6 +328,7 @@ class Pictures(Delensing, SimStage):
     uses = (*Delensing.caption_keys, "analysis.zoom")
     reads = ("splits", "analysis.pictures", "mask.kind")
     memory = "1 item + 40 MB"
+    varies = False
 
     def items(self) -> list[Item]:
         """The first test skies."""

@@ -9,7 +9,8 @@ from typing import Any
 from cmbml.analysis import comparison
 from cmbml.analysis.captions import describe
 from cmbml.analysis.delensing.metrics import EXPECTED, EXPECTED_ERROR, TARGETS
-from cmbml.analysis.metrics import directions
+from cmbml.analysis.delensing.response import METRICS, shown
+from cmbml.analysis.metrics import directions, heading
 from cmbml.analysis.page import (
     DIFFERENCES,
     bullets,
@@ -19,6 +20,7 @@ from cmbml.analysis.page import (
     paragraph,
     picture,
     section,
+    table,
 )
 from cmbml.analysis.tables import SCATTER, judged_text
 
@@ -78,7 +80,15 @@ LEGENDS = {
     "skies": "Truth, observed and predicted map of one sky, and what is wrong with each. Predictions carry the noise of"
     " the observation.",
     "zoom": "The same for one patch.",
+    "response": "Above: the response of the convergence. Below: the power of the template over that of the lensing of"
+    " the sky itself. Grey: the multipoles of the table. Colours: skies that differ from it in one thing.",
 }
+RESPONSE = (
+    "What each method answers on skies that differ from the first test sky in one thing, everything random being the"
+    " same; its filters and weights remain those of the dataset. The template that is left on an unlensed sky is noise"
+    " that passes for lensing. The response is the part of the true convergence that the estimate has; of an estimator"
+    " that is linear in the observed B it does not change with the amplitude of the lensing or with the noise."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +107,10 @@ class Compared(comparison.Compared):
         Entries of the caption: what the filters of the estimators are made of, and what sigma(r) is of.
     rows : mapping
         Name of a row -> what was measured, a mapping a sky and form.
+    responses : sequence of mappings
+        Rows of the methods' ``response.csv``, of those that have one.
+    response_pictures : sequence of bytes
+        Their PNG files.
     """
 
     baseline: str
@@ -105,6 +119,8 @@ class Compared(comparison.Compared):
     filters: Mapping[str, str] = field(default_factory=dict)
     sigma: Mapping[str, str] = field(default_factory=dict)
     rows: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    responses: Sequence[Mapping[str, Any]] = ()
+    response_pictures: Sequence[bytes] = ()
 
     def blocks(self) -> list[tuple[dict[str, str], Sequence[Mapping[str, Any]]]]:
         """The summary and the differences."""
@@ -133,6 +149,7 @@ def report(compared: Compared, figures: Mapping[str, bytes]) -> str:
         section(f"Differences from {compared.reference} on the same skies", _paired_table(compared)),
         section("Spectra", *drawn("spectra")),
         section("The lensing", *drawn("lensing")),
+        *_response(compared),
         section("Skies", *drawn("skies", "zoom")),
         section("Pixel by pixel", _pixel_table(compared)),
         section("Scatter of the skies", *drawn("boxes")),
@@ -140,6 +157,16 @@ def report(compared: Compared, figures: Mapping[str, bytes]) -> str:
         section("The trap", paragraph(TRAP)),
     ]
     return comparison_page("Delensing", compared, [bullets(verdicts(compared))], parts)
+
+
+def _response(compared: Compared) -> list[str]:
+    """The section of what methods answer on other skies, if any has told."""
+    if not compared.responses:
+        return []
+    lines = shown(compared.responses)
+    rows = [{heading(k, compared.caption, METRICS): str(v) for k, v in line.items() if k != "note"} for line in lines]
+    drawn = [picture(png, LEGENDS["response"]) for png in compared.response_pictures]
+    return [section("Other skies", table(rows), paragraph(RESPONSE, look="small"), *drawn)]
 
 
 def verdicts(compared: Compared) -> list[str]:

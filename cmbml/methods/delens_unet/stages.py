@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from cmbml.config.checks import FEATURES
-from cmbml.core.asset import Every, File, Files, Item
+from cmbml.config.checks import FEATURES, FIELDS, LINEAR, OF_KAPPA
+from cmbml.config.truth import corrects, sees_linear_map
+from cmbml.core.asset import Every, File, Files, Item, Optional
 from cmbml.core.stage import SimStage, Stage
 from cmbml.maps.skymap import SkyMap
+from cmbml.methods.shared.filtered_sky import kappa_map
 from cmbml.methods.shared.training import Training, prediction
 from cmbml.sky import rotation
 from cmbml.sky.fields import field_map
@@ -19,29 +21,61 @@ GEOMETRY = ("delens.label", "delens.inputs", "patches", "rotation.kind", "sky.ns
 
 
 @dataclass(frozen=True)
-class Pairs(Sequence[tuple[np.ndarray, np.ndarray]]):
-    """Skies as the trainer wants them: (inputs, target), each (channels, npix) float32 RING, read when asked for."""
+class Shown:
+    """What the network sees of some skies, read when it is asked for.
 
+    Attributes
+    ----------
+    fields : tuple of str
+        In the order of the channels.
+    nside : int
+    obs, features : Files
+        Maps of the observation and of the filtered sky.
+    kappa_linear : Files, or None
+        Alms of the linear MAP, where the network sees it or corrects it.
+    """
+
+    fields: tuple[str, ...]
+    nside: int
     obs: Files
     features: Files
+    kappa_linear: Files | None = None
+
+    def channels(self, i: int) -> np.ndarray:
+        """Maps of a sky, (channels, npix) float32, RING."""
+        maps = {LINEAR: self.linear_map(i)} if LINEAR in self.fields else {}
+        for files, known in ((self.obs, FIELDS), (self.features, FEATURES)):
+            wanted = [field for field in self.fields if field in known]
+            if wanted:
+                maps |= zip(wanted, files[i].select(wanted), strict=True)
+        return np.stack([maps[field] for field in self.fields])
+
+    def linear_map(self, i: int) -> np.ndarray:
+        """The linear MAP of the convergence of a sky, (npix,) float32, RING."""
+        if self.kappa_linear is None:
+            raise ValueError("nobody has asked for the linear MAP")
+        return kappa_map(self.kappa_linear[i], self.nside).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Pairs(Sequence[tuple[np.ndarray, np.ndarray]]):
+    """Skies as the trainer wants them: (inputs, target), each (channels, npix) float32 RING, read when asked for.
+
+    The target is the label, or without one what the linear MAP lacks of the true convergence.
+    """
+
+    shown: Shown
     label: Files
-    fields: tuple[str, ...]
+    unlensed_alm: Files | None = None
 
     def __len__(self) -> int:
-        return len(self.obs)
+        return len(self.shown.obs)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[override]  # one at a time, without slices
-        return channels(self.fields, self.obs, self.features, i), self.label[i].data
-
-
-def channels(fields: Sequence[str], obs: Files, features: Files, i: int) -> np.ndarray:
-    """Maps of a sky that the network sees, (channels, npix): of the observation and of the filtered sky."""
-    skies = {source: files[i] for source, files in ((False, obs), (True, features)) if _any_of(fields, source)}
-    return np.stack([skies[field in FEATURES][field] for field in fields])
-
-
-def _any_of(fields: Sequence[str], filtered: bool) -> bool:
-    return any((field in FEATURES) == filtered for field in fields)
+        if self.unlensed_alm is None:
+            return self.shown.channels(i), self.label[i].data
+        true = kappa_map(self.unlensed_alm[i], self.shown.nside).astype(np.float32)
+        return self.shown.channels(i), (true - self.shown.linear_map(i))[None]
 
 
 class Rotations(Stage):
@@ -74,13 +108,17 @@ class Train(Training):
             for asset in ("obs", "features", "label")
         ),
         Every("rotation"),
+        *(
+            Optional(*(Every(asset, split=split, name=f"{split}_{asset}") for split in ("train", "valid")), when=when)
+            for asset, when in (("kappa_linear", sees_linear_map), ("unlensed_alm", corrects))
+        ),
     )
     uses = (*GEOMETRY, "network", "train", "rotation.pairs", "rotation.symmetries")
     reads = ("system", "splits", "rotation.average")
 
     def channels(self) -> tuple[Sequence[str], Sequence[str]]:
         """The inputs, and the field of the label."""
-        return self.cfg.delens.inputs, [shown(self.cfg.delens.label)]
+        return self.cfg.delens.inputs, [field_of(self.cfg.delens.label)]
 
     def run(
         self, item: Item, *, rotation: Files, scratch: Mapping[str, File], **skies: Files
@@ -90,33 +128,56 @@ class Train(Training):
 
     def pairs(self, split: str, skies: Mapping[str, Files]) -> Pairs:
         """The skies of a split as the trainer wants them."""
-        obs, features, label = (skies[f"{split}_{asset}"] for asset in ("obs", "features", "label"))
-        return Pairs(obs, features, label, tuple(self.cfg.delens.inputs))
+        obs, features = (skies[f"{split}_{asset}"] for asset in ("obs", "features"))
+        linear = skies.get(f"{split}_kappa_linear")
+        shown = Shown(tuple(self.cfg.delens.inputs), self.cfg.sky.nside, obs, features, linear)
+        return Pairs(shown, skies[f"{split}_label"], skies.get(f"{split}_unlensed_alm"))
 
 
 class Predict(SimStage):
-    """What the network finds in the test skies, over the full sky, averaged over orientations and turned back."""
+    """What the network finds in the test skies, over the full sky, averaged over orientations and turned back.
+
+    A correction is added to the linear MAP: a network that answers 0 estimates the linear MAP itself.
+    """
 
     name = "network_estimate"
     outputs = ("estimate",)
     splits = ("test",)
     parallel = False
-    inputs = ("model", Every("obs"), Every("features"), Every("rotation"))
+    inputs = (
+        "model",
+        Every("obs"),
+        Every("features"),
+        Every("rotation"),
+        Optional(Every("kappa_linear"), when=sees_linear_map),
+    )
     uses = (*GEOMETRY, "rotation.predict", "rotation.average", "delens.fwhm_arcmin")
     reads = ("splits", "rotation.pairs", "train.batch_size", "system.device", "network")
 
-    def run(self, item: Item, *, model: dict[str, Any], obs: Files, features: Files, rotation: Files) -> SkyMap:
-        """Map of `delens.label`: kappa without unit, or a field in uK_CMB with the beam of the observation."""
+    def run(
+        self,
+        item: Item,
+        *,
+        model: dict[str, Any],
+        obs: Files,
+        features: Files,
+        rotation: Files,
+        kappa_linear: Files | None = None,
+    ) -> SkyMap:
+        """Map of kappa without unit, or of a field in uK_CMB with the beam of the observation."""
         label = self.cfg.delens.label
-        estimate = prediction(self.cfg, model, channels(self.cfg.delens.inputs, obs, features, 0), rotation)
-        is_kappa = label == "kappa"
-        unit, fwhm_arcmin = ("1", 0.0) if is_kappa else ("uK_CMB", self.cfg.delens.fwhm_arcmin)
-        return SkyMap(estimate, (shown(label),), unit, fwhm_arcmin, self.cfg.sky.lmax, f"{label} by a network")
+        shown = Shown(tuple(self.cfg.delens.inputs), self.cfg.sky.nside, obs, features, kappa_linear)
+        estimate = prediction(self.cfg, model, shown.channels(0), rotation)
+        if corrects(self.cfg):
+            estimate = estimate + shown.linear_map(0)
+        field = field_of(label)
+        unit, fwhm_arcmin = ("1", 0.0) if field == "kappa" else ("uK_CMB", self.cfg.delens.fwhm_arcmin)
+        return SkyMap(estimate, (field,), unit, fwhm_arcmin, self.cfg.sky.lmax, f"{label} by a network")
 
 
-def shown(label: str) -> str:
-    """Return the field that the map of a label shows: ``kappa``, or what follows the target."""
-    return label.split("_")[-1]
+def field_of(label: str) -> str:
+    """Return the field that an estimate shows: ``kappa``, or what follows the target."""
+    return "kappa" if label in OF_KAPPA else label.split("_")[-1]
 
 
 class Export(Stage):

@@ -1,23 +1,23 @@
 """The stages of the linear MAP: its weights, the solution, its errors, and the map that it is handed on as."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 import numpy as np
 from omegaconf import DictConfig
 
-from cmbml.config.truth import masked
+from cmbml.config.truth import masked, sees_linear_map
 from cmbml.core.asset import Item, Optional
-from cmbml.core.errors import demand_value
 from cmbml.core.stage import SimStage, Stage
 from cmbml.maps.skymap import SkyMap
-from cmbml.methods.shared.filtered_sky import filtered
+from cmbml.methods.shared.filtered_sky import filtered, kappa_map
 from cmbml.sky import linear_map, sht
 from cmbml.sky.lensing import kappa_from_phi, phi_from_kappa
 from cmbml.sky.lensing_theory import Coupling
 from cmbml.sky.masks import f_sky
 from cmbml.sky.quadratic import FirstOrder
 
-SOLUTION = ("method.tolerance", "method.iterations", "method.grid", "delens.fwhm_arcmin")
+SOLUTION = ("linear_map.tolerance", "linear_map.iterations", "linear_map.grid", "delens.fwhm_arcmin")
 
 
 def legs(
@@ -29,9 +29,9 @@ def legs(
     return b, filtered(obs_alm, "E", filters["wiener_e"], filters, fwhm_arcmin)
 
 
-def how(method: DictConfig) -> dict[str, float]:
+def how(settings: DictConfig) -> dict[str, float]:
     """Keywords of ``cmbml.sky.linear_map.solve``."""
-    return {"tolerance": method.tolerance, "iterations": method.iterations, "grid": method.grid}
+    return {"tolerance": settings.tolerance, "iterations": settings.iterations, "grid": settings.grid}
 
 
 class Weights(Stage):
@@ -59,19 +59,12 @@ class LinearMap(SimStage):
     """
 
     name = "linear_map"
-    splits = ("test",)
+    splits: ClassVar[tuple[str, ...]] = ("test",)
     inputs = ("obs_alm", "filters", "linear_weights")
     outputs = ("kappa_linear",)
     uses = SOLUTION
-    reads = ("splits",)
+    reads: ClassVar[tuple[str, ...]] = ("splits", "linear_map")
     memory = "60 alm"
-
-    def check(self) -> None:
-        """Refuse conjugate gradients that never end, or end at once, and a grid that holds no product."""
-        m = self.cfg.method
-        demand_value(0 < m.tolerance < 1, "method.tolerance", m.tolerance, "between 0 and 1")
-        demand_value(m.iterations >= 1, "method.iterations", m.iterations, "at least 1")
-        demand_value(1 <= m.grid <= 2, "method.grid", m.grid, "between 1 and 2")
 
     def run(
         self,
@@ -83,8 +76,29 @@ class LinearMap(SimStage):
     ) -> dict[str, np.ndarray]:
         """Alms ``kappa`` (nalm,)."""
         seen = legs(obs_alm, filters, self.cfg.delens.fwhm_arcmin)
-        phi = linear_map.solve(*seen, linear_map.Weights(**linear_weights), **how(self.cfg.method))
+        phi = linear_map.solve(*seen, linear_map.Weights(**linear_weights), **how(self.cfg.linear_map))
         return {"kappa": kappa_from_phi(phi).astype(np.complex64)}
+
+
+class WeightsToLearn(Weights):
+    """The same, if a network is shown the linear MAP or corrects it."""
+
+    reads = ("delens.inputs", "delens.label")
+
+    def items(self) -> Iterable[Item]:
+        """One item, or none."""
+        return super().items() if sees_linear_map(self.cfg) else []
+
+
+class LinearMapToLearn(LinearMap):
+    """The same of every sky, if a network is shown the linear MAP or corrects it; one file for all methods."""
+
+    splits = ("train", "valid", "test")
+    reads = ("splits", "delens.inputs", "delens.label")
+
+    def items(self) -> Iterable[Item]:
+        """Every sky, or none."""
+        return super().items() if sees_linear_map(self.cfg) else []
 
 
 class Kappa(SimStage):
@@ -101,15 +115,15 @@ class Kappa(SimStage):
     def run(self, item: Item, *, kappa_linear: dict[str, np.ndarray]) -> SkyMap:
         """Map of the convergence, RING."""
         sky = self.cfg.sky
-        data = sht.synthesis(kappa_linear["kappa"].astype(np.complex128), sky.nside)
+        data = kappa_map(kappa_linear, sky.nside)
         return SkyMap(data[None], ("kappa",), "1", 0.0, sky.lmax, "linear MAP")
 
 
 class Posterior(SimStage):
     """What the linear MAP does not know: the error of the convergence, and of A_res, from samples of its posterior.
 
-    `method.samples` solutions of perturbed data (`cmbml.sky.linear_map.sample`), each at the cost of the MAP. The truth
-    is not asked: were a sample the true sky, the residual of B would be the lensing that the difference of sample and
+    `linear_map.samples` solutions of perturbed data (`cmbml.sky.linear_map.sample`), each at the cost of the MAP. The
+    truth is not asked: were a sample the true sky, the residual of B would be the lensing that the difference of sample and
     MAP makes of the observed E, and beside it what no potential makes of that E to first order, whose power is that of
     theory.
     """
@@ -118,13 +132,13 @@ class Posterior(SimStage):
     splits = ("test",)
     inputs = ("obs_alm", "filters", "linear_weights", "kappa_linear", Optional("mask", when=masked))
     outputs = ("kappa_sigma", "posterior")
-    uses = (*SOLUTION, "method.samples", "sky.nside", "sky.lmax", "sky.seed")
+    uses = (*SOLUTION, "linear_map.samples", "sky.nside", "sky.lmax", "sky.seed")
     reads = ("splits", "mask.kind")
     memory = "65 alm"
 
     def items(self) -> list[Item]:
         """The test skies, if there are samples."""
-        return list(super().items()) if self.cfg.method.samples else []
+        return list(super().items()) if self.cfg.linear_map.samples else []
 
     def run(
         self,
@@ -150,17 +164,17 @@ class Posterior(SimStage):
         of_mean = lensing.lens(mean)[1]
         square = np.zeros(12 * sky.nside**2)
         spectra: dict[str, list[np.ndarray]] = {"kappa": [], "lensing": [], "residual": []}
-        for k in range(self.cfg.method.samples):
+        for k in range(self.cfg.linear_map.samples):
             rng = self.rng("posterior", sky.seed, item["split"], item["sim"], k)
-            away = linear_map.sample(b, e, weights, rng, start=mean, **how(self.cfg.method)) - mean
+            away = linear_map.sample(b, e, weights, rng, start=mean, **how(self.cfg.linear_map)) - mean
             kappa = kappa_from_phi(away)
             square += sht.synthesis(kappa, sky.nside) ** 2
             spectra["kappa"].append(sht.alm2cl(kappa))
             of_away = lensing.lens(away)[1]
             spectra["residual"].append(sht.alm2cl(of_away))
             spectra["lensing"].append(sht.alm2cl(of_mean + of_away))
-        sigma = np.sqrt(square / self.cfg.method.samples)
-        note = f"standard deviation of {self.cfg.method.samples} samples about the linear MAP"
+        sigma = np.sqrt(square / self.cfg.linear_map.samples)
+        note = f"standard deviation of {self.cfg.linear_map.samples} samples about the linear MAP"
         first_order = Coupling(sky.lmax).lensing_bb(filters["wiener_e"] * filters["ee"], filters["pp"])
         missed = np.maximum(filters["bb_lensing"] - first_order, 0) * (1 if mask is None else f_sky(mask["mask"]))
         return (

@@ -50,6 +50,11 @@ def without_mean_field(
     return (alm - mean_field["kappa"]) * (n / (n - 1) if averaged else 1)
 
 
+def kappa_map(alms: Mapping[str, np.ndarray], nside: int) -> np.ndarray:
+    """Map (npix,) of the alms ``kappa`` (nalm,) of an estimate, RING."""
+    return sht.synthesis(alms["kappa"].astype(np.complex128), nside)
+
+
 class Features(SimStage):
     """Maps of the filtered sky for the network, made when `delens.inputs` names one of them.
 
