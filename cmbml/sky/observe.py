@@ -88,20 +88,58 @@ def observe(
     beam = gaussian_beam(fwhm_arcmin, lmax)
     seen = {f: sht.almxfl(sht.truncate(alm, lmax), beam) for f, alm in alms.items() if f in ("T", "E", "B")}
     weight = 1.0 if mask is None else mask
-    found: dict[str, np.ndarray] = {}
-    maps: dict[str, np.ndarray] = {}
+    pixels: dict[str, np.ndarray] = {}
     if "T" in fields:
         sky = sht.synthesis(seen["T"], nside, nthreads=nthreads)
         sky += knee_noise(rngs["T"], nside, noise_t_uk_arcmin, *knee_t, nthreads=nthreads)[0]
         sky *= weight
-        found["T"] = sht.analysis(sky, lmax, niter=niter, nthreads=nthreads)
+        pixels["T"] = sky
     if set(fields) - {"T"}:
         sky = sht.synthesis(np.stack([seen["E"], seen["B"]]), nside, spin=2, nthreads=nthreads)
         sky += knee_noise(rngs["P"], nside, noise_p_uk_arcmin, *knee_p, spin=2, of_b=noise_b, nthreads=nthreads)
         sky *= weight
-        maps |= zip("QU", sky, strict=True)
+        pixels |= zip("QU", sky, strict=True)
+    return analysed(pixels, fields, lmax, niter=niter, nthreads=nthreads)
+
+
+def analysed(
+    pixels: Mapping[str, np.ndarray], fields: Sequence[str], lmax: int, *, niter: int = 1, nthreads: int = 0
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Analyse maps of T, Q and U: what `observe` returns of what it has seen.
+
+    Parameters
+    ----------
+    pixels : mapping
+        ``T``, ``Q`` and ``U``, those that the fields need: arrays (npix,), uK, RING.
+    fields, lmax, niter, nthreads
+        As in `observe`.
+
+    Returns
+    -------
+    maps : dict of float64 arrays (npix,), uK, RING
+        Of the fields: T, E and B are scalar maps of their alms, Q and U the pixels themselves.
+    alms : dict of complex128 arrays (nalm,)
+        Of T, and of E and B together, where a field needs them.
+
+    Examples
+    --------
+    An E mode without B, from its Q and U:
+
+    >>> from cmbml.sky.lensing import unit_alm
+    >>> e = sht.almxfl(unit_alm(np.random.default_rng(1), 8), np.arange(9) >= 2)
+    >>> q, u = sht.synthesis(np.stack([e, 0 * e]), 8, spin=2)
+    >>> maps, found = analysed({"Q": q, "U": u}, ["B", "Q"], 8, niter=3)
+    >>> bool(np.abs(maps["B"]).max() < 1e-3), maps["Q"] is q, np.allclose(found["E"], e, atol=1e-3)
+    (True, True, True)
+    """
+    maps = {f: m for f, m in pixels.items() if f in "QU"}
+    found: dict[str, np.ndarray] = {}
+    nside = round(np.sqrt(len(next(iter(pixels.values()))) / 12))
+    if "T" in fields:
+        found["T"] = sht.analysis(pixels["T"], lmax, niter=niter, nthreads=nthreads)
     if "E" in fields or "B" in fields:
-        found |= zip("EB", sht.analysis(sky, lmax, spin=2, niter=niter, nthreads=nthreads), strict=True)
+        both = np.stack([pixels["Q"], pixels["U"]])
+        found |= zip("EB", sht.analysis(both, lmax, spin=2, niter=niter, nthreads=nthreads), strict=True)
     scalar = [f for f in fields if f in found]
     if scalar:
         alm = np.stack([found[f] for f in scalar])

@@ -13,7 +13,7 @@ from cmbml.analysis.figures import LOOK, draw_line, limit_floor, multipole_axis
 from cmbml.analysis.measure import MASK
 from cmbml.analysis.projections import STYLE, new_figure
 from cmbml.analysis.spectra import scatter, stack
-from cmbml.config.truth import has_truth
+from cmbml.config.truth import has_parts
 from cmbml.core.asset import Every, Files, Item, Optional
 from cmbml.maps.skymap import SkyMap
 from cmbml.sky import sht
@@ -84,7 +84,7 @@ class KappaSpectra(Delensing):
     name = "kappa_spectra"
     inputs = (
         Every("estimate", split="test"),
-        Optional(Every("unlensed_alm", split="test"), when=has_truth),
+        Optional(Every("unlensed_alm", split="test"), when=has_parts),
         "filters",
         MASK,
     )

@@ -1,7 +1,7 @@
 """The stages of the linear MAP: its weights, the solution, its errors, and the map that it is handed on as."""
 
 from collections.abc import Iterable, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from omegaconf import DictConfig
@@ -29,7 +29,7 @@ def legs(
     return b, filtered(obs_alm, "E", filters["wiener_e"], filters, fwhm_arcmin)
 
 
-def how(settings: DictConfig) -> dict[str, float]:
+def how(settings: DictConfig) -> dict[str, Any]:
     """Keywords of ``cmbml.sky.linear_map.solve``."""
     return {"tolerance": settings.tolerance, "iterations": settings.iterations, "grid": settings.grid}
 
@@ -123,9 +123,9 @@ class Posterior(SimStage):
     """What the linear MAP does not know: the error of the convergence, and of A_res, from samples of its posterior.
 
     `linear_map.samples` solutions of perturbed data (`cmbml.sky.linear_map.sample`), each at the cost of the MAP. The
-    truth is not asked: were a sample the true sky, the residual of B would be the lensing that the difference of sample and
-    MAP makes of the observed E, and beside it what no potential makes of that E to first order, whose power is that of
-    theory.
+    truth is not asked: were a sample the true sky, the residual of B would be the lensing that the difference of sample
+    and MAP makes of the observed E, and beside it what no potential makes of that E to first order, whose power is that
+    of theory.
     """
 
     name = "posterior"
