@@ -168,7 +168,7 @@ def main() -> None:
     for lmax in given.lmax:
         made = alone(prepared, lmax)
         rows += alone(measure, lmax, given.threads, given.repeat, **made)
-        rows = [{name: round(x, 4) if isinstance(x, float) else x for name, x in row.items()} for row in rows]
+        rows = [{name: round(float(x), 4) if isinstance(x, float) else x for name, x in row.items()} for row in rows]
         save("linear_map", rows, given.out)  # what is there stays, whatever comes
         print("\n".join(f"{name:16s} {[row[name] for row in rows]}" for name in rows[0]), flush=True)
 
