@@ -3,17 +3,17 @@
     python benchmarks/linear_map.py [--lmax 750 1500] [--threads 1 2] [--repeat 3]
 
 One lensed sky of 1 uK arcmin and 5 arcmin without pixels, each size in processes of its own. Written to
-benchmarks/results/linear_map.csv, the least of ``repeat`` times:
+benchmarks/results/linear_map.csv are the least of ``repeat`` times, seconds of the clock (``_s``) and of all cores
+(``_cpu_s``), of which the ratios are:
 
-- ``solve_s``: the solution to a hundredth; ``peak_gib`` is the memory of the process then, the program's included;
-- ``iteration_s`` beside ``transforms_s``, four spin transforms of ducc0 on the same grid and nothing else:
-  ``over_transforms`` is their ratio;
-- ``quadratic_s``: the estimate from EE and EB, and ``over_quadratic``, the solution's time over it;
-- ``lenspyx_s``: one remapping of Q and U to a HEALPix map of that size (nside = the power of two above lmax / 3), in
-  single precision, and ``over_lenspyx``;
+- ``solve``: the solution to a hundredth, once; ``peak_gib`` is the memory of the process then, the program's included;
+- ``iteration`` over ``transforms``, four spin transforms of ducc0 on the same grid and nothing else;
+- ``solve`` over ``quadratic``, the estimate from EE and EB;
+- ``solve`` over ``lenspyx``, one remapping of Q and U to a HEALPix map of that size (nside is the power of two from
+  lmax / 3 on), in single precision;
 - ``A_res`` of both at l = 20 .. 200, by the lensing template of each.
 
-lmax = 3000 takes 15 minutes, and 7 GB for its sky.
+lmax = 3000 takes half an hour, and 7 GB for its sky.
 """
 
 import resource
@@ -38,14 +38,14 @@ BAND = np.arange(20, 201)
 STEPS = 5  # of which the time of one is taken
 
 
-def least(work: Callable[[], Any], repeat: int) -> float:
-    """Least seconds of so many runs."""
+def least(work: Callable[[], Any], repeat: int) -> np.ndarray:
+    """Least seconds of so many runs: of the clock, and of all cores together."""
     seconds = []
     for _ in range(repeat):
-        start = time.perf_counter()
+        start = time.perf_counter(), time.process_time()
         work()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+        seconds.append((time.perf_counter() - start[0], time.process_time() - start[1]))
+    return np.min(seconds, axis=0)
 
 
 def bare(lmax: int, threads: int) -> Callable[[], None]:
@@ -108,6 +108,7 @@ def measure(
     found: dict[str, np.ndarray] = {}
     rows = []
     for n in threads:
+        beside = bare(lmax, n)
 
         def solve(steps: int, tolerance: float, n: int = n) -> np.ndarray:
             keys = {"iterations": steps, "tolerance": tolerance, "nthreads": n}
@@ -123,19 +124,24 @@ def measure(
             geometry = ("healpix", {"nside": nside})
             lenspyx.alm2lenmap_spin(pair, gradient, 2, geometry=geometry, epsilon=1e-5, nthreads=n)
 
-        row = {"lmax": lmax, "threads": n, "solve_s": least(whole, 1)}
-        row["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        beside = bare(lmax, n)
-        pairs = []
-        for _ in range(repeat):  # side by side, so that a busy machine is busy for both
-            many, one = (least(lambda k=k: solve(k, 1e-9), 1) for k in (1 + STEPS, 1))
-            pairs.append(((many - one) / STEPS, least(beside, 2)))
-        row["iteration_s"], row["transforms_s"] = (min(x) for x in zip(*pairs, strict=True))
-        row["over_transforms"] = row["iteration_s"] / row["transforms_s"]
-        row["quadratic_s"] = least(estimate, repeat)
-        row["over_quadratic"] = row["solve_s"] / row["quadratic_s"]
-        row["lenspyx_s"] = least(remapped, repeat)
-        row["over_lenspyx"] = row["solve_s"] / row["lenspyx_s"]
+        seconds = {"solve": least(whole, 1)}
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        many, one, seconds["transforms"] = np.min(
+            [  # side by side, so that a busy machine is busy for all
+                [least(lambda: solve(1 + STEPS, 1e-9), 1), least(lambda: solve(1, 1e-9), 1), least(beside, 2)]
+                for _ in range(repeat)
+            ],
+            axis=0,
+        )
+        seconds["iteration"] = (many - one) / STEPS
+        seconds["quadratic"] = least(estimate, repeat)
+        seconds["lenspyx"] = least(remapped, repeat)
+        row: dict[str, Any] = {"lmax": lmax, "threads": n, "peak_gib": peak}
+        row |= {f"{what}_s": clock for what, (clock, _) in seconds.items()}
+        row |= {f"{what}_cpu_s": cpu for what, (_, cpu) in seconds.items()}
+        row["iteration_over_transforms"] = seconds["iteration"][1] / seconds["transforms"][1]
+        for what in ("quadratic", "lenspyx"):
+            row[f"solve_over_{what}"] = seconds["solve"][1] / seconds[what][1]
         rows.append(row)
     normal = np.divide(filters["wiener_phi"], filters["response"], out=np.zeros(lmax + 1), where=ell >= 2)
     a_res = {
@@ -162,7 +168,7 @@ def main() -> None:
     for lmax in given.lmax:
         made = alone(prepared, lmax)
         rows += alone(measure, lmax, given.threads, given.repeat, **made)
-        rows = [{name: round(x, 4) if isinstance(x, float) else x for name, x in row.items()} for row in rows]
+        rows = [{name: round(float(x), 4) if isinstance(x, float) else x for name, x in row.items()} for row in rows]
         save("linear_map", rows, given.out)  # what is there stays, whatever comes
         print("\n".join(f"{name:16s} {[row[name] for row in rows]}" for name in rows[0]), flush=True)
 

@@ -12,9 +12,11 @@ from cmbml.methods.shared.lensing_template import Template
 from cmbml.methods.shared.observed_noise import ObservedNoise
 from cmbml.sims.mask import Mask
 from cmbml.sims.observe import Observe
-from cmbml.sky import lensing, sht
+from cmbml.sky import lensing, linear_map, sht
 from cmbml.sky.beams import gaussian_beam
 from cmbml.sky.lensing_theory import Coupling, fiducial
+from cmbml.sky.masks import apodise, band_mask
+from cmbml.sky.noise import scan_variance, variance_noise
 from cmbml.sky.quadratic import lensing_template
 
 NSIDE, LMAX = 128, 300
@@ -135,6 +137,41 @@ def test_samples_know_the_errors(composed):
     assert says["A_res_sigma"] < 0.03
     power = (2 * np.arange(LMAX + 1) + 1) @ posterior["kappa"].mean(axis=0) / (4 * np.pi)
     assert np.mean(sigma["kappa"].astype(float) ** 2) == pytest.approx(power, rel=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("b_deg", "limits"), [(21.0, (0.02, 0.01, 0.001)), (0.0, (2e-4, 1e-4, 1e-5))])
+def test_mean_field(b_deg, limits):
+    """Of 20 unlensed skies with the noise of a scan, over the power of kappa, at L = 2-9, 10-79 and 80-300.
+
+    Behind a mask there is one, because E leaks into B at its border; uneven noise alone makes none.
+    """
+    n, lmin_b, noise_uk_arcmin = 20, 100, 0.5
+    mask = apodise(band_mask(NSIDE, b_deg), 5.0) if b_deg else np.ones(12 * NSIDE**2)
+    variance = scan_variance(NSIDE, noise_uk_arcmin)
+    beam = gaussian_beam(5.0, LMAX)
+    noise = np.average(variance, weights=mask**2) * 4 * np.pi / (12 * NSIDE**2) / beam**2
+    ee = fiducial()["lensed_ee"][: LMAX + 1]
+    wiener_e = ee / (ee + noise)
+    weights = linear_map.weights(fiducial(), noise, wiener_e, lmin_b=lmin_b)
+    total = {"mean": 0.0, "power": 0.0}
+    for seed in range(n):
+        e = sht.almxfl(lensing.unit_alm(np.random.default_rng(seed), LMAX), np.sqrt(ee) * beam)
+        seen = sht.synthesis(np.stack([e, 0 * e]), NSIDE, spin=2)
+        seen += variance_noise(np.random.default_rng([seed, 1]), np.stack([variance] * 2))
+        e, b = (sht.almxfl(alm, 1 / beam) for alm in sht.analysis(seen * mask, LMAX, spin=2))
+        kappa = lensing.kappa_from_phi(linear_map.solve(b, sht.almxfl(e, wiener_e), weights))
+        total["mean"] += kappa / n
+        total["power"] += sht.alm2cl(kappa) / n
+    ell = np.arange(LMAX + 1)
+    field = (sht.alm2cl(total["mean"]) - total["power"] / n) * n / (n - 1)  # less the scatter of n skies
+    power = (ell * (ell + 1) / 2) ** 2 * fiducial()["pp"][: LMAX + 1]
+    parts = []
+    for first, last in ((2, 9), (10, 79), (80, 300)):
+        band = slice(first, last + 1)
+        parts.append((2 * ell[band] + 1) @ field[band] / ((2 * ell[band] + 1) @ power[band]))
+    assert all(abs(part) < limit for part, limit in zip(parts, limits, strict=True)), parts
+    assert b_deg == 0 or parts[0] > 0.005  # or the page that speaks of it is wrong
 
 
 @pytest.mark.slow

@@ -240,7 +240,8 @@ class Measure(Delensing, measure.Measure):
         rows, spectra = super().run(item, **inputs)
         for samples in posterior if self.cfg.delens.field == "B" else ():
             of_method = metrics.expected(samples, self.band)
-            rows = [row | of_method if row["method"] == self.cfg.method.name else row for row in rows]
+            unknown = dict.fromkeys(of_method, np.nan)
+            rows = [row | (of_method if row["method"] == self.cfg.method.name else unknown) for row in rows]
         return rows, spectra
 
     @property
