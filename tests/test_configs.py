@@ -25,6 +25,7 @@ OF_FILES = ["experiment=demo", "experiment=planck_pr3"]  # skies of files: what 
 UNFINISHED = {
     "sims=external",
     "sims=external_sky",
+    "analysis=without_truth",
     "method=external",
     "method=pyilc",
     *OF_FILES,
@@ -46,7 +47,7 @@ def options(job: str) -> list[str]:
 OF_OTHERS = {*options("sims"), *options("delens")}
 OF_CLEANING = ["instrument=litebird", *(option for option in options("clean") if option not in OF_OTHERS)]
 CLASSICAL = ("method=quadratic", "method=wiener", "method=linear_map")  # they do not read what those that learn do
-LEARNING = {"network", "train", "patches", "rotation", "delens", "quadratic"}
+LEARNING = {"network", "train", "patches", "rotation", "delens", "quadratic", "linear_map"}
 SCALAR_ROOT_KEYS = ("field", "scale", "nside", "epochs")
 
 

@@ -50,7 +50,6 @@ class Measure(Judged, SimStage):
     name = "measure"
     splits = ("test",)
     outputs = ("metrics", "spectra")
-    varies = False
 
     def measured(
         self, spectra: dict[str, np.ndarray], *args: Any, **inputs: Any

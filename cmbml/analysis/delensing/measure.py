@@ -44,6 +44,7 @@ class Delensing(Judged):
     dataset_keys = ("dataset", "delens.field", "delens.fwhm_arcmin", "instrument", "sky.nside", "sky.lmax")
     caption_keys = (*dataset_keys, "method.target", "method.name")
     by = ("method", "form")
+    varies = False  # variants of a test sky are the matter of `response.Response` alone
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -118,7 +119,6 @@ class Baseline(Delensing, SimStage):
     uses = ("delens.field", "analysis.fwhm_arcmin", "analysis.lmax")
     reads = ("splits", "mask.kind")
     version = 2
-    varies = False
 
     def run(
         self,
@@ -329,7 +329,6 @@ class Pictures(Delensing, SimStage):
     uses = (*Delensing.caption_keys, "analysis.zoom")
     reads = ("splits", "analysis.pictures", "mask.kind")
     memory = "1 item + 40 MB"
-    varies = False
 
     def items(self) -> list[Item]:
         """The first test skies."""
