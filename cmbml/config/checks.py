@@ -161,7 +161,6 @@ def _check_delens(cfg: DictConfig) -> None:
     _one_of("method.target", cfg.method.target, TARGETS)
     _one_of("quadratic.estimator", cfg.quadratic.estimator, ("mv", "eb"))
     _one_of("quadratic.template", cfg.quadratic.template, ("gradient", "remap"))
-    _one_of("delens.noise", cfg.delens.noise, ("measured", "theory"))
     _one_of("quadratic.wiener", cfg.quadratic.wiener, ("measured", "theory"))
     label = d.target if d.target == "kappa" else f"{d.target}_{d.field}"
     demand(

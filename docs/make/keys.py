@@ -43,7 +43,7 @@ KINDS = {
     "method.param_dict_file": "text (file) or null",
     "method.predictions": "text (pattern of files)",
     "method.python": "text (file) or null",
-    "method.trained": "text (file) or null",
+    "method.trained": "text (file, or name) or null",
     "method.unit": "text or null",
     "sims.external.coordinates": "text or null",
     "sims.external.fwhm_arcmin": "mapping of bands to numbers, or null",
