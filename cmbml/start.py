@@ -29,7 +29,10 @@ from cmbml.core.pipeline import Pipeline
 from cmbml.core.stage import Stage
 
 SPOKEN = (UserError, HydraException, OmegaConfBaseException)  # what tells a user what is wrong
-ENGINE_KEYS = ("system", "run", "assets", "sims", "method.name", "method.target", "method.stages", "analysis.stages")
+ENGINE_KEYS = (
+    *("system", "run", "assets", "sims", "foregrounds.stage"),
+    *("method.name", "method.target", "method.stages", "analysis.stages"),
+)
 
 
 def build(cfg: DictConfig, overridden: Sequence[str] = ()) -> Pipeline:

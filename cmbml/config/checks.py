@@ -15,7 +15,7 @@ TARGETS = ("kappa", "lensing", "unlensed")
 CLEANED = ("T", "E", "B", "TQU")
 ROTATIONS = ("permutation", "harmonic", "none")
 MASKS = ("none", "band", "file")
-FOREGROUNDS = ("none", "synthetic", "pysm")
+FOREGROUNDS = ("none", "synthetic", "pysm", "residual")
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9 _+.,=@()\[\]-]*[A-Za-z0-9_+=@()\[\]-])?")
 RESERVED = ("logs", "rotations", "assets", "simulations", "simulation_working", "comparison")
 NOISES = ("none", "white", "scan", "variance_map")
@@ -264,8 +264,17 @@ def _check_foregrounds(cfg: DictConfig) -> None:
         "mask=galactic takes the shape of the dust, and foregrounds=none has none; choose another mask.",
     )
     demand(
-        f.kind != "pysm" or not any(f.vary.values()),
-        "foregrounds.vary gives the synthetic templates a scatter; PySM3's own are one sky. Set both scatters to 0.",
+        f.kind != "residual" or len(f.residual) > 0, "Say foregrounds=residual instead of foregrounds.kind=residual."
+    )
+    demand(
+        cfg.mask.kind != "galactic" or f.kind != "residual",
+        "mask=galactic takes the shape of the dust, which a residual does not show apart; choose another mask, as"
+        " mask=planck.",
+    )
+    demand(
+        f.kind not in ("pysm", "residual") or not any(f.vary.values()),
+        "foregrounds.vary gives the synthetic templates a scatter; PySM3's own, and those of observations, are one sky."
+        " Set both scatters to 0.",
     )
     fields = ["T"], ["T", "Q", "U"], *([["Q", "U"]] if cfg.sims.external else [])
     message = f"sky.fields={list(cfg.sky.fields)}: bands are observed in T, Q and U; choose [T] or [T,Q,U]."
