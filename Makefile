@@ -1,18 +1,25 @@
 # make demo   simulate, train, delens, compare with classical delensing: figures, tables and a report under data/
+# make assets what this tree keeps of the demonstrations: README's commands, then weights, cards and pictures in assets/
 # make test   the test suite        make test-slow   the full-size science checks       make lint   ruff and mypy
 # make docs   the documentation, in build/docs
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CLEANED := perfect_ilc,noise_wiener,hilc,cnilc,patch_unet
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint docs install clean
+.PHONY: demo assets test test-slow lint docs install clean
 
 demo: $(INSTALLED)
 	$(BIN)/python main_delens.py -m method=wiener,quadratic,linear_map field=B
 	$(BIN)/python main_analysis_compare.py field=B compare.methods=[none,wiener,quadratic,linear_map]
 	$(BIN)/python main_delens.py field=B scale=5
 	$(BIN)/python main_analysis_compare.py field=B
+
+assets: demo
+	$(BIN)/python main_clean.py -m experiment=cleaning_demo method=$(CLEANED)
+	$(BIN)/python main_analysis_compare.py job=clean experiment=cleaning_demo compare.methods=[$(CLEANED)]
+	$(BIN)/python demonstrations/store.py
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --durations=10 tests

@@ -29,7 +29,10 @@ from cmbml.core.pipeline import Pipeline
 from cmbml.core.stage import Stage
 
 SPOKEN = (UserError, HydraException, OmegaConfBaseException)  # what tells a user what is wrong
-ENGINE_KEYS = ("system", "run", "assets", "sims", "method.name", "method.target", "method.stages", "analysis.stages")
+ENGINE_KEYS = (
+    *("system", "run", "assets", "sims", "foregrounds.stage"),
+    *("method.name", "method.target", "method.stages", "analysis.stages"),
+)
 
 
 def build(cfg: DictConfig, overridden: Sequence[str] = ()) -> Pipeline:
@@ -47,7 +50,8 @@ def build(cfg: DictConfig, overridden: Sequence[str] = ()) -> Pipeline:
     holds: Any = OmegaConf.to_container(cfg.assets.holds, resolve=True)
     place: Any = OmegaConf.to_container(cfg.system.cluster)
     assets = Assets(cfg.assets.files, cfg.assets.constants, holds, costs.units(cfg))
-    return Pipeline(stages, assets, place)
+    nothing_learns = bool(OmegaConf.select(cfg, "method.trained"))
+    return Pipeline(stages, assets, place, unless_read={"split": ("train", "valid")} if nothing_learns else {})
 
 
 def unread(keys: Sequence[str], stages: Sequence[Stage]) -> list[str]:

@@ -14,11 +14,17 @@ from pathlib import Path
 import healpy as hp
 import numpy as np
 import pytest
+import yaml
 
+from cmbml.config import resolvers
+from cmbml.core.asset import File
+from cmbml.core.errors import UserError
+from cmbml.core.provenance import Sidecar
+from cmbml.script import pipeline
 from tests.conftest import REPO, run_here
 from tests.test_costs import compare
+from tests.test_trained import STORE, TINY, demand_claims
 
-TINY = ("experiment=tiny", "field=B", "scale=5")
 STAGES = [
     "theory",
     "mask",
@@ -188,6 +194,56 @@ def test_workers_do_not_change_the_bytes_of_skies(done, tmp_path):
     two = contents(tmp_path)
     assert two.items() <= contents(done).items()
     assert len(two) == 7 * 3
+
+
+@pytest.fixture(scope="module")
+def stored(done, tmp_path_factory) -> Path:
+    """A folder of assets with the network of the finished run as `mine`."""
+    to = tmp_path_factory.mktemp("assets")
+    (to / "instruments").symlink_to(REPO / "assets" / "instruments")
+    STORE["store_network"]("mine", "delens", " ".join(TINY), done, to)
+    return to
+
+
+def test_the_card_of_a_stored_network_claims_what_its_files_are(done, stored):
+    text = demand_claims(stored / "models" / "mine")
+    assert f"```bash\npython main_delens.py {' '.join(TINY)}\n```" in text
+    assert (done / "delens_tiny/delens_unet/B/analysis/table.md").read_text().strip() in text
+    assert str(done.parent) not in text
+    settings = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])
+    assert settings["delens.inputs"] == ["E_wf", "B_hp", "kappa_qe"]
+
+
+def test_a_stored_network_predicts_without_training_as_where_it_was_trained(done, stored, tmp_path, monkeypatch):
+    """In its dataset, and in another that has the noise of its filters and no training sky."""
+    monkeypatch.setattr(resolvers, "ASSETS", stored)
+    given = pipeline("delens", *TINY, "method.trained=mine", "method.name=given", f"system.root={done}")
+    elsewhere = pipeline("delens", *TINY, "method.trained=mine", "delens.noise=mine", f"system.root={tmp_path}")
+    plans = [run.plan() for run in (given, elsewhere)]
+    splits = [{name: {x.item.get("split") for x in works} for name, works in plan.items() if works} for plan in plans]
+    assert not {"train", "curves"} & {*splits[0], *splits[1]}
+    assert {split for found in splits[1].values() for split in found} == {"test", None}
+    assert [splits[0][x] for x in ("theory", "cmb", "observe")] == [{"train", "test"}] * 3
+    assert [splits[0][x] for x in ("label", "quadratic_estimate", "features")] == [{"test"}] * 3
+    assert [name for name, works in plans[0].items() if any(work.why for work in works)] == [
+        "network_estimate", "lensing_template", "measure", "pictures", "summary",
+    ]  # fmt: skip
+    with pytest.raises(UserError, match=r"table.csv is not up to date \(not made yet\); run  the command"):
+        STORE["finished"](given, {"summary": "table_md"}, "the command")
+    for name in ("theory", "cmb", "observe"):  # which are the same there
+        for work in plans[1][name]:
+            for path in (*(file.path for file in work.outputs), Sidecar.path(work.outputs)):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(done / path.relative_to(tmp_path), path)
+    elsewhere.run(only=["observed_noise", "filters", "quadratic_estimate", "features", "network_estimate"])
+    given.run(only=["network_estimate"])
+    for sim in range(2):
+        estimates = [
+            File(root / f"delens_tiny/{method}/B/Test/sim000{sim}/estimate_map.fits").read()["kappa"]
+            for root, method in ((done, "delens_unet"), (done, "given"), (tmp_path, "delens_unet"))
+        ]
+        for other in estimates[1:]:  # single precision, and sums in another order on another number of threads
+            np.testing.assert_allclose(other, estimates[0], rtol=0, atol=1e-5 * estimates[0].std())
 
 
 def test_killed_run_resumes_to_the_same_bytes(done, tmp_path):

@@ -51,6 +51,7 @@ def prepared(root, kind):
         "mask": "mask.fits", "chain": "chain/ns", "packed": "chain.tar.gz",
         "variance": "v/HFI_SkyMap_143_2048_R3.01_full.fits",
         "obs": "m/143.fits", "truth": "cmb.fits", "trained": "model.pt", "predictions": "cmb.fits",
+        "observed": "observed_noise.npz",
         "program": "clone/pyilc/main.py", "spectra": "spectra.yml", "beam": "beam.txt", "bandpass": "RIMO.fits",
         "dust": "pysm/pysm_2/dust_t_new.fits",
     }  # fmt: skip
@@ -106,6 +107,14 @@ CASES = {
     "trained network": (
         "trained", "clean", (*SIMS, "method=patch_unet", "method.trained={root}/model.pt"),
         {"predict", "measure", "pictures", "summary"},
+    ),
+    "trained network of delensing": (
+        "trained", "delens", ("experiment=tiny", "method.trained={root}/model.pt"),
+        {"network_estimate", "lensing_template", "measure", "pictures", "summary"},
+    ),
+    "noise that was measured elsewhere": (
+        "observed", "delens", ("experiment=tiny", "method=wiener", "delens.noise={root}/observed_noise.npz"),
+        {"observed_noise", "filters", "wiener", "lensing_template", "measure", "pictures", "summary"},
     ),
     "predictions of others": (
         "predictions", "clean", CODE, {"read_predictions", "measure", "pictures", "summary"}

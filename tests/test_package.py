@@ -25,6 +25,8 @@ PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
 SOURCES = ("cmbml", "cfg", "assets", "get_data", "pyproject.toml", "setup.py", "README.md", "LICENSE")
 SMALL = ("experiment=tiny", "nside=32", "splits.train=1", "splits.test=1", "run.workers=1")
 
+STAND_INS = ("model.pt", "observed_noise.npz")  # of a network that comes along
+
 
 def build(source: Path, place: Path) -> Path:
     """The wheel of a source tree, made without any download."""
@@ -41,6 +43,9 @@ def wheel(tmp_path_factory) -> Path:
             shutil.copytree(REPO / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(REPO / name, copy)
+    for name in STAND_INS:
+        (copy / "assets" / "models" / "mine").mkdir(parents=True, exist_ok=True)
+        (copy / "assets" / "models" / "mine" / name).write_bytes(b"none")
     return build(copy, tmp_path_factory.mktemp("wheel"))
 
 
@@ -79,11 +84,16 @@ def installed(wheel, plugin, tmp_path_factory):
 def test_the_wheel_has_every_module_option_and_table(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     wanted = {str(path.relative_to(REPO)) for path in (REPO / "cmbml").rglob("*.py")}
-    for name, pattern in (("cfg", "*.yaml"), ("assets", "*.ecsv"), ("assets", "*.gz"), ("get_data", "*.*")):
+    for name, pattern in (
+        ("cfg", "*.yaml"), ("assets", "*.ecsv"), ("assets", "*.gz"), ("assets", "models/*/*"), ("get_data", "*.*"),
+    ):  # fmt: skip
         wanted |= {f"cmbml/_data/{path.relative_to(REPO)}" for path in (REPO / name).rglob(pattern)}
     wanted = {name for name in wanted if "__pycache__" not in name}
     assert {"cmbml/_data/cfg/method/wiener.yaml", "cmbml/_data/get_data/manifest.yaml", "cmbml/start.py"} <= wanted
-    assert wanted <= names
+    assert {
+        *wanted,
+        *(f"cmbml/_data/assets/models/mine/{name}" for name in ("model.pt", "observed_noise.npz")),
+    } <= names
     assert not any(name.startswith(("tests/", "cfg/", "demonstrations/")) or name.endswith(".png") for name in names)
 
 
@@ -135,6 +145,15 @@ def test_the_command_beside_them_makes_them(tmp_path):
         assert found.header() == stored.header()
         scale = np.std(stored.data)
         np.testing.assert_allclose(found.data, stored.data, rtol=1e-4, atol=1e-4 * scale)  # other machines, CAMBs
+
+
+def test_networks_that_come_along_are_found_by_their_names(installed):
+    done = installed("delens", "delens.noise=yours", "run.dry=true")
+    said, _, names = done.stderr.partition(" nor one of ")
+    assert (done.returncode, said.partition(" is ")[0]) == (1, "Error: delens.noise=yours")
+    assert {"measured", "theory", "mine"} <= set(names.rstrip(".\n").split(", "))
+    done = installed("delens", "method.trained=mine", "run.dry=true")
+    assert re.search(r"Error: .*/cmbml/_data/assets/models/mine/model.pt cannot be read", done.stderr), done.stderr
 
 
 def test_commands_of_the_installed_package(installed):

@@ -24,6 +24,7 @@ from cmbml.core.errors import UserError
 from cmbml.maps.skymap import SkyMap
 from cmbml.start import build
 from tests.conftest import REPO, run_here
+from tests.test_trained import STORE, demand_claims
 
 PAGES = (
     "README.md",
@@ -217,10 +218,19 @@ def test_comparison_commands(root, sketches):
         assert all(name in page for name in ("wiener", "quadratic", "linear_map", "delens_unet"))
 
 
-def test_cleaning_comparison_command(root, sketches):
+def test_cleaning_comparison_command(root, sketches, tmp_path):
     """The comparison of the methods that the cleaning's first line has run."""
     (line,) = [c for c in COMMANDS if "job=clean" in c]
     here(*words_of(line), *CLEANED, root=root, config_name="compare")
+    small = " ".join(CLEANED)
+    network = STORE["NETWORKS"]["patch_unet"][1]
+    picture, asset = STORE["PICTURES"]["demo_cleaning.png"]
+    stored = [
+        *STORE["store_network"]("patch_unet", "clean", f"{network} {small}", root, tmp_path),
+        STORE["store_picture"]("demo.png", f"{picture} {small}", asset, root, tmp_path),
+    ]
+    assert [path.name for path in stored] == ["model.pt", "README.md", "demo.png"]
+    assert "shown        ['T of 100', 'T of 143']" in demand_claims(tmp_path / "models" / "patch_unet")
     page = (root / "cleaning_demo" / "Comparison" / "T" / "report.html").read_text()
     assert all(name in page for name in ("noise_wiener", "hilc", "cnilc", "patch_unet"))
 
@@ -278,6 +288,16 @@ def test_make_command(command):
         "make install": "pip install --quiet -c constraints.txt",
     }
     assert does[command] in run("make", "--no-print-directory", "-n", "-B", *command.split()[1:])
+
+
+def test_what_is_stored_is_what_the_commands_of_the_demonstrations_make():
+    told = "".join(run("make", "--no-print-directory", "-n", "assets").split("\n")).replace(".venv/bin/", "")
+    for job, words in STORE["NETWORKS"].values():
+        program = f"python main_{job}.py"
+        first = words.split()[0]
+        assert f"{program} {words}" in told or f"{program} -m {first}" in told
+    for words, _ in STORE["PICTURES"].values():
+        assert f"python main_analysis_compare.py {words}" in told
 
 
 def test_nothing_else_is_promised():

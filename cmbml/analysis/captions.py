@@ -21,7 +21,12 @@ def foregrounds_text(config: DictConfig) -> str:
     if config.sims.external:
         return "those of the files"
     kind = config.foregrounds.kind
-    return {"synthetic": "SYNTHETIC templates", "pysm": f"PySM3 {' '.join(config.foregrounds.presets)}"}.get(kind, kind)
+    names = {
+        "synthetic": "SYNTHETIC templates",
+        "pysm": f"PySM3 {' '.join(config.foregrounds.presets)}",
+        "residual": "of observations, with their noise",
+    }
+    return names.get(kind, kind)
 
 
 def describe(caption: Mapping) -> str:

@@ -104,12 +104,17 @@ class Summary(Judged):
 
 
 class Curves(Captioned):
-    """Loss and learning rate of a network against the epoch."""
+    """Loss and learning rate of a network against the epoch; none where the network is given."""
 
     name = "curves"
     inputs = ("history",)
     outputs = ("curves",)
+    reads = ("method.trained",)
     memory = "20 MB"
+
+    def items(self) -> Iterable[Item]:
+        """One figure, or none."""
+        return [] if self.cfg.method.trained else [{}]
 
     def run(self, item: Item, *, history: list[dict[str, float]]) -> Figure:
         """One figure."""

@@ -10,11 +10,12 @@ import yaml
 
 from cmbml.commands.data import Made
 from cmbml.commands.inspect import told as inspected
-from cmbml.commands.packed import MANIFEST, Packed
+from cmbml.commands.packed import MANIFEST, Packed, sha256
 from cmbml.core import log
 from cmbml.core.errors import UserError
 
 HUBS = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"))  # size_categories, by number of skies
+TAGS = ["cosmology", "cosmic-microwave-background", "healpix", "cmbml"]
 OF_THIS_MACHINE = ("made by", "contents", "taken as", "refused as", "file ")
 TOLD = (".fits", ".npz", ".npy", ".pt")
 NO_LICENCE = "none was given: ask its makers before you use or pass on any of it."
@@ -38,39 +39,83 @@ def card(name: str, packed: Packed, items: Sequence[Made], told: Mapping[str, st
     told : mapping
         ``licence``, ``command`` and ``limits`` in the words of the packer; each may be empty.
     """
-    head = yaml.safe_dump(_head(name, packed, items, told["licence"]), sort_keys=False, allow_unicode=True)
-    command = f"```bash\n{told['command']}\n```\n" if told["command"] else "Not given; the settings below decide it.\n"
     parts = [
-        f"---\n{head}---\n",
-        f"# {name}\n",
+        *_top(name, _head(name, packed, items, told["licence"])),
         f"{len(packed.archives)} archives, {log.size(packed.size)}, made with cmbml. `cmbml unpack` of this folder puts"
         f" the files below a root, each compared with its sha256 in `{MANIFEST}`; runs know them as finished then.\n",
         f"- fingerprint: `{packed.fingerprint}`",
         f"- licence: {NO_LICENCE if told['licence'] == 'unknown' else told['licence']}",
         *(f"- {line}" for line in _contents(packed, items)),
-        f"\n## Command\n\n{command}",
-        "## Limits\n",
-        f"{told['limits'] or SIMULATED}\n",
+        *_origin(items, told),
         "The records name the computer that has made a file. Files that no record names were left out.\n",
-        "## Stages and versions\n",
-        *_stages(items),
-        "",
-        *_versions(items),
-        "\n## Settings\n",
-        f"```yaml\n{yaml.safe_dump(_settings(items), allow_unicode=True)}```\n",
         "## Statistics\n",
         *_statistics(items),
     ]
     return "\n".join(parts)
 
 
+def card_of_network(name: str, files: Sequence[Path], items: Sequence[Made], told: Mapping[str, str]) -> str:
+    """Text of the card of a trained network that is stored as it is, without an archive.
+
+    Parameters
+    ----------
+    name : str
+        What it is called: `method.trained` takes it under this name.
+    files : sequence of Path
+        What is stored, the model first.
+    items : sequence of Made
+        What has made these files, by the records.
+    told : mapping
+        ``licence``, ``command`` and ``limits`` as for `card`, and ``result``: the table of what was measured, in
+        Markdown.
+    """
+    known = {path.name: {"size": path.stat().st_size, "sha256": sha256(path)} for path in files}
+    head = _head_of_model(items[0].dataset, told["licence"]) | {"files": known}
+    shown = ", ".join(f"`{path.name}` ({log.size(path.stat().st_size)})" for path in files)
+    parts = [
+        *_top(name, head),
+        f"A network trained with cmbml: {shown}. Size and sha256 of each stand in the head of this card."
+        f" `method.trained={name}` predicts with it and trains nothing.\n",
+        f"- licence: {NO_LICENCE if told['licence'] == 'unknown' else told['licence']}",
+        f"- trained on the dataset {items[0].dataset}",
+        *_origin(items, told),
+        "## What was measured\n",
+        f"{told['result']}\n",
+        "## The model\n",
+        f"```text\n{chr(10).join(_numbers(files[0]))}\n```\n",
+    ]
+    return "\n".join(parts)
+
+
+def _top(name: str, head: Mapping[str, Any]) -> tuple[str, str]:
+    """The yaml head and the heading."""
+    return f"---\n{yaml.safe_dump(dict(head), sort_keys=False, allow_unicode=True)}---\n", f"# {name}\n"
+
+
+def _origin(items: Sequence[Made], told: Mapping[str, str]) -> Iterator[str]:
+    """Command, limits, stages, versions and settings."""
+    command = f"```bash\n{told['command']}\n```\n" if told["command"] else "Not given; the settings below decide it.\n"
+    yield f"\n## Command\n\n{command}"
+    yield "## Limits\n"
+    yield f"{told['limits'] or SIMULATED}\n"
+    yield "## Stages and versions\n"
+    yield from _stages(items)
+    yield ""
+    yield from _versions(items)
+    yield "\n## Settings\n"
+    yield f"```yaml\n{yaml.safe_dump(_settings(items), allow_unicode=True)}```\n"
+
+
 def _head(name: str, packed: Packed, items: Sequence[Made], licence: str) -> dict[str, Any]:
-    tags = ["cosmology", "cosmic-microwave-background", "healpix", "cmbml"]
     if packed.kind == "model":
-        return {"license": licence, "library_name": "pytorch", "tags": tags, "datasets": [packed.dataset]}
+        return _head_of_model(packed.dataset, licence)
     skies = len({item.sky for item in items if item.sky})
     size = next((word for most, word in HUBS if skies < most), "n>100K")
-    return {"license": licence, "pretty_name": name, "tags": tags, "size_categories": [size]}
+    return {"license": licence, "pretty_name": name, "tags": TAGS, "size_categories": [size]}
+
+
+def _head_of_model(dataset: str, licence: str) -> dict[str, Any]:
+    return {"license": licence, "library_name": "pytorch", "tags": TAGS, "datasets": [dataset]}
 
 
 def _contents(packed: Packed, items: Sequence[Made]) -> Iterator[str]:

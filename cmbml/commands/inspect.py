@@ -169,9 +169,12 @@ def _settings(held: Any) -> Lines:
     if isinstance(weights, Mapping):
         count = sum(w.numel() for w in weights.values() if hasattr(w, "numel"))
         yield f"kind         model with {count} weights in {len(weights)} tensors, best of epoch {held.get('epoch')}"
-    for key in ("nside", "lmax", "delens", "clean", "network", "patches", "rotation", "train"):
+    for key in ("nside", "lmax", "delens", "seen", "network", "patches", "rotation", "train"):
         if key in settings:
             yield f"{key:<12} {_plain(settings[key])}"
+    for key in ("shown", "found", "fwhm_arcmin"):
+        if key in held:
+            yield f"{key:<12} {held[key]}"
     yield f"rms          inputs {held.get('input_rms')}, target {held.get('target_rms')}"
 
 

@@ -20,7 +20,7 @@ OF_KAPPA = ("kappa", "correction")  # targets of a network that have no field
 CLEANED = ("T", "E", "B", "TQU")
 ROTATIONS = ("permutation", "harmonic", "none")
 MASKS = ("none", "band", "file")
-FOREGROUNDS = ("none", "synthetic", "pysm")
+FOREGROUNDS = ("none", "synthetic", "pysm", "residual")
 DIFFERENCES = ("lensing", "noise", "cosmology")  # of a variant
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9 _+.,=@()\[\]-]*[A-Za-z0-9_+=@()\[\]-])?")
 RESERVED = ("logs", "rotations", "assets", "simulations", "simulation_working", "comparison")
@@ -172,7 +172,6 @@ def _check_delens(cfg: DictConfig) -> None:
     _one_of("method.target", cfg.method.target, TARGETS)
     _one_of("quadratic.estimator", cfg.quadratic.estimator, ("mv", "eb"))
     _one_of("quadratic.template", cfg.quadratic.template, ("gradient", "remap"))
-    _one_of("delens.noise", cfg.delens.noise, ("measured", "theory"))
     _one_of("quadratic.wiener", cfg.quadratic.wiener, ("measured", "theory"))
     asked = label(d.target, d.field)
     demand(
@@ -298,8 +297,17 @@ def _check_foregrounds(cfg: DictConfig) -> None:
         "mask=galactic takes the shape of the dust, and foregrounds=none has none; choose another mask.",
     )
     demand(
-        f.kind != "pysm" or not any(f.vary.values()),
-        "foregrounds.vary gives the synthetic templates a scatter; PySM3's own are one sky. Set both scatters to 0.",
+        f.kind != "residual" or len(f.residual) > 0, "Say foregrounds=residual instead of foregrounds.kind=residual."
+    )
+    demand(
+        cfg.mask.kind != "galactic" or f.kind != "residual",
+        "mask=galactic takes the shape of the dust, which a residual does not show apart; choose another mask, as"
+        " mask=planck.",
+    )
+    demand(
+        f.kind not in ("pysm", "residual") or not any(f.vary.values()),
+        "foregrounds.vary gives the synthetic templates a scatter; PySM3's own, and those of observations, are one sky."
+        " Set both scatters to 0.",
     )
     fields = ["T"], ["T", "Q", "U"], *([["Q", "U"]] if cfg.sims.external else [])
     message = f"sky.fields={list(cfg.sky.fields)}: bands are observed in T, Q and U; choose [T] or [T,Q,U]."

@@ -97,6 +97,37 @@ def shipped(path: str) -> Path:
     raise UserError(f"The table {path} is neither there nor in {ASSETS}; give the path of an existing one.")
 
 
+def of_model(key: str, name: str, file: str, words: Sequence[str] = ()) -> Path:
+    """Path of what a setting names: a file, or by the name of a trained network that comes along the one it has.
+
+    Parameters
+    ----------
+    key, name : str
+        The setting and its value: a path that ends as ``file`` does, or the name of a folder below `assets/models/` or
+        below the folder `models/` of a plug-in.
+    file : str
+        What that folder is to hold.
+    words : sequence of str
+        What else the value might have been, for the sentence.
+
+    Raises
+    ------
+    UserError
+        When it is neither.
+    """
+    path = Path(name)
+    if path.suffix == Path(file).suffix:
+        return path.expanduser()
+    places = (*(plugin.folder for plugin in plugins()), ASSETS)
+    known = {found.parent.name: found for place in places for found in sorted(place.glob(f"models/*/{file}"))}
+    if name not in known:
+        raise UserError(
+            f"{key}={name} is neither the path of a file like {file} nor one of"
+            f" {', '.join([*words, *known]) or 'the networks that come along, of which there are none'}."
+        )
+    return known[name]
+
+
 def home(root: str) -> str:
     """Path of `system.root` with the ~ of a home folder filled in.
 

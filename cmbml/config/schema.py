@@ -82,12 +82,22 @@ class Foregrounds:
     """Where the foregrounds come from, and how they differ from sky to sky."""
 
     kind: str = MISSING
+    stage: str = MISSING
     presets: list[str] = MISSING
     folder: str = MISSING
     nside_sky: int = within(*NSIDE)
     seed: int = within(*SEED)
     vary: dict[str, float] = within(0, 10)
     components: bool = MISSING
+    residual: dict[str, Any] = keyed(
+        {
+            "cmb_fwhm_arcmin": Limits(*BEAM),
+            "fwhm_arcmin": Limits(*BEAM, optional=True),
+            "holes": MAPPING,
+            "holes.threshold": Limits(0, 1),
+            **dict.fromkeys(("obs", "unit", "cmb", "cmb_unit", "coordinates", "holes.file", "holes.column"), TEXT),
+        }
+    )
 
 
 @dataclass

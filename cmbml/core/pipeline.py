@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 from joblib import Parallel, cpu_count, delayed
@@ -23,6 +24,15 @@ NEWER = "made by a newer cmbml"
 class Pipeline:
     """Stages over one table of assets.
 
+    Parameters
+    ----------
+    stages : sequence of Stage
+    assets : Assets
+    place : mapping, optional
+        Where items run (`cmbml.core.cluster`).
+    unless_read : mapping, optional
+        Field of items -> values: items that have one of them are left out unless an item of a later stage reads them.
+
     Raises
     ------
     UserError
@@ -30,7 +40,14 @@ class Pipeline:
         that nobody fills, or two stages have one name.
     """
 
-    def __init__(self, stages: Sequence[Stage], assets: Assets, place: Mapping[str, Any] = cluster.NONE):
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        assets: Assets,
+        place: Mapping[str, Any] = cluster.NONE,
+        *,
+        unless_read: Mapping[str, Sequence[Any]] = MappingProxyType({}),
+    ):
         self.stages = list(stages)
         self.assets = assets
         self.cluster = place
@@ -40,6 +57,8 @@ class Pipeline:
         self._fingerprints: dict[tuple[Any, ...], str] = {}
         self._groups: dict[tuple[Any, ...], tuple[Files, tuple[ReadFile, ...]]] = {}
         self._check()
+        if unless_read:
+            self._leave_out_unread(unless_read)
 
     def _check(self) -> None:
         names = [stage.name for stage in self.stages]
@@ -80,6 +99,22 @@ class Pipeline:
                 for item in listed:
                     self.assets.check(name, [*fields, *item], stage.name)
 
+    def _leave_out_unread(self, unless_read: Mapping[str, Sequence[Any]]) -> None:
+        """Keep the items that have none of these values, and those that kept items read."""
+        wanted: dict[str, set[tuple[Any, ...]]] = {stage.name: set() for stage in self.stages}
+        for stage in reversed(self.stages):
+            self._items[stage.name] = [
+                item
+                for item in self._items[stage.name]
+                if tuple(item.values()) in wanted[stage.name]
+                or not any(item.get(field) in values for field, values in unless_read.items())
+            ]
+            for item in self._items[stage.name]:
+                for source in stage.sources:
+                    maker = self.producer.get(source.asset)
+                    if maker is not None:
+                        wanted[maker.name].update(tuple(i.values()) for i in self._items_read(maker, source, item))
+
     # ---- what an item reads, and its fingerprint
 
     def _source(self, stage: Stage, item: Item, source: Source) -> tuple[File | Files, tuple[ReadFile, ...]]:
@@ -89,14 +124,22 @@ class Pipeline:
             return self._outside(stage, item, source)
         if isinstance(source, Every):
             return self._every(maker, source, item)
-        fields = self._items[maker.name][0] if self._items[maker.name] else {}
-        made_item = {key: item[key] for key in fields if key in item}
-        if len(made_item) < len(fields):
+        (made_item,) = self._items_read(maker, source, item)
+        if self._items[maker.name] and len(made_item) < len(self._items[maker.name][0]):
             raise UserError(
                 f"Stage {stage.name!r} reads one {source.asset!r} for an item that does not say which; use Every."
             )
         file = self.assets.file(source.asset, made_item)
         return file, (self._made(maker, file, made_item),)
+
+    def _items_read(self, maker: Stage, source: Source, item: Item) -> list[Item]:
+        """Which of the maker's items an item reads: all that match, or the one that it shares its fields with."""
+        fields = self._items[maker.name][0] if self._items[maker.name] else {}
+        where = {key: item[key] for key in fields if key in item}
+        if not isinstance(source, Every):
+            return [where]
+        where |= source.where
+        return [i for i in self._items[maker.name] if all(i[key] == value for key, value in where.items())]
 
     def _made(self, maker: Stage, file: File, item: Item) -> ReadFile:
         """A file of an item of a stage: known by the record that lies beside the first output."""
@@ -123,7 +166,7 @@ class Pipeline:
         where = {**{k: v for k, v in item.items() if k in fields}, **source.where}
         key = (source.asset, *sorted(where.items()))
         if key not in self._groups:
-            chosen = [i for i in self._items[maker.name] if all(i[k] == v for k, v in where.items())]
+            chosen = self._items_read(maker, source, item)
             files = tuple(self.assets.file(source.asset, i) for i in chosen)
             made = tuple(self._made(maker, file, i) for file, i in zip(files, chosen, strict=True))
             self._groups[key] = Files(files, tuple(chosen)), made

@@ -43,6 +43,7 @@ def read_map(
     coordinates_key: str | None = None,
     unit_key: str,
     fields_key: str,
+    mask_key: str = "mask=file mask.file=...",
 ) -> tuple[np.ndarray, str]:
     """Read a HEALPix map of anyone's: RING or NESTED, Galactic; a part of the sky is UNSEEN elsewhere.
 
@@ -67,8 +68,8 @@ def read_map(
         G if the map is Galactic when it says a word that is not known.
     coordinates_key : str, optional
         Where a user says so.
-    unit_key, fields_key : str
-        What a user is told to change who has another unit, or lacks a field.
+    unit_key, fields_key, mask_key : str
+        What a user is told to change who has another unit, lacks a field, or has pixels without a value.
 
     Returns
     -------
@@ -92,7 +93,7 @@ def read_map(
                 _refuse_nside(table, values.size, nside)
             bad = np.isnan(values)
             without = without | bad
-            _refuse_bad(table, name, empty(values, nside) if any_nside else bad, mask)
+            _refuse_bad(table, name, empty(values, nside) if any_nside else bad, mask, mask_key)
             values = filled(values) if any_nside else np.where(bad, 0.0, values)
             values *= _factor(table, name, factors, unit, unit_key)
             if field == "U" and table.u_sign < 0:
@@ -115,13 +116,13 @@ def _refuse_nside(table: PixelTable, npix: int, nside: int) -> None:
         )
 
 
-def _refuse_bad(table: PixelTable, name: str, bad: np.ndarray, mask: SkyMap | None) -> None:
+def _refuse_bad(table: PixelTable, name: str, bad: np.ndarray, mask: SkyMap | None, mask_key: str) -> None:
     seen = bad if mask is None else bad & (mask["mask"] != 0)
     if seen.any():
         where = "and there is no mask" if mask is None else "where the mask is not 0"
         raise UserError(
             f"{table.label} has {seen.sum()} pixels of {name} that are UNSEEN or NaN, {where}; give a mask that is 0"
-            " there (mask=file mask.file=...)."
+            f" there ({mask_key})."
         )
 
 

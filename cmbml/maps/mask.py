@@ -16,6 +16,7 @@ def read_mask(
     column: str | None = None,
     threshold: float | None = None,
     coordinates: str | None = None,
+    key: str = "mask",
 ) -> np.ndarray:
     """Read a mask from a HEALPix FITS file, RING or NESTED, Galactic; 0 outside the part of the sky that it lists.
 
@@ -29,6 +30,8 @@ def read_mask(
         With it, a mask of another nside is averaged to this one, and a pixel is good (1) where the mean is above.
     coordinates : str, optional
         G: a file whose word for them is not known is Galactic.
+    key : str, optional
+        Where a user says which file, column and threshold, for sentences.
 
     Returns
     -------
@@ -40,11 +43,11 @@ def read_mask(
         When it is no such file, does not say its ordering, is in other coordinates, has values outside 0 .. 1, or
         another nside and there is no threshold.
     """
-    label = f"mask.file={path}"
+    label = f"{key}.file={path}"
     with opened(path, label=label, remedy="give a HEALPix FITS file") as table:
         if column is not None and column not in table.names:
-            raise UserError(f"{label} has no column mask.column={column}; it has {', '.join(table.names)}.")
-        table.refuse_coordinates(coordinates, "mask.coordinates")
+            raise UserError(f"{label} has no column {key}.column={column}; it has {', '.join(table.names)}.")
+        table.refuse_coordinates(coordinates, f"{key}.coordinates")
         if not table.names:
             raise UserError(f"{label} has no column of pixels beside PIXEL; give one of weights.")
         weights = table.pixels(column or table.names[0], outside=0.0, kinds=f"{NUMBERS}b")
@@ -54,7 +57,7 @@ def read_mask(
         return weights
     if threshold is None:
         raise UserError(
-            f"{label} has nside {hp.npix2nside(len(weights))} where {nside} is needed; with mask.threshold=0.9 it is"
+            f"{label} has nside {hp.npix2nside(len(weights))} where {nside} is needed; with {key}.threshold=0.9 it is"
             " averaged, and good where the mean is above."
         )
     mean = np.asarray(hp.ud_grade(weights, nside))

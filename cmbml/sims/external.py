@@ -243,10 +243,8 @@ class Observations(ExternalMaps):
 
     def run(self, item: Item, *, mask: SkyMap | None = None) -> SkyMap:
         """Map of the band's fields, uK_CMB, RING."""
-        per_mjy = self.uk_cmb_per_mjy_sr(item)
-        factors: dict[str, float | None] = {unit: per_mjy and mjy * per_mjy for unit, mjy in MEGAJANSKY.items()}
-        factors |= {unit: conversion(unit, "uK_CMB", *self.bandpass(item)) for unit in TEMPERATURES}
         path = self.checked(item["band"], item)
+        factors = to_uk_cmb(self, item)
         data, note = self.read(path, self.fields(item), factors, "unit", mask, self.wanted(item))
         return self.skymap(item, data, note)
 
@@ -254,7 +252,19 @@ class Observations(ExternalMaps):
         """b_l that a band's map should have, (lmax + 1,), over that of its file; 1 if it is not resampled."""
         if not self.cfg.sims.external.resample:
             return np.ones(self.cfg.sky.lmax + 1)
-        wanted = self.beam(item)
-        own = chosen(self.cfg.instrument).band(item["band"])
-        has = as_user_error(instrument.beam, own, self.cfg.sky.lmax, self.table.with_suffix(""))
-        return np.divide(wanted, has, out=np.zeros_like(wanted), where=has > 0)
+        return over_own_beam(self, item)
+
+
+def to_uk_cmb(stage: BandStage, item: Item) -> dict[str, float | None]:
+    """How many uK_CMB one of each unit is in a band; None where neither table nor bandpass tells."""
+    per_mjy = stage.uk_cmb_per_mjy_sr(item)
+    factors: dict[str, float | None] = {unit: per_mjy and mjy * per_mjy for unit, mjy in MEGAJANSKY.items()}
+    return factors | {unit: conversion(unit, "uK_CMB", *stage.bandpass(item)) for unit in TEMPERATURES}
+
+
+def over_own_beam(stage: BandStage, item: Item) -> np.ndarray:
+    """b_l that the maps of a band have over that of the band's own table, (lmax + 1,)."""
+    wanted = stage.beam(item)
+    own = chosen(stage.cfg.instrument).band(item["band"])
+    has = as_user_error(instrument.beam, own, stage.cfg.sky.lmax, stage.table.with_suffix(""))
+    return np.divide(wanted, has, out=np.zeros_like(wanted), where=has > 0)

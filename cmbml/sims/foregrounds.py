@@ -135,8 +135,8 @@ class Components(Foregrounds):
     outputs = ("component",)
 
     def items(self) -> Iterable[Item]:
-        """The items of `Foregrounds`, component by component."""
-        if not self.cfg.foregrounds.components:
+        """The items of `Foregrounds`, component by component; those of observations are not known apart."""
+        if not self.cfg.foregrounds.components or self.cfg.foregrounds.kind == "residual":
             return []
         return [{**item, "component": name} for item in super().items() for name in self.components({})]
 

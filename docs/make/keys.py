@@ -27,10 +27,21 @@ OPEN = {"method": schema.METHOD, "network": schema.NETWORK, "train": schema.TRAI
 # Mappings that are one setting, whatever keys are in them.
 WHOLE = ("vary", "files", "correlation", "grid", "listing", "names", "holds")
 # Mappings that are empty where nothing of them is used.
-UNUSED = ("cosmology.gaussian", "cosmology.chain", "sims.external", "system.cluster", "system.cluster.job")
+UNUSED = (
+    *("cosmology.gaussian", "cosmology.chain", "foregrounds.residual", "sims.external"),
+    *("system.cluster", "system.cluster.job"),
+)
 HYDRA = ("hydra", "defaults")
 # Types of the keys that are null in every file, and of those that the schema leaves open.
 KINDS = {
+    "foregrounds.residual.cmb": "text (file)",
+    "foregrounds.residual.cmb_unit": "text or null",
+    "foregrounds.residual.coordinates": "text or null",
+    "foregrounds.residual.fwhm_arcmin": "number or null",
+    "foregrounds.residual.holes.column": "text or null",
+    "foregrounds.residual.holes.file": "text (file) or null",
+    "foregrounds.residual.obs": "text (pattern of files)",
+    "foregrounds.residual.unit": "text or null",
     "instrument.bands": "all, or list of names",
     "instrument.fwhm_arcmin": "mapping of bands to numbers, number or null",
     "instrument.noise_p_uk_arcmin": "mapping of bands to numbers, number or null",
@@ -43,7 +54,7 @@ KINDS = {
     "method.param_dict_file": "text (file) or null",
     "method.predictions": "text (pattern of files)",
     "method.python": "text (file) or null",
-    "method.trained": "text (file) or null",
+    "method.trained": "text (file, or name) or null",
     "method.unit": "text or null",
     "sims.external.coordinates": "text or null",
     "sims.external.fwhm_arcmin": "mapping of bands to numbers, or null",

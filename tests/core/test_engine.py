@@ -15,7 +15,7 @@ from cmbml.core.asset import Assets, Every, File
 from cmbml.core.errors import UserError
 from cmbml.core.pipeline import Pipeline
 from cmbml.core.stage import Stage
-from tests.core.toy import FILES, Hungry, Noise, Twice, run_toy, toy, toy_config
+from tests.core.toy import FILES, Hungry, Mean, Noise, Twice, run_toy, toy, toy_config
 
 FRESH = multiprocessing.get_context("forkserver")  # of a process that has imported the toy and done nothing else
 FRESH.set_forkserver_preload([run_toy.__module__])
@@ -81,6 +81,21 @@ def test_new_version_of_an_algorithm_is_a_reason(tmp_path, monkeypatch):
     toy(tmp_path).run()
     monkeypatch.setattr(Twice, "version", 2)
     assert {w[-1] for w in todo(toy(tmp_path))["twice"]} == {"version 1 -> 2"}
+
+
+def test_items_that_nothing_reads_can_be_left_out(tmp_path):
+    """The mean reads the training skies alone."""
+    cfg = toy_config()
+
+    def left(*kinds: type[Stage], **unless_read: list[str]) -> dict[str, list]:
+        line = Pipeline([kind(cfg) for kind in kinds], Assets(FILES, {"root": str(tmp_path)}), unless_read=unless_read)
+        return {name: [tuple(work.item.values()) for work in works] for name, works in line.plan().items()}
+
+    train = [("train", 0), ("train", 1), ("train", 2)]
+    test = [("test", 0), ("test", 1)]
+    assert left(Noise, Twice, Mean, split=["test"]) == {"noise": train, "twice": train, "mean": [()]}
+    assert left(Noise, Twice, Mean, split=["train"]) == left(Noise, Twice, Mean)
+    assert left(Noise, Twice, split=["train", "valid"]) == {"noise": test, "twice": test}
 
 
 @pytest.mark.parametrize("damage", ["delete", "truncate"])

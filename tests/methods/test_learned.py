@@ -154,7 +154,7 @@ def test_network_finds_the_cmb_of_a_clear_sky(changed, tmp_path, field, kind):
         assert np.sqrt(np.mean((a - b) ** 2)) < 0.3 * b.std()
 
 
-def test_a_network_serves_other_skies_of_the_same_bands(changed, tmp_path):
+def test_a_network_serves_other_skies_of_the_same_bands(changed, tmp_path, caplog):
     cfg = changed(epochs=1, network__n_filters=4, system__device="cpu")
     stage, scratch = TrainBands(cfg), {name: File(tmp_path / f"{name}.pt") for name in ("last", "best")}
     model, _ = stage.run({}, **training(cfg, 1, 0), scratch=scratch)
@@ -170,6 +170,11 @@ def test_a_network_serves_other_skies_of_the_same_bands(changed, tmp_path):
     there = PredictBands(changed(**given)).run(item, bands=obs)
     np.testing.assert_array_equal(there.data, own.data)
     assert there.fwhm_arcmin == own.fwhm_arcmin
+    PredictBands(changed(**given)).check()
+    assert not caplog.records
+    PredictBands(changed(**given, noise__kind="scan", instrument__fwhm_arcmin={"30": 500.0})).check()
+    assert "other skies than these: beam of 30 439.7" in caplog.text
+    assert "-> 500.0, noise.kind none -> scan" in caplog.text
     assert [list(kind(changed(**given)).items()) for kind in (Target, TrainBands, Curves)] == [[], [], []]
     with pytest.raises(
         UserError, match="finds T from T of 30, .* and here B is wanted from B of 30, B of 353; give the"

@@ -143,6 +143,96 @@ def test_a_hole_outside_the_mask_is_refused(released, tmp_path):
     assert "has 1 pixels of Q_STOKES that are UNSEEN or NaN, where the mask is not 0" in error
 
 
+RESIDUAL = (
+    "foregrounds=residual", f"nside={NSIDE}", "run.workers=1", "run.only=[mask,foregrounds]", "instrument=planck",
+    "instrument.bands=[143,545]", "splits.train=0", "splits.valid=0", "splits.test=1",
+)  # fmt: skip
+
+
+def hole_file(path) -> np.ndarray:
+    """Write a mask with a disc of 5 degrees, some pixels of nside 128 apart from it; its pixels at the run's nside."""
+    weights = np.ones(12 * 128**2)
+    weights[hp.query_disc(128, hp.ang2vec(40.0, 50.0, lonlat=True), np.radians(5))] = 0
+    weights[hp.ang2pix(128, 200.0, -30.0, lonlat=True)] = 0
+    hp.write_map(path, weights, dtype=np.float64, coord="G")
+    return hp.ud_grade(weights, NSIDE) < 1
+
+
+def test_what_is_left_of_observations_without_the_cmb_is_their_foreground(released, skies, tmp_path):
+    """Dust, and what each band has of its own, at the beam of the run; in a hole nothing beyond its border."""
+    (tmp_path / "holes").mkdir()
+    hole = hole_file(tmp_path / "holes" / "holes.fits")
+    path = released / RELEASED[143]
+    with fits.open(path, mode="update") as file:  # a source that the mask covers, and pixels without a value in it
+        pixels = hp.query_disc(128, hp.ang2vec(40.0, 50.0, lonlat=True), np.radians(2.0), nest=True)
+        file[1].data["I_STOKES"][pixels] = 1e-3
+        file[1].data["I_STOKES"][pixels[:30]] = BAD
+    words = (*RESIDUAL, f"foregrounds.residual.holes.file={tmp_path}/holes/holes.fits")
+    code, error = run_here(*words, root=tmp_path / "data", config_name="sims")
+    assert code == 0, error
+    two_pixels = 2 * hp.nside2resol(NSIDE, arcmin=True)
+    cut = np.where(np.arange(LMAX + 1) <= int(2.5 * NSIDE), 1e6, 0.0) * gaussian_beam(two_pixels, LMAX)
+    folder = tmp_path / "data/sims/Simulation_Working/Simulation_Foregrounds"
+    for band, fields in ((143, 3), (545, 1)):
+        found = read_skymap(folder / f"foregrounds_{band}_map.fits", nside=NSIDE)
+        assert (len(found.fields), found.fwhm_arcmin) == (fields, pytest.approx(two_pixels))
+        assert f"RESIDUAL foregrounds, with noise: {RELEASED[band]} less {NILC}, {hole.sum()} pixels" in found.note
+        alms = DUST[band] * skies["dust"] * [[1.0], [0.05], [0.05]] + 0.02 * drawn(band)
+        expected = np.array(hp.alm2map(np.array([hp.almxfl(alm, cut) for alm in alms]), NSIDE, lmax=LMAX))[:fields]
+        # the source, of 30 times the dust, is broadened to the beam of 3.7 degrees, and rings
+        far = hp.query_disc(NSIDE, hp.ang2vec(40.0, 50.0, lonlat=True), np.radians(25))
+        away = ~hole
+        away[far] = False
+        for row, map_ in zip(found.data.astype(float), expected, strict=True):
+            assert np.std((row - map_)[away]) < 2e-3 * np.std(map_)
+            neighbours = hp.get_all_neighbours(NSIDE, np.flatnonzero(hole)).T
+            known = np.where(neighbours >= 0, row[neighbours], np.nan)
+            np.testing.assert_allclose(row[hole], np.nanmean(known, axis=1), rtol=0, atol=1e-5 * np.std(row))
+            border = neighbours[(neighbours >= 0) & ~hole[neighbours]]
+            assert row[border].min() <= row[hole].min() <= row[hole].max() <= row[border].max()
+
+
+def test_residual_foregrounds_are_observed_like_others_and_can_be_smoothed(released, tmp_path):
+    """An observation less the foreground is the CMB; a wider beam takes from the foreground what it says."""
+    root = tmp_path / "data"
+    words = [word for word in RESIDUAL if not word.startswith("run.only")]
+    words += ["instrument.bands=[143]", "cosmology=fiducial", "sky.fields=[T]", "sky.margin=64", "noise=none"]
+    only = "run.only=[theory,foregrounds,cmb,observe]"
+    assert run_here(*words, only, root=root, config_name="sims")[0] == 0
+    widened = (*words, "dataset=wide", "foregrounds.residual.fwhm_arcmin=400", "run.only=[foregrounds]")
+    assert run_here(*widened, root=root, config_name="sims")[0] == 0
+    folder = "Simulation_Working/Simulation_Foregrounds/foregrounds_143_map.fits"
+    plain, wide = (read_skymap(root / name / folder) for name in ("sims", "wide"))
+    cls = [hp.anafast(m["T"].astype(float), lmax=60) for m in (plain, wide)]
+    ratio = gaussian_beam(400.0, 60) / gaussian_beam(plain.fwhm_arcmin, 60)
+    assert wide.fwhm_arcmin == 400.0
+    np.testing.assert_allclose(cls[1][2:30], (ratio**2 * cls[0])[2:30], rtol=2e-2)
+    sky = root / "sims/Simulations/Test/sim0000"
+    seen = read_skymap(sky / "obs_143_map.fits")
+    with np.load(sky / "cmb_lensed_alm.npz") as alms:
+        cmb = hp.almxfl(alms["T"].astype(complex), gaussian_beam(plain.fwhm_arcmin, 93))
+    rest = seen["T"] - plain["T"] - hp.alm2map(cmb, NSIDE)
+    assert np.std(rest) < 1e-4 * np.std(seen["T"])
+    assert "RESIDUAL foregrounds" in seen.note
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("foregrounds.residual.obs=none/{{band}}.fits", "finds 0 files of the band 143, and one is needed; mend"),
+        ("foregrounds.residual.unit=K", "foregrounds.residual.unit=K is not known; choose one of K_CMB"),
+        ("foregrounds.residual.coordinates=C", "foregrounds.residual.coordinates=C must be null or G"),
+        ("foregrounds.residual.holes.threshold=2", "foregrounds.residual.holes.threshold=2 must be a number between 0"),
+        ("foregrounds.vary.amplitude=0.1", "and those of observations, are one sky"),
+        ("mask=galactic", "mask=galactic takes the shape of the dust, which a residual does not show"),
+    ],
+)
+def test_residuals_that_cannot_be_made_are_refused(tmp_path, word, said):
+    code, error = run_here(*RESIDUAL, word, "run.dry=true", root=tmp_path, config_name="sims")
+    assert code == 1
+    assert said in error
+
+
 def test_half_missions_are_two_skies(released, tmp_path):
     """The patterns of the page pair the files, here of other bands, each with its own reference."""
     page = (REPO / "docs" / "howto" / "planck.md").read_text()

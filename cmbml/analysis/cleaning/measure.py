@@ -245,11 +245,6 @@ class Curves(Cleaning, measure.Curves):
     """Loss and learning rate of the network against the epoch; none where the network is given."""
 
     uses = Cleaning.caption_keys
-    reads = ("method.trained",)
-
-    def items(self) -> list[Item]:
-        """One figure, or none."""
-        return [] if self.cfg.method.trained else [{}]
 
 
 class Summary(Cleaning, OfTruth, measure.Summary):

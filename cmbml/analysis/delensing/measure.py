@@ -419,6 +419,6 @@ class Summary(Delensing, measure.Summary):
 
 
 class Curves(Delensing, measure.Curves):
-    """Loss and learning rate of the network against the epoch."""
+    """Loss and learning rate of the network against the epoch; none where the network is given."""
 
     uses = Delensing.caption_keys

@@ -5,16 +5,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from omegaconf import DictConfig
 
 from cmbml.config.checks import FEATURES, FIELDS, LINEAR, OF_KAPPA
 from cmbml.config.truth import corrects, sees_linear_map
 from cmbml.core.asset import Every, File, Files, Item, Optional
+from cmbml.core.errors import UserError
 from cmbml.core.stage import SimStage, Stage
 from cmbml.maps.skymap import SkyMap
 from cmbml.methods.shared.filtered_sky import kappa_map
-from cmbml.methods.shared.training import Training, prediction
+from cmbml.methods.shared.observed_noise import is_known
+from cmbml.methods.shared.trained import WithNetwork, is_trained_here
+from cmbml.methods.shared.training import Seeing, Training, prediction
+from cmbml.sims.bands import one_band
 from cmbml.sky import rotation
 from cmbml.sky.fields import field_map
+from cmbml.train.network import shown as short
 
 # What the network is shown and how; training and prediction both depend on it.
 GEOMETRY = ("delens.label", "delens.inputs", "patches", "rotation.kind", "sky.nside", "sky.lmax")
@@ -97,10 +103,39 @@ class Rotations(Stage):
         return forward
 
 
-class Train(Training):
+# What else the maps of a sky depend on; the stages that make them use it.
+SEEN = (
+    "instrument",
+    "delens.fwhm_arcmin",
+    "delens.lmin_b",
+    "delens.noise",
+    "quadratic.estimator",
+    "mask.kind",
+    "splits",
+)
+
+
+class OfSky(Seeing):
+    """A stage that shows the maps of a sky, observed and filtered, to a network."""
+
+    def seen(self) -> dict[str, Any]:
+        """Band limit, beam, filters, mask, and white noise in uK arcmin."""
+        cfg = self.cfg
+        band = one_band(cfg.instrument)
+        return {
+            "sky.lmax": cfg.sky.lmax,
+            "delens.fwhm_arcmin": cfg.delens.fwhm_arcmin,
+            "delens.lmin_b": cfg.delens.lmin_b,
+            "delens.noise": "measured" if is_known(cfg) else "theory",
+            "quadratic.estimator": cfg.quadratic.estimator,
+            "mask.kind": cfg.mask.kind,
+            **{f"white noise of {x}": round(float(band.noise(x)[0]), 4) for x in "TEB"},
+        }
+
+
+class Train(OfSky, Training):
     """Train the network on all patches of the training skies; keep the weights with the best validation loss."""
 
-    groups = (*Training.groups, "delens")
     inputs = (
         *(
             Every(asset, split=split, name=f"{split}_{asset}")
@@ -114,11 +149,19 @@ class Train(Training):
         ),
     )
     uses = (*GEOMETRY, "network", "train", "rotation.pairs", "rotation.symmetries")
-    reads = ("system", "splits", "rotation.average")
+    reads = ("system", "rotation.average", "method.trained", *SEEN)
+
+    def items(self) -> list[Item]:
+        """One training; none where the network is given."""
+        return [{}] if is_trained_here(self.cfg) else []
 
     def channels(self) -> tuple[Sequence[str], Sequence[str]]:
         """The inputs, and the field of the label."""
         return self.cfg.delens.inputs, [field_of(self.cfg.delens.label)]
+
+    def trainer_settings(self) -> dict[str, Any]:
+        """Those of every training, and what the network is shown and asked for."""
+        return {**super().trainer_settings(), "delens": shown_and_asked(self.cfg)}
 
     def run(
         self, item: Item, *, rotation: Files, scratch: Mapping[str, File], **skies: Files
@@ -134,7 +177,7 @@ class Train(Training):
         return Pairs(shown, skies[f"{split}_label"], skies.get(f"{split}_unlensed_alm"))
 
 
-class Predict(SimStage):
+class Predict(WithNetwork, OfSky, SimStage):
     """What the network finds in the test skies, over the full sky, averaged over orientations and turned back.
 
     A correction is added to the linear MAP: a network that answers 0 estimates the linear MAP itself.
@@ -145,27 +188,50 @@ class Predict(SimStage):
     splits = ("test",)
     parallel = False
     inputs = (
-        "model",
+        Optional("model", when=is_trained_here),
         Every("obs"),
         Every("features"),
         Every("rotation"),
         Optional(Every("kappa_linear"), when=sees_linear_map),
     )
     uses = (*GEOMETRY, "rotation.predict", "rotation.average", "delens.fwhm_arcmin")
-    reads = ("splits", "rotation.pairs", "train.batch_size", "system.device", "network")
+    reads = ("rotation.pairs", "train.batch_size", "system.device", "network", "method.trained", *SEEN)
+
+    def demand_fit(self, model: Mapping[str, Any], name: str) -> None:
+        """Refuse a network that was shown other maps or asked for another one."""
+        then = model["settings"].get("delens")
+        if not isinstance(then, Mapping):
+            raise UserError(f"{name} is no network of a method of delensing; give its model.pt.")
+        for key, here in shown_and_asked(self.cfg).items():
+            if then.get(key) != here:
+                raise UserError(
+                    f"The network of {name} was trained with delens.{key}={short(then.get(key))}, and here that is"
+                    f" {here}; give this run the same (delens.label follows from delens.target and field), or another"
+                    " network."
+                )
+        seen = model["settings"].get("seen")
+        noise = seen.get("delens.noise") if isinstance(seen, Mapping) else None
+        here = self.seen()["delens.noise"]
+        if set(FEATURES) & set(self.cfg.delens.inputs) and noise not in (None, here):
+            raise UserError(
+                f"The network of {name} has learnt from maps that were filtered for {short(noise)} noise, and here they"
+                f" are for {here} noise. Measured noise wants training skies (splits.train), or delens.noise=FILE with"
+                " the observed_noise.npz of the dataset that the network was trained on."
+            )
 
     def run(
         self,
         item: Item,
         *,
-        model: dict[str, Any],
         obs: Files,
         features: Files,
         rotation: Files,
         kappa_linear: Files | None = None,
+        model: dict[str, Any] | None = None,
     ) -> SkyMap:
         """Map of kappa without unit, or of a field in uK_CMB with the beam of the observation."""
         label = self.cfg.delens.label
+        model = self.trained if model is None else model
         shown = Shown(tuple(self.cfg.delens.inputs), self.cfg.sky.nside, obs, features, kappa_linear)
         estimate = prediction(self.cfg, model, shown.channels(0), rotation)
         if corrects(self.cfg):
@@ -173,6 +239,11 @@ class Predict(SimStage):
         field = field_of(label)
         unit, fwhm_arcmin = ("1", 0.0) if field == "kappa" else ("uK_CMB", self.cfg.delens.fwhm_arcmin)
         return SkyMap(estimate, (field,), unit, fwhm_arcmin, self.cfg.sky.lmax, f"{label} by a network")
+
+
+def shown_and_asked(cfg: DictConfig) -> dict[str, Any]:
+    """Label and inputs of a network, as plain values."""
+    return {"label": cfg.delens.label, "inputs": list(cfg.delens.inputs)}
 
 
 def field_of(label: str) -> str:
@@ -187,10 +258,12 @@ class Export(Stage):
     outputs = ("npy_pred", "npy_test", "npy_label", "npy_loss_train", "npy_loss_val")
     inputs = (*(Every(asset, split="test") for asset in ("prediction", "obs", "unlensed_alm")), "history")
     uses = ("delens.field",)
-    reads = ("delens.export_npy", "rotation.predict")
+    reads = ("delens.export_npy", "rotation.predict", "method.trained")
 
     def items(self) -> list[Item]:
         """One item, named by the first orientation of the prediction; none unless asked for."""
+        if self.cfg.delens.export_npy and not is_trained_here(self.cfg):
+            raise UserError("delens.export_npy writes the losses of a training, too; leave it or method.trained out.")
         theta, phi = self.cfg.rotation.predict[0]
         return [{"theta": theta, "phi": phi}] if self.cfg.delens.export_npy else []
 

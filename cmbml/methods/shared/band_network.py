@@ -6,23 +6,24 @@ network, training, patches and rotation there. What it does otherwise it overrid
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig
 
+from cmbml.config.limits import Limits
+from cmbml.config.schema import BEAM
 from cmbml.config.truth import has_truth
 from cmbml.core.asset import Every, File, Files, Item, Optional
-from cmbml.core.errors import UserError, demand
+from cmbml.core.errors import UserError
 from cmbml.core.stage import SimStage
 from cmbml.maps.skymap import SkyMap
-from cmbml.methods.shared.training import Training, prediction
+from cmbml.methods.shared.trained import WithNetwork, is_trained_here
+from cmbml.methods.shared.training import Seeing, Training, prediction
 from cmbml.sims.bands import BandStage
 from cmbml.sky import rotation, sht
 from cmbml.sky.fields import field_map
-from cmbml.train.foreign import check_model
+from cmbml.train.network import shown as short
 
 
 class Target(SimStage):
@@ -39,7 +40,7 @@ class Target(SimStage):
     def __init__(self, config: DictConfig):
         """Refuse skies that nobody knows the truth of."""
         super().__init__(config)
-        if not (has_truth(config) or config.method.trained):
+        if is_trained_here(config) and not has_truth(config):
             raise UserError(
                 f"method={config.method.name} learns from skies whose CMB is known; name it in sims.external.truth, or"
                 " give method.trained=..., the model.pt of a network that was trained on simulated skies."
@@ -47,7 +48,7 @@ class Target(SimStage):
 
     def items(self) -> Iterable[Item]:
         """The training and validation skies, if a network is trained."""
-        return [] if self.cfg.method.trained else super().items()
+        return super().items() if is_trained_here(self.cfg) else []
 
     def run(self, item: Item, *, lensed_alm: dict[str, np.ndarray], cmb_map: SkyMap) -> SkyMap:
         """Map of `clean.field`, uK_CMB, RING; 0 arcmin is the CMB as it is."""
@@ -64,7 +65,7 @@ class Target(SimStage):
         return SkyMap(np.stack(maps), tuple(clean.field), "uK_CMB", fwhm_arcmin, sky.lmax, "CMB without noise")
 
 
-class OfBands(BandStage):
+class OfBands(BandStage, Seeing):
     """A stage that shows the bands of a sky to a network."""
 
     def channels(self) -> tuple[list[str], list[str]]:
@@ -76,6 +77,17 @@ class OfBands(BandStage):
         """Field and band of each map that the network sees."""
         field = self.cfg.clean.field
         return [f"{x} of {band['band']}" for band in self.bands() for x in shown(self.fields(band), field)]
+
+    def seen(self) -> dict[str, Any]:
+        """Band limit, beams, foregrounds and noise of the bands."""
+        cfg = self.cfg
+        return {
+            "sky.lmax": cfg.sky.lmax,
+            "foregrounds.kind": cfg.foregrounds.kind,
+            "noise.kind": cfg.noise.kind,
+            "noise.factor": cfg.noise.factor,
+            **{f"beam of {band.name}": round(float(band.fwhm_arcmin), 4) for band in self.instrument.bands},
+        }
 
     def sky(self, bands: Files, sim: int) -> np.ndarray:
         """Return what the network sees of a sky, (channels, npix), float32, RING; of E and B their own maps."""
@@ -135,8 +147,11 @@ class BandSkies(Sequence[tuple[np.ndarray, np.ndarray]]):
         return self.stage.sky(self.bands, self.target.items[i]["sim"]), self.target[i].data
 
 
+FWHM = Limits(*BEAM)
 # What the network is shown and how; training and prediction both depend on it.
 GEOMETRY = (*BandStage.uses, "clean.field", "patches", "rotation.kind")
+# What else the maps of a sky depend on; the stages that make them use it.
+SEEN = ("foregrounds.kind", "noise.kind", "noise.factor")
 
 
 class TrainBands(OfBands, Training):
@@ -148,7 +163,7 @@ class TrainBands(OfBands, Training):
         for asset in ("band", "target")
     )
     uses = (*GEOMETRY, "network", "train", "rotation.pairs", "rotation.symmetries")
-    reads = ("system", "splits", "instrument.bands", "rotation.average", "method.trained")
+    reads = ("system", "splits", "instrument.bands", "rotation.average", "method.trained", *SEEN)
 
     def __init__(self, config: DictConfig):
         """Refuse rotations that do not suit the fields, too."""
@@ -163,7 +178,7 @@ class TrainBands(OfBands, Training):
 
     def items(self) -> Iterable[Item]:
         """One training; none where the network is given."""
-        return [] if self.cfg.method.trained else [{}]
+        return [{}] if is_trained_here(self.cfg) else []
 
     def run(
         self,
@@ -183,12 +198,7 @@ class TrainBands(OfBands, Training):
         return model | about, history
 
 
-def is_trained_here(cfg: DictConfig) -> bool:
-    """Whether the pipeline trains the network, and is not given one."""
-    return not cfg.method.trained
-
-
-class PredictBands(OfBands):
+class PredictBands(WithNetwork, OfBands):
     """What the network finds in the test skies: the CMB with the beam of its target."""
 
     name = "predict"
@@ -196,50 +206,31 @@ class PredictBands(OfBands):
     outputs = ("prediction",)
     parallel = False
     uses = (*GEOMETRY, "rotation.predict", "rotation.average")
-    reads = (*BandStage.reads, "rotation.pairs", "train.batch_size", "system.device", "method.trained", "network")
+    reads = (
+        *BandStage.reads,
+        "rotation.pairs",
+        "train.batch_size",
+        "system.device",
+        "method.trained",
+        "network",
+        *SEEN,
+    )
 
     def items(self) -> Iterable[Item]:
         """The test skies."""
         return [item for item in self.skies() if item["split"] == "test"]
 
-    def made_of(self, item: Item) -> Mapping[str, Sequence[Path]]:
-        """The network that is given, beside what the instrument's table names."""
-        path = self.cfg.method.trained
-        return {**super().made_of(item), **({"method.trained": [Path(path).expanduser()]} if path else {})}
-
-    @cached_property
-    def trained(self) -> dict[str, Any]:
-        """The network of `method.trained`.
-
-        Raises
-        ------
-        UserError
-            When it cannot be read, or was trained on other bands or for another field.
-        """
-        path = self.cfg.method.trained
-        file = File(Path(path).expanduser())
-        demand(
-            file.path.is_file() and file.path.suffix == ".pt",
-            f"method.trained={path} is no file of a network; give the model.pt of one that was trained.",
-        )
-        held = file.read()
-        model = check_model(held, f"method.trained={path}", self.cfg.network["_target_"])
-        if not {"shown", "found", "fwhm_arcmin"} <= set(model):
-            raise UserError(f"method.trained={path} is no network of a method of cleaning; give its model.pt.")
-        shown_bands = model["shown"]
-        output = model["found"]
+    def demand_fit(self, model: Mapping[str, Any], name: str) -> None:
+        """Refuse a network that was trained on other bands or for another field."""
+        if not {"shown", "found", "fwhm_arcmin"} <= set(model) or not FWHM.hold(model["fwhm_arcmin"]):
+            raise UserError(f"{name} is no network of a method of cleaning; give its model.pt.")
         wanted = self.named()
-        if (shown_bands, output) != (wanted, self.cfg.clean.field):
+        if (model["shown"], model["found"]) != (wanted, self.cfg.clean.field):
+            bands = ", ".join(map(short, model["shown"])) if isinstance(model["shown"], list) else ""
             raise UserError(
-                f"The network of method.trained={path} finds {output} from {', '.join(shown_bands)}, and here"
+                f"The network of {name} finds {short(model['found'])} from {bands}, and here"
                 f" {self.cfg.clean.field} is wanted from {', '.join(wanted)}; give the same field and instrument.bands."
             )
-        return model
-
-    def check(self) -> None:
-        """Refuse a network that was not trained for this."""
-        if self.cfg.method.trained:
-            _ = self.trained
 
     def run(self, item: Item, *, bands: Files, model: dict[str, Any] | None = None) -> SkyMap:
         """Map of `clean.field`, uK_CMB, RING, from the network, that of `method.trained` if None."""

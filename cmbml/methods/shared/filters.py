@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from cmbml.core.asset import Item, Optional
 from cmbml.core.stage import Stage
-from cmbml.methods.shared.observed_noise import is_measured
+from cmbml.methods.shared.observed_noise import is_known, is_measured
 from cmbml.sims.bands import as_user_error, one_band
 from cmbml.sky import cosmology
 from cmbml.sky.beams import gaussian_beam
@@ -22,12 +22,13 @@ class Filters(Stage):
     """Spectra, filters and normalisation of lensing reconstruction in the fiducial cosmology, and its limits.
 
     One set serves all skies, whatever their own cosmology: an observer does not know it. The noise and the transfer of
-    the observation are those measured on the training skies (`ObservedNoise`); with `delens.noise=theory`, and where
-    there are no training skies, those of the instrument's table and 1.
+    the observation are those measured on the training skies (`ObservedNoise`), of this dataset or of the one whose file
+    `delens.noise` names; with `delens.noise=theory`, and where there are no training skies, those of the instrument's
+    table and 1.
     """
 
     name = "filters"
-    inputs = (Optional("observed_noise", when=is_measured),)
+    inputs = (Optional("observed_noise", when=is_known),)
     outputs = ("filters",)
     uses = ("delens.fiducial", "delens.fwhm_arcmin", "delens.lmin_b", "quadratic.estimator", "instrument", "sky.lmax")
     reads = ("delens.noise", "splits.train")
@@ -83,7 +84,8 @@ class Filters(Stage):
     def _say(self, skies: int) -> None:
         """Tell what the filters are made of."""
         if skies:
-            logger.info("filters: of the noise and transfer measured on %d training skies", skies)
+            where = "" if is_measured(self.cfg) else f" of the dataset of delens.noise={self.cfg.delens.noise}"
+            logger.info("filters: of the noise and transfer measured on %d training skies%s", skies, where)
             return
         why = "delens.noise=theory" if self.cfg.splits.train else "there are no training skies, splits.train=0"
         logger.warning("filters: of the instrument's noise, not of that measured in its maps: %s", why)

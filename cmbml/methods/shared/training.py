@@ -22,7 +22,15 @@ from cmbml.train.settings import read_train
 ODD = ("B", "B_hp")  # fields that change sign in a mirror
 
 
-class Training(Stage):
+class Seeing(Stage):
+    """A stage that shows maps to a network."""
+
+    def seen(self) -> dict[str, Any]:
+        """Plain values of what these maps depend on beside their fields and nside, by what they are called."""
+        return {}
+
+
+class Training(Seeing):
     """A stage that trains a network on patches of skies and keeps one set of its weights.
 
     Of several bases of a stage it is the last, so that another may say the channels.
@@ -38,11 +46,13 @@ class Training(Stage):
     def __init__(self, config: DictConfig):
         """Check the patches, the training's settings and the network before anything runs."""
         super().__init__(config)
+        if not list(self.items()):
+            return
         settings = self.trainer_settings()
         check_patches(settings["nside"], settings["patches"]["patch"], settings["patches"]["halo"])
         read_train(settings["train"])
         check_symmetries(settings, settings["rotation"]["average"])
-        lacking = [split for split in ("train", "valid") if not self.cfg.splits[split]] if list(self.items()) else []
+        lacking = [split for split in ("train", "valid") if not self.cfg.splits[split]]
         if lacking:
             raise UserError(f"A network needs skies to learn from; splits.{lacking[0]}=0 leaves none.")
 
@@ -75,9 +85,9 @@ class Training(Stage):
     def fitted(
         self, train: Skies, valid: Skies, tables: Sequence[np.ndarray], scratch: Mapping[str, File]
     ) -> tuple[dict[str, Any], list[dict[str, float]]]:
-        """The trained network as a plain dictionary, and one row an epoch."""
+        """The trained network as a plain dictionary, which knows what it has seen, and one row an epoch."""
         system = self.cfg.system
-        return fit(
+        model, history = fit(
             self.trainer_settings(),
             train,
             valid,
@@ -88,6 +98,7 @@ class Training(Stage):
             checkpoint_every=system.checkpoint_every,
             log_dir=str(scratch["last"].path.parents[1] / "tensorboard") if system.tensorboard else None,
         )
+        return with_seen(model, self.seen()), history
 
     def cost(self, assets: Assets) -> tuple[float, float]:
         """Weights on disk; skies, tables, weights, and one batch of layers with their gradients in memory."""
@@ -97,6 +108,11 @@ class Training(Stage):
         weights, values = self.size
         layers = 2 * cfg.train.batch_size * values
         return 4.0 * weights, 4.0 * (npix * (maps + 10) + 4 * weights + layers)
+
+
+def with_seen(model: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]:
+    """A model whose settings tell what its network has seen (`Seeing.seen`)."""
+    return {**model, "settings": {**model["settings"], "seen": dict(seen)}}
 
 
 def prediction(
