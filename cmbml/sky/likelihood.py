@@ -168,10 +168,17 @@ class Likelihood:
         ----------
         bandpowers : array (..., nbin)
             Of any number of maps; each is fitted for itself.
+
+        Raises
+        ------
+        ValueError
+            If a bandpower, or the model of r = 0 with all other amplitudes 1, is not above 0.
         """
         bandpowers = np.asarray(bandpowers, dtype=np.float64)
         k = self.shapes.shape[-2]
         start = np.broadcast_to([0.0] + [1.0] * (k - 1), (*bandpowers.shape[:-1], k))
+        if not np.all(self.power(start) > 0):
+            raise ValueError("the model of r = 0 must be above 0 in all bins: what is left of lensing and noise")
         best, lowest = self._minimise(bandpowers, start)
         sigma = np.sqrt(np.linalg.inv(self.information(self.power(best)))[..., 0, 0])
         bounds = [self._bound(bandpowers, best, lowest, side * sigma) for side in (-1, 1)]

@@ -166,3 +166,8 @@ def test_bandpowers_without_noise_are_refused():
     with pytest.raises(ValueError, match="with the noise in them"):
         likelihood.deviance(np.append(R[:-1], -0.1), R + N)
     assert likelihood.deviance(R, likelihood.power(np.array([-1.0]))) == np.inf
+
+
+def test_a_model_without_power_is_refused():
+    with pytest.raises(ValueError, match="the model of r = 0 must be above 0"):
+        Likelihood(T[None], R - 0.3, MODES).fit(R + N)

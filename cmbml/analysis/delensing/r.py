@@ -64,6 +64,12 @@ class Judged:
         return float(difference.mean()), float(scatter * np.sqrt(1 / len(difference) + 1 / self.known))
 
 
+def left_of(known: Mapping[str, np.ndarray]) -> np.ndarray:
+    """R + N (nbin,) of skies of which the truth is used."""
+    left: np.ndarray = np.mean(known["predicted"] - 2 * known["predicted_x_unlensed"] + known["unlensed"], axis=0)
+    return left
+
+
 def r_of_skies(
     known: Mapping[str, np.ndarray],
     judged: Mapping[str, np.ndarray],
@@ -86,7 +92,7 @@ def r_of_skies(
     modes : array (nbin,)
     correlation : array (nbin, nbin), optional
     """
-    left = np.mean(known["predicted"] - 2 * known["predicted_x_unlensed"] + known["unlensed"], axis=0)
+    left = left_of(known)
     skies = len(known["predicted"])
     total = known["predicted"].mean(axis=0)
     likelihood = Likelihood(tensor[None], left, modes_left(modes, total, left, skies), correlation)
@@ -174,13 +180,13 @@ class MeasureR(Delensing):
                 total = np.mean([cls["predicted"] for cls in of_method(skies[:half], method)], axis=0)
                 modes, correlation = pure.modes(total)
                 tensor = pure.windows @ filters["bb_tensor"][: pure.windows.shape[-1]]
+            known = {name: bandpowers[name][:half] for name in _NAMES}
+            judged = {name: bandpowers[name][half:] for name in _NAMES}
             demand(
-                bool(np.all(bandpowers["predicted"] > 0)),
+                bool(np.all(bandpowers["predicted"] > 0) and np.all(left_of(known) > 0)),
                 f"A bandpower within analysis.band_r={list(self.band_r)} is not above 0, for the mask mixes multipoles:"
                 " begin the band higher, or widen analysis.delta_l or mask.apodise_deg.",
             )
-            known = {name: bandpowers[name][:half] for name in _NAMES}
-            judged = {name: bandpowers[name][half:] for name in _NAMES}
             found[method] = r_of_skies(known, judged, tensor, modes, correlation)
         rows = [
             {"method": method, "sim": half + i, **values(METRICS, OfSky(judged, i))}
