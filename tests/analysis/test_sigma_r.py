@@ -4,7 +4,8 @@ import healpy as hp
 import numpy as np
 import pytest
 
-from cmbml.analysis.delensing.metrics import band_of_r, delensing_spectra, headline, measured_sigma_r, sigma_r
+from cmbml.analysis.delensing.metrics import delensing_spectra, headline
+from cmbml.analysis.delensing.sigma_r import band_of_r, measured_sigma_r, sigma_r
 from cmbml.sky import cosmology, sht
 from cmbml.sky.spectra import bin_edges
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from cmbml.analysis.delensing.metrics import sigma_r
+from cmbml.analysis.delensing.sigma_r import sigma_r
 from cmbml.sky.likelihood import Likelihood, edges_of_band, modes_left
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

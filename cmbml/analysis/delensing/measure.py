@@ -7,17 +7,17 @@ import numpy as np
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
-from cmbml.analysis import measure, projections, tables
+from cmbml.analysis import measure, tables
 from cmbml.analysis.captions import INSIDE, inside
 from cmbml.analysis.common import beam_ratio, common_form, deconvolved_alm, demand_usable
 from cmbml.analysis.delensing import metrics
 from cmbml.analysis.delensing.figures import delensing_figure
-from cmbml.analysis.delensing.lensing import lensing_figure, lensing_of
-from cmbml.analysis.figures import residual_histogram, spectra_figure
+from cmbml.analysis.delensing.sigma_r import band_of_r
+from cmbml.analysis.figures import spectra_figure
 from cmbml.analysis.measure import Judged
 from cmbml.analysis.metrics import PIXEL_METRICS, Metric, pixel_metrics
 from cmbml.analysis.spectra import of_method, stack
-from cmbml.core.asset import Every, Item, Optional
+from cmbml.core.asset import Every, Item
 from cmbml.core.stage import SimStage
 from cmbml.maps.skymap import SkyMap
 from cmbml.sims.bands import one_band
@@ -55,7 +55,7 @@ class Delensing(Judged):
     def band_r(self) -> tuple[int, int]:
         """First and last multipole of sigma(r)."""
         a = self.cfg.analysis
-        return metrics.band_of_r(a.band_r, lmax=a.lmax, lmin_b=self.cfg.delens.lmin_b)
+        return band_of_r(a.band_r, lmax=a.lmax, lmin_b=self.cfg.delens.lmin_b)
 
     def of_sigma(self) -> dict[str, str]:
         """Entry of a caption: what sigma(r) is of; none for another field than B."""
@@ -190,7 +190,7 @@ class Measure(Delensing, measure.Measure):
     Native: the truth carries the beam of the prediction. Common: both are brought to the beam `analysis.fwhm_arcmin`
     and the band limit `analysis.lmax`. Spectra are beam-deconvolved. Q and U mix under any filter in harmonic space,
     so that a map of one of them alone has no common form; its spectra are those of a scalar map with its beam.
-    sigma(r) is of B alone, for the part `analysis.f_sky` of the sky and the multipoles of `metrics.band_of_r`. A method
+    sigma(r) is of B alone, for the part `analysis.f_sky` of the sky and the multipoles of `sigma_r.band_of_r`. A method
     that samples its posterior has A_res without the truth beside it, for B (`metrics.expected`).
 
     On a masked sky the observation and the prediction carry the mask once; the truth is given it as well. Pixels count
@@ -306,73 +306,6 @@ class Measure(Delensing, measure.Measure):
             return cls
         part = f_sky(mask["mask"], 4)
         return {method: {key: cl / part for key, cl in by_name.items()} for method, by_name in cls.items()}
-
-
-class Pictures(Delensing, SimStage):
-    """Truth, observed, predicted, difference: the whole sky and a zoomed patch; its lensing; the residual's histogram.
-
-    What is masked is grey; the truth has the same taper as the others.
-    """
-
-    name = "pictures"
-    version = 3
-    splits = ("test",)
-    inputs = (
-        "prediction",
-        Optional("estimate", when=lambda cfg: cfg.method.target == "kappa"),
-        "obs",
-        "unlensed_alm",
-        "lensed_alm",
-        measure.MASK,
-    )
-    outputs = ("skies_png", "zoom_png", "lensing_png", "residual_png")
-    uses = (*Delensing.caption_keys, "analysis.zoom")
-    reads = ("splits", "analysis.pictures", "mask.kind")
-    memory = "1 item + 40 MB"
-
-    def items(self) -> list[Item]:
-        """The first test skies."""
-        return list(super().items())[: self.cfg.analysis.pictures]
-
-    def run(
-        self,
-        item: Item,
-        *,
-        prediction: SkyMap,
-        obs: SkyMap,
-        unlensed_alm: dict[str, np.ndarray],
-        lensed_alm: dict[str, np.ndarray],
-        estimate: SkyMap | None = None,
-        mask: SkyMap | None = None,
-    ) -> tuple[Figure, ...]:
-        """Four figures."""
-        caption = self.caption(**item, mask=mask)
-        good = inside(mask)
-        truth = self.true_map(unlensed_alm, obs)
-        truth = truth if mask is None else truth * mask["mask"]
-        observed = obs[self.cfg.delens.field]
-        predicted = prediction[self.cfg.delens.field]
-        lon, lat, size = self.cfg.analysis.zoom
-        name = self.cfg.method.name
-        kappa = {} if estimate is None else {name: estimate["kappa"]}
-        lensing = lensing_of(
-            {name: predicted},
-            kappa,
-            field=self.cfg.delens.field,
-            obs=obs,
-            unlensed_alm=unlensed_alm,
-            lensed_alm=lensed_alm,
-            mask=mask,
-        )
-        residuals = {"observed": observed - truth, "predicted": predicted - truth}
-        return (
-            projections.sky_panels(truth, observed, predicted, caption=caption, mask=good),
-            projections.zoom_panels(
-                truth, observed, predicted, caption=caption, lon_deg=lon, lat_deg=lat, size_deg=size, mask=good
-            ),
-            lensing_figure(lensing, caption=caption, zoom=(lon, lat, size), mask=good),
-            residual_histogram(residuals, caption=caption, mask=good),
-        )
 
 
 class Summary(Delensing, measure.Summary):
