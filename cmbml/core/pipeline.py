@@ -115,8 +115,6 @@ class Pipeline:
                     if maker is not None:
                         wanted[maker.name].update(tuple(i.values()) for i in self._items_read(maker, source, item))
 
-    # ---- what an item reads, and its fingerprint
-
     def _source(self, stage: Stage, item: Item, source: Source) -> tuple[File | Files, tuple[ReadFile, ...]]:
         """Files of one input of an item, and what each of them has to be."""
         maker = self.producer.get(source.asset)
