@@ -100,6 +100,12 @@ CASES = {
         "dust", "sims", PYSM, {"mask", "foregrounds", "components", "observe", "band_pictures"}
     ),
     "maps of others": ("obs", "sims", (*FOREIGN, "instrument.bands=[100,143]"), {"observe", "band_pictures"}),
+    "maps whose CMB is subtracted": (
+        "obs", "sims",
+        (*SIMS, "foregrounds=residual", "foregrounds.residual.obs={root}/m/{{band}}.fits",
+         "foregrounds.residual.cmb={root}/m/100.fits", "instrument.bands=[100,143]"),
+        {"foregrounds", "observe", "band_pictures"},
+    ),
     "truth of others": (
         "truth", "sims", (*FOREIGN, "instrument.bands=[100,143]", "sims.external.truth={root}/cmb.fits"),
         {"cmb_map", "band_pictures"},

@@ -95,7 +95,8 @@ class Foregrounds:
             "fwhm_arcmin": Limits(*BEAM, optional=True),
             "holes": MAPPING,
             "holes.threshold": Limits(0, 1),
-            **dict.fromkeys(("obs", "unit", "cmb", "cmb_unit", "coordinates", "holes.file", "holes.column"), TEXT),
+            **dict.fromkeys(("obs", "unit", "cmb", "cmb_unit", "coordinates"), TEXT),
+            **dict.fromkeys(("holes.file", "holes.column", "holes.coordinates"), TEXT),
         }
     )
 

@@ -70,7 +70,7 @@ class Foregrounds(BandStage):
         "foregrounds.vary",
         "sky.seed",
     )
-    reads = (*BandStage.reads, "foregrounds.folder", "foregrounds.components")
+    reads = (*BandStage.reads, "foregrounds.folder", "foregrounds.components", "foregrounds.residual")
     memory = "31 template + 70 MB"  # of PySM3
 
     def items(self) -> Iterable[Item]:

@@ -37,7 +37,17 @@ class Residual(BandStage):
 
     name = "foregrounds"
     outputs = ("foreground",)
-    uses = (*BandStage.uses, "foregrounds.kind", KEY)
+    uses = (
+        *BandStage.uses,
+        "foregrounds.kind",
+        "foregrounds.residual.unit",
+        "foregrounds.residual.cmb_unit",
+        "foregrounds.residual.cmb_fwhm_arcmin",
+        "foregrounds.residual.fwhm_arcmin",
+        "foregrounds.residual.holes.column",
+        "foregrounds.residual.holes.threshold",
+    )
+    reads = (*BandStage.reads, "foregrounds.residual")  # the files are known by their contents
 
     def __init__(self, config: DictConfig):
         """Refuse units that are not known."""
@@ -143,8 +153,15 @@ class Residual(BandStage):
         path = self.holes_file()
         if path is None:
             return np.zeros(12 * nside**2, dtype=bool)
-        threshold = holes.threshold
-        return read_mask(path, nside, column=holes.column, threshold=threshold, key=f"{KEY}.holes") <= threshold
+        weights = read_mask(
+            path,
+            nside,
+            column=holes.column,
+            threshold=holes.threshold,
+            coordinates=holes.coordinates,
+            key=f"{KEY}.holes",
+        )
+        return weights <= holes.threshold
 
     def widening(self, item: Item, lmax: int) -> np.ndarray:
         """b_l of what makes the beam of a band as wide as `fwhm_arcmin`, (lmax + 1,); 1 where it is."""

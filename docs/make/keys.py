@@ -39,6 +39,7 @@ KINDS = {
     "foregrounds.residual.coordinates": "text or null",
     "foregrounds.residual.fwhm_arcmin": "number or null",
     "foregrounds.residual.holes.column": "text or null",
+    "foregrounds.residual.holes.coordinates": "text or null",
     "foregrounds.residual.holes.file": "text (file) or null",
     "foregrounds.residual.obs": "text (pattern of files)",
     "foregrounds.residual.unit": "text or null",

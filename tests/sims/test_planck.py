@@ -165,13 +165,13 @@ def test_what_is_left_of_observations_without_the_cmb_is_their_foreground(releas
     path = released / RELEASED[143]
     with fits.open(path, mode="update") as file:  # a source that the mask covers, and pixels without a value in it
         pixels = hp.query_disc(128, hp.ang2vec(40.0, 50.0, lonlat=True), np.radians(2.0), nest=True)
-        file[1].data["I_STOKES"][pixels] = 1e-3
+        file[1].data["I_STOKES"][pixels] = 1e-4
         file[1].data["I_STOKES"][pixels[:30]] = BAD
     words = (*RESIDUAL, f"foregrounds.residual.holes.file={tmp_path}/holes/holes.fits")
     code, error = run_here(*words, root=tmp_path / "data", config_name="sims")
     assert code == 0, error
     two_pixels = 2 * hp.nside2resol(NSIDE, arcmin=True)
-    cut = np.where(np.arange(LMAX + 1) <= int(2.5 * NSIDE), 1e6, 0.0) * gaussian_beam(two_pixels, LMAX)
+    cut = np.where(np.arange(LMAX + 1) <= int(2.93 * NSIDE), 1e6, 0.0) * gaussian_beam(two_pixels, LMAX)
     folder = tmp_path / "data/sims/Simulation_Working/Simulation_Foregrounds"
     for band, fields in ((143, 3), (545, 1)):
         found = read_skymap(folder / f"foregrounds_{band}_map.fits", nside=NSIDE)
@@ -179,7 +179,7 @@ def test_what_is_left_of_observations_without_the_cmb_is_their_foreground(releas
         assert f"RESIDUAL foregrounds, with noise: {RELEASED[band]} less {NILC}, {hole.sum()} pixels" in found.note
         alms = DUST[band] * skies["dust"] * [[1.0], [0.05], [0.05]] + 0.02 * drawn(band)
         expected = np.array(hp.alm2map(np.array([hp.almxfl(alm, cut) for alm in alms]), NSIDE, lmax=LMAX))[:fields]
-        # the source, of 30 times the dust, is broadened to the beam of 3.7 degrees, and rings
+        # the source, seven times as bright as the dust, is broadened to the beam of 3.7 degrees, and rings
         far = hp.query_disc(NSIDE, hp.ang2vec(40.0, 50.0, lonlat=True), np.radians(25))
         away = ~hole
         away[far] = False
