@@ -227,7 +227,7 @@ def _check_rotation(cfg: DictConfig) -> None:
 def _check_variants(cfg: DictConfig) -> None:
     listed: Any = OmegaConf.to_container(cfg.sims.variants)
     n = cfg.splits.variants
-    wanted = variants(cfg.analysis.response, cfg.method.target, listed)
+    wanted = variants(cfg.analysis.response, cfg.method, listed)
     demand(
         n == wanted,
         f"splits.variants={n} is not the number of those that are asked for, {wanted}; leave it out: it follows from"

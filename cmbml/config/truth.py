@@ -1,7 +1,7 @@
 """What is known of the skies of a dataset of many bands, and of what is made of them, before anything is."""
 
 import numbers
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -32,9 +32,9 @@ def has_uneven_noise(config: DictConfig) -> bool:
     return config.noise.kind in ("scan", "variance_map")
 
 
-def variants(response: bool, target: str, listed: Sequence[Any]) -> int:
+def variants(response: bool, method: Mapping[str, Any], listed: Sequence[Any]) -> int:
     """Number of variants of the first test sky: those listed, where the response of a convergence is asked for."""
-    return len(listed) if response and target == "kappa" else 0
+    return len(listed) if response and method.get("target") == "kappa" else 0
 
 
 def estimated(target: str) -> str:
