@@ -97,8 +97,8 @@ class LinearMap(SimStage):
 
     It starts from zero and needs no training sky and no calibration. On a masked sky the weights remain those of
     harmonic modes; the estimate is the convergence itself inside the mask, without a factor of it, and fades in the
-    taper and behind it, where nothing is known. What the mask alone makes, the mean field, is subtracted; it is a matter
-    of L < 80, and A_res does not know it (`docs/adr/0015-the-linear-map-behind-a-mask.md`). Uneven noise makes none.
+    taper and behind it, where nothing is known. What the mask alone makes, the mean field, is subtracted; it is of
+    L < 80, and A_res does not know it (`docs/adr/0015-the-linear-map-behind-a-mask.md`). Uneven noise makes none.
     """
 
     name = "linear_map"
