@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cmbml.analysis.delensing.metrics import expected
-from cmbml.methods.linear_map.stages import Kappa, LinearMap, Posterior, Weights
+from cmbml.methods.linear_map.stages import Kappa, LinearMap, MeanField, Posterior, Weights
 from cmbml.methods.shared.filters import Filters
 from cmbml.methods.shared.lensing_template import Template
 from cmbml.methods.shared.observed_noise import ObservedNoise
@@ -47,15 +47,21 @@ class Run:
         if first_order:
             whole = Coupling(lmax).lensing_bb(filters["ee"], filters["pp"])
             filters |= {"bb": filters["bb"] - filters["bb_lensing"] + whole, "bb_lensing": whole}
-        self.lensed, self.truth = (sky_of_first_order if first_order else sky)(seed, lmax)
+        self.lensed, self.truth = sky_of_first_order(seed, lmax) if first_order else sky(seed, lmax)
         self.obs, obs_alm = Observe(cfg).run({"split": "test", "sim": seed}, lensed_alm=self.lensed, **self.mask)
         self.seen = {"obs_alm": obs_alm, "filters": filters}
         self.given = {**self.seen, "linear_weights": Weights(cfg).run({}, filters=filters)}
-        self.found = LinearMap(cfg).run(ITEM, **self.given)
+        self.field = (
+            {"linear_mean_field": MeanField(cfg).run({}, **self.mask, **self.of_filters())} if self.mask else {}
+        )
+        self.found = LinearMap(cfg).run(ITEM, **self.given, **self.field)
         self.kappa = self.found["kappa"].astype(complex)
 
+    def of_filters(self) -> dict:
+        return {name: self.given[name] for name in ("filters", "linear_weights")}
+
     def posterior(self):
-        return Posterior(self.cfg).run(ITEM, **self.given, kappa_linear=self.found, **self.mask)
+        return Posterior(self.cfg).run(ITEM, **self.given, kappa_linear=self.found, **self.mask, **self.field)
 
     def a_res(self, *band: int) -> float:
         """A_res of the template in a band, on the full sky or inside the mask."""
@@ -108,6 +114,21 @@ def test_behind_a_mask_the_estimate_is_the_convergence_itself(composed):
     assert slope(truth, other, inside) == pytest.approx(slope(truth, one, inside), abs=0.03)
     assert slope(truth, other, taper) > 2.5 * np.mean(mask[taper] ** 2) * slope(truth, one, taper)
     assert abs(slope(truth, other, mask == 0)) < 0.05  # nothing is known there, and nothing said
+
+
+def test_the_mean_field_of_a_mask_is_subtracted(composed):
+    """A sky without lensing shows it and little else at low L; less the mean over others, a part of it is left."""
+    run = Run(composed(*WORDS, *BAND), 5, first_order=True)
+    item = {"split": "test", "sim": 6}
+    alms = {"T": 0 * run.lensed["E"], "E": run.lensed["E"], "B": run.truth["B"]}
+    _, obs_alm = Observe(run.cfg).run(item, lensed_alm=alms, **run.mask)
+    given = {"obs_alm": obs_alm, **run.of_filters()}
+    with_it, without = (
+        sht.alm2cl(LinearMap(run.cfg).run(item, **given, **field)["kappa"].astype(complex))[2:21]
+        for field in ({}, run.field)
+    )
+    modes = 2 * np.arange(2, 21) + 1
+    assert modes @ without < 0.6 * (modes @ with_it)
 
 
 def coverage(run: Run, posterior: dict[str, np.ndarray], edges: tuple[int, ...]) -> list[float]:

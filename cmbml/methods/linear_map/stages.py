@@ -12,11 +12,13 @@ from cmbml.core.stage import SimStage, Stage
 from cmbml.maps.skymap import SkyMap
 from cmbml.methods.shared.filtered_sky import filtered, kappa_map
 from cmbml.sky import linear_map, sht
-from cmbml.sky.lensing import kappa_from_phi, phi_from_kappa
+from cmbml.sky.beams import gaussian_beam
+from cmbml.sky.lensing import kappa_from_phi, phi_from_kappa, unit_alm
 from cmbml.sky.lensing_theory import Coupling
 from cmbml.sky.masks import f_sky
 from cmbml.sky.quadratic import FirstOrder
 
+UNLENSED = 4  # skies of the mean field
 SOLUTION = ("linear_map.tolerance", "linear_map.iterations", "linear_map.grid", "delens.fwhm_arcmin")
 
 
@@ -51,22 +53,59 @@ class Weights(Stage):
         return weights._asdict()
 
 
+class MeanField(Stage):
+    """What the mask alone makes of the estimate: its mean over a few Gaussian skies of E and noise, without lensing.
+
+    E that leaks into B at the border of the mask looks like lensing, alike on every sky. Without any lensing there is
+    little else in the estimate, so that few skies tell it. They need no truth: they are of the fiducial spectrum of E
+    and the noise of the filters.
+    """
+
+    name = "linear_mean_field"
+    inputs = ("filters", "linear_weights", Optional("mask", when=masked))
+    outputs = ("linear_mean_field",)
+    uses = (*SOLUTION, "sky.nside", "sky.lmax", "sky.seed")
+    reads = ("mask.kind",)
+    memory = "60 alm + 10 map"
+
+    def items(self) -> list[Item]:
+        """One item if the sky is masked."""
+        return [{}] if masked(self.cfg) else []
+
+    def run(
+        self, item: Item, *, filters: dict[str, np.ndarray], linear_weights: dict[str, np.ndarray], mask: SkyMap
+    ) -> dict[str, np.ndarray]:
+        """Alms ``kappa`` (nalm,)."""
+        sky = self.cfg.sky
+        fwhm_arcmin = self.cfg.delens.fwhm_arcmin
+        beam = gaussian_beam(fwhm_arcmin, sky.lmax)
+        roots = [np.sqrt(filters["ee"] + filters["noise_e"]), np.sqrt(filters["noise_b"])]
+        seen = [beam * filters[f"transfer_{x}"] * root for x, root in zip("eb", roots, strict=True)]
+        total = np.zeros(sht.alm_size(sky.lmax), dtype=np.complex128)
+        for k in range(UNLENSED):
+            drawn = [unit_alm(self.rng(f"linear_mean_field/{x}", sky.seed, k), sky.lmax) for x in "EB"]
+            alms = np.stack([sht.almxfl(alm, root) for alm, root in zip(drawn, seen, strict=True)])
+            found = sht.analysis(sht.synthesis(alms, sky.nside, spin=2) * mask["mask"], sky.lmax, spin=2)
+            pair = legs(dict(zip("EB", found, strict=True)), filters, fwhm_arcmin)
+            total += linear_map.solve(*pair, linear_map.Weights(**linear_weights), **how(self.cfg.linear_map))
+        return {"kappa": kappa_from_phi(total / UNLENSED).astype(np.complex64)}
+
+
 class LinearMap(SimStage):
     """The linear MAP of the convergence of the test skies, from B with l >= `delens.lmin_b` and Wiener-filtered E.
 
     It starts from zero and needs no training sky and no calibration. On a masked sky the weights remain those of
     harmonic modes; the estimate is the convergence itself inside the mask, without a factor of it, and fades in the
-    taper and behind it, where nothing is known. What E that the mask has moved into B makes of a sky without lensing,
-    the mean field, is left in: up to a hundredth of the convergence's power at L < 20, and no loss of A_res
-    (`docs/adr/0015-the-linear-map-behind-a-mask.md`). With uneven noise there is none.
+    taper and behind it, where nothing is known. What the mask alone makes, the mean field, is subtracted; it is of
+    L < 80, and A_res does not know it (`docs/adr/0015-the-linear-map-behind-a-mask.md`). Uneven noise makes none.
     """
 
     name = "linear_map"
     splits: ClassVar[tuple[str, ...]] = ("test",)
-    inputs = ("obs_alm", "filters", "linear_weights")
+    inputs = ("obs_alm", "filters", "linear_weights", Optional("linear_mean_field", when=masked))
     outputs = ("kappa_linear",)
     uses = SOLUTION
-    reads: ClassVar[tuple[str, ...]] = ("splits", "linear_map")
+    reads: ClassVar[tuple[str, ...]] = ("splits", "linear_map", "mask.kind")
     memory = "60 alm"
 
     def run(
@@ -76,11 +115,15 @@ class LinearMap(SimStage):
         obs_alm: dict[str, np.ndarray],
         filters: dict[str, np.ndarray],
         linear_weights: dict[str, np.ndarray],
+        linear_mean_field: dict[str, np.ndarray] | None = None,
     ) -> dict[str, np.ndarray]:
         """Alms ``kappa`` (nalm,)."""
         seen = legs(obs_alm, filters, self.cfg.delens.fwhm_arcmin)
         phi = linear_map.solve(*seen, linear_map.Weights(**linear_weights), **how(self.cfg.linear_map))
-        return {"kappa": kappa_from_phi(phi).astype(np.complex64)}
+        kappa = kappa_from_phi(phi)
+        if linear_mean_field is not None:
+            kappa -= linear_mean_field["kappa"]
+        return {"kappa": kappa.astype(np.complex64)}
 
 
 class WeightsToLearn(Weights):
@@ -93,11 +136,21 @@ class WeightsToLearn(Weights):
         return super().items() if sees_linear_map(self.cfg) else []
 
 
+class MeanFieldToLearn(MeanField):
+    """The same, if a network is shown the linear MAP or corrects it."""
+
+    reads = ("mask.kind", "delens.inputs", "delens.label")
+
+    def items(self) -> list[Item]:
+        """One item if the sky is masked, or none."""
+        return super().items() if sees_linear_map(self.cfg) else []
+
+
 class LinearMapToLearn(LinearMap):
     """The same of every sky, if a network is shown the linear MAP or corrects it; one file for all methods."""
 
     splits = ("train", "valid", "test")
-    reads = ("splits", "delens.inputs", "delens.label")
+    reads = ("splits", "mask.kind", "delens.inputs", "delens.label")
 
     def items(self) -> Iterable[Item]:
         """Every sky, or none."""
@@ -133,7 +186,13 @@ class Posterior(SimStage):
 
     name = "posterior"
     splits = ("test",)
-    inputs = ("obs_alm", "filters", "linear_weights", "kappa_linear", Optional("mask", when=masked))
+    inputs = (
+        "obs_alm",
+        "filters",
+        "linear_weights",
+        "kappa_linear",
+        Optional("mask", "linear_mean_field", when=masked),
+    )
     outputs = ("kappa_sigma", "posterior")
     uses = (*SOLUTION, "linear_map.samples", "sky.nside", "sky.lmax", "sky.seed")
     reads = ("splits", "mask.kind")
@@ -152,6 +211,7 @@ class Posterior(SimStage):
         linear_weights: dict[str, np.ndarray],
         kappa_linear: dict[str, np.ndarray],
         mask: SkyMap | None = None,
+        linear_mean_field: dict[str, np.ndarray] | None = None,
     ) -> tuple[SkyMap, dict[str, np.ndarray]]:
         """Map of the standard deviation of kappa about the MAP; spectra, sample by sample, (samples, lmax + 1).
 
@@ -163,13 +223,14 @@ class Posterior(SimStage):
         b, e = legs(obs_alm, filters, self.cfg.delens.fwhm_arcmin)
         weights = linear_map.Weights(**linear_weights)
         mean = phi_from_kappa(kappa_linear["kappa"].astype(np.complex128))
+        field = 0.0 if linear_mean_field is None else phi_from_kappa(linear_mean_field["kappa"].astype(np.complex128))
         lensing = FirstOrder(e)
         of_mean = lensing.lens(mean)[1]
         square = np.zeros(12 * sky.nside**2)
         spectra: dict[str, list[np.ndarray]] = {"kappa": [], "lensing": [], "residual": []}
         for k in range(self.cfg.linear_map.samples):
             rng = self.rng("posterior", sky.seed, item["split"], item["sim"], k)
-            away = linear_map.sample(b, e, weights, rng, start=mean, **how(self.cfg.linear_map)) - mean
+            away = linear_map.sample(b, e, weights, rng, start=mean, **how(self.cfg.linear_map)) - mean - field
             kappa = kappa_from_phi(away)
             square += sht.synthesis(kappa, sky.nside) ** 2
             spectra["kappa"].append(sht.alm2cl(kappa))
