@@ -65,7 +65,7 @@ class MeanField(Stage):
     inputs = ("filters", "linear_weights", Optional("mask", when=masked))
     outputs = ("linear_mean_field",)
     uses = (*SOLUTION, "sky.nside", "sky.lmax", "sky.seed")
-    reads = ("mask.kind",)
+    reads: ClassVar[tuple[str, ...]] = ("mask.kind",)
     memory = "60 alm + 10 map"
 
     def items(self) -> list[Item]:
