@@ -97,8 +97,8 @@ class Response(Delensing):
     """What the method makes of the variants of the first test sky (`sims.variants`), beside what it makes of that sky.
 
     A template that is left on an unlensed sky is noise that passes for lensing. The response of an estimator that is
-    linear in the observed B does not change with the amplitude of the lensing or with the noise, and goes with the
-    power of E in another cosmology; one that does change is of a method that has learnt how skies are.
+    linear in the observed B does not change with the amplitude of the lensing or with the noise, but for higher orders;
+    it may with the power of E in another cosmology. One that does is of a method that has learnt how skies are.
     """
 
     name = "response"
