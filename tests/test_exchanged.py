@@ -116,7 +116,7 @@ CASES = {
     ),
     "trained network of delensing": (
         "trained", "delens", ("experiment=tiny", "method.trained={root}/model.pt"),
-        {"network_estimate", "lensing_template", "measure", "pictures", "summary"},
+        {"network_estimate", "lensing_template", "kappa_spectra", "measure", "pictures", "summary"},
     ),
     "noise that was measured elsewhere": (
         "observed", "delens", ("experiment=tiny", "method=wiener", "delens.noise={root}/observed_noise.npz"),

@@ -212,7 +212,7 @@ class Predict(WithNetwork, OfSky, SimStage):
         seen = model["settings"].get("seen")
         noise = seen.get("delens.noise") if isinstance(seen, Mapping) else None
         here = self.seen()["delens.noise"]
-        if set(FEATURES) & set(self.cfg.delens.inputs) and noise not in (None, here):
+        if {*FEATURES, LINEAR} & set(self.cfg.delens.inputs) and noise not in (None, here):
             raise UserError(
                 f"The network of {name} has learnt from maps that were filtered for {short(noise)} noise, and here they"
                 f" are for {here} noise. Measured noise wants training skies (splits.train), or delens.noise=FILE with"
