@@ -226,7 +226,7 @@ def test_a_stored_network_predicts_without_training_as_where_it_was_trained(done
     assert [splits[0][x] for x in ("theory", "cmb", "observe")] == [{"train", "test"}] * 3
     assert [splits[0][x] for x in ("label", "quadratic_estimate", "features")] == [{"test"}] * 3
     assert [name for name, works in plans[0].items() if any(work.why for work in works)] == [
-        "network_estimate", "lensing_template", "measure", "pictures", "summary",
+        "network_estimate", "lensing_template", "measure", "pictures", "summary", "kappa_spectra",
     ]  # fmt: skip
     with pytest.raises(UserError, match=r"table.csv is not up to date \(not made yet\); run  the command"):
         STORE["finished"](given, {"summary": "table_md"}, "the command")
