@@ -37,9 +37,10 @@ NETWORKS = {  # job and words that train it
     "delens_unet": ("delens", "field=B scale=5"),
     "patch_unet": ("clean", "experiment=cleaning_demo method=patch_unet"),
 }
-PICTURES = {  # words of the comparison, and the picture of it
-    "demo_delensing.png": ("field=B", "compare_delensing_png"),
-    "demo_cleaning.png": (f"job=clean {CLEANED}", "compare_spectra_png"),
+PICTURES = {  # words of the comparison, the stage that draws, and the picture of it
+    "demo_kappa.png": ("field=B", "panels", "compare_kappa_png"),
+    "demo_delensing.png": ("field=B", "compare", "compare_delensing_png"),
+    "demo_cleaning.png": (f"job=clean {CLEANED}", "compare", "compare_spectra_png"),
 }
 LIMITS = {
     "delens": (
@@ -115,10 +116,10 @@ def store_network(name: str, job: str, words: str, root: Path, to: Path) -> list
     return [*stored, card]
 
 
-def store_picture(name: str, words: str, asset: str, root: Path, to: Path) -> Path:
+def store_picture(name: str, words: str, stage: str, asset: str, root: Path, to: Path) -> Path:
     """Store a picture of a finished comparison; the file that was written."""
     run = pipeline("compare", *shlex.split(words), f"system.root={root}")
-    files, _ = finished(run, {"compare": asset}, f"python {MAINS['compare']} {words}")
+    files, _ = finished(run, {stage: asset}, f"python {MAINS['compare']} {words}")
     to.mkdir(parents=True, exist_ok=True)
     return Path(shutil.copyfile(files[asset].path, to / name))
 

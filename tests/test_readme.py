@@ -224,10 +224,10 @@ def test_cleaning_comparison_command(root, sketches, tmp_path):
     here(*words_of(line), *CLEANED, root=root, config_name="compare")
     small = " ".join(CLEANED)
     network = STORE["NETWORKS"]["patch_unet"][1]
-    picture, asset = STORE["PICTURES"]["demo_cleaning.png"]
+    picture, stage, asset = STORE["PICTURES"]["demo_cleaning.png"]
     stored = [
         *STORE["store_network"]("patch_unet", "clean", f"{network} {small}", root, tmp_path),
-        STORE["store_picture"]("demo.png", f"{picture} {small}", asset, root, tmp_path),
+        STORE["store_picture"]("demo.png", f"{picture} {small}", stage, asset, root, tmp_path),
     ]
     assert [path.name for path in stored] == ["model.pt", "README.md", "demo.png"]
     assert "shown        ['T of 100', 'T of 143']" in demand_claims(tmp_path / "models" / "patch_unet")
@@ -296,7 +296,7 @@ def test_what_is_stored_is_what_the_commands_of_the_demonstrations_make():
         program = f"python main_{job}.py"
         first = words.split()[0]
         assert f"{program} {words}" in told or f"{program} -m {first}" in told
-    for words, _ in STORE["PICTURES"].values():
+    for words, *_ in STORE["PICTURES"].values():
         assert f"python main_analysis_compare.py {words}" in told
 
 

@@ -178,25 +178,30 @@ class Panels(compare.Panels, Comparing):
         "unlensed_alm",
         "lensed_alm",
     )
-    outputs = (*compare.Panels.outputs, "compare_lensing_png", "compare_lensing_pdf")
+    outputs = (
+        *compare.Panels.outputs,
+        *("compare_lensing_png", "compare_lensing_pdf"),
+        *("compare_kappa_png", "compare_kappa_pdf"),
+    )
     uses = (*Comparing.uses, "compare.sim", "analysis.zoom")
 
     def run(self, item: Item, **inputs: Any) -> tuple[Figure, ...]:
-        """Three figures, each as PNG and PDF."""
-        lensing = self.lensing_of_methods(item, **inputs)
-        return *super().run(item, **inputs), lensing, lensing
+        """Four figures, each as PNG and PDF."""
+        lensing, kappa = self.lensing_of_methods(item, **inputs)
+        return *super().run(item, **inputs), lensing, lensing, kappa, kappa
 
     def lensing_of_methods(
         self, item: Item, *, prediction: Files, estimate: Files, obs: SkyMap, **inputs: Any
-    ) -> Figure:
-        """The convergence of those that estimate it, and the lensing that each has found."""
+    ) -> tuple[Figure, Figure]:
+        """The convergence of those that estimate it with the lensing that each has found; the first of them alone."""
         pairs = zip(prediction.items, prediction, strict=True)
         predicted = {file_item["method"]: m[self.field] for file_item, m in pairs}
         pairs = zip(estimate.items, estimate, strict=True)
         kappa = {file_item["method"]: m["kappa"] for file_item, m in pairs if "kappa" in m.fields}
         lon, lat, size = self.cfg.analysis.zoom
         quantities = lensing_of(predicted, kappa, field=self.field, obs=obs, **inputs)
-        return lensing_figure(quantities, caption={**self.of_dataset(), **item}, zoom=(lon, lat, size))
+        look: dict[str, Any] = {"caption": {**self.of_dataset(), **item}, "zoom": (lon, lat, size)}
+        return lensing_figure(quantities, **look), lensing_figure(quantities[:1], **look)
 
     def shown(
         self, item: Item, *, prediction: Files, obs: SkyMap, unlensed_alm: dict[str, np.ndarray], **others: Any
