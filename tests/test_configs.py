@@ -46,7 +46,12 @@ def options(job: str) -> list[str]:
 
 OF_OTHERS = {*options("sims"), *options("delens")}
 OF_CLEANING = ["instrument=litebird", *(option for option in options("clean") if option not in OF_OTHERS)]
-CLASSICAL = ("method=quadratic", "method=wiener", "method=linear_map")  # they do not read what those that learn do
+CLASSICAL = (
+    "method=quadratic",
+    "method=wiener",
+    "method=linear_map",
+    "experiment=linear_map_1024",
+)  # they do not read what those that learn do
 LEARNING = {"network", "train", "patches", "rotation", "delens", "quadratic", "linear_map"}
 SCALAR_ROOT_KEYS = ("field", "scale", "nside", "epochs")
 

@@ -1,6 +1,5 @@
 """The typed groups of the configuration: every key and its type; the yaml files give the values."""
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -266,7 +265,7 @@ class Sims:
     """The stages that make a dataset, where its files are if they exist already, and variants of a test sky."""
 
     stages: list[str] = MISSING
-    variants: list[Any] = dataclasses.field(default_factory=list)
+    variants: list[Any] = MISSING
     external: dict[str, Any] = keyed({"truth_fwhm_arcmin": Limits(*BEAM), **dict.fromkeys(_EXTERNAL_TEXTS, TEXT)})
 
 

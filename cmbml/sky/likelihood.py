@@ -267,6 +267,12 @@ class Fit:
         Where the profile of - 2 ln L has risen by 1.
     deviance : array (...)
         - 2 ln L of the best fit: about the number of bins less that of the amplitudes.
+
+    Examples
+    --------
+    >>> one = np.ones(1)
+    >>> Fit(best=one[None], sigma=one, low=0 * one, high=2 * one, deviance=0 * one).best[..., 0]
+    array([1.])
     """
 
     best: np.ndarray

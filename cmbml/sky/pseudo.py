@@ -58,6 +58,14 @@ class Window:
         w, - eth w, - eth^2 w: fields of spin 0, 1 and 2.
     cl : array (lmax + 1,)
         W_l.
+
+    Examples
+    --------
+    The full sky, which has no derivatives:
+
+    >>> everywhere = Window(np.array([[1], [0], [0]], dtype=complex), np.array([4 * np.pi, 0, 0]))
+    >>> everywhere.fields[0]
+    array([1.+0.j])
     """
 
     fields: np.ndarray

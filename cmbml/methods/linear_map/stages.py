@@ -150,7 +150,7 @@ class LinearMapToLearn(LinearMap):
     """The same of every sky, if a network is shown the linear MAP or corrects it; one file for all methods."""
 
     splits = ("train", "valid", "test")
-    reads = ("splits", "mask.kind", "delens.inputs", "delens.label")
+    reads = ("splits", "linear_map", "mask.kind", "delens.inputs", "delens.label")
 
     def items(self) -> Iterable[Item]:
         """Every sky, or none."""
