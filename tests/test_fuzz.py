@@ -38,6 +38,7 @@ NOTICED = {
     "method.stages": "no stage makes",
     "compare.stages": "no stage makes",
     "dataset": "lacks",  # a comparison tells the path where nothing lies
+    "system.root": "lacks",
     "assets.constants.dataset": "lacks",
     "assets.files.obs": "lacks",
 }
