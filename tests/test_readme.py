@@ -131,7 +131,7 @@ def test_pipeline_command(line, root, composed, planned, sketches, capsys, tmp_p
         return
     if "sims=external" in line:
         words = own_sky(words, tmp_path)
-        here(*words, "nside=64", "delens.lmin_b=30", "analysis.band=[5,30]", root=tmp_path / "data")
+        here(*words, "nside=64", "delens.lmin_b=30", root=tmp_path / "data")
         assert list(tmp_path.rglob("found.csv"))
         return
     one = [word.split(",")[0] if "-m" in words else word for word in words if word != "-m"]  # a sweep's first
