@@ -138,6 +138,8 @@ def test_pipeline_command(line, root, composed, planned, sketches, capsys, tmp_p
     if "run.dry" not in line:  # which plans it below
         planned(*one)
     small = SKY if any(word in line for word in CLASSICAL) else SMALL
+    if "linear_map_1024" in line:
+        small = [*SKY, "sky.lmax=90"]
     # The lines of the comparison's methods have field=B; what others make does not take the place of theirs.
     own = [] if "field=B" in words or "method.name" in line else ["method.name=own"]
     if "submitit" in line:  # for want of a Slurm, what would be handed to it
