@@ -44,7 +44,7 @@ def build(cfg: DictConfig, overridden: Sequence[str] = ()) -> Pipeline:
         When a stage cannot be imported, the stages do not fit together, or none of them reads an overridden key.
     """
     stages = [_stage_class(path)(cfg) for path in cfg.pipeline]
-    for key in [*unknown_roots(overridden, cfg), *unread(overridden, stages)]:
+    for key in [*unknown(overridden, cfg), *unread(overridden, stages)]:
         method = f", whose method is {cfg.method.name}" if "method" in cfg else ""
         raise UserError(f"{key} is read by no stage of this pipeline{method}; leave it out.")
     holds: Any = OmegaConf.to_container(cfg.assets.holds, resolve=True)
@@ -64,11 +64,21 @@ def unread(keys: Sequence[str], stages: Sequence[Stage]) -> list[str]:
     ]
 
 
-def unknown_roots(keys: Sequence[str], cfg: DictConfig) -> list[str]:
-    """Keys of the root that were added to those of the schema, ``+foo=1``: nothing reads them."""
-    schema = OmegaConf.get_type(cfg)
-    known = [field.name for field in dataclasses.fields(schema)] if dataclasses.is_dataclass(schema) else list(cfg)
-    return [key for key in keys if key in cfg and key.partition(".")[0] not in known]
+def unknown(keys: Sequence[str], cfg: DictConfig) -> list[str]:
+    """Keys that were added to those of the schema, ``+foo=1`` or ``+mask.foo=1``: nothing reads them."""
+    return [key for key in keys if _was_added(key, cfg)]
+
+
+def _was_added(key: str, cfg: DictConfig) -> bool:
+    node: Any = cfg
+    for name in key.split("."):
+        if not OmegaConf.is_dict(node) or name not in node:
+            return False
+        kind = OmegaConf.get_type(node)
+        if dataclasses.is_dataclass(kind) and name not in [field.name for field in dataclasses.fields(kind)]:
+            return True
+        node = OmegaConf.select(node, name)
+    return False
 
 
 def _stage_class(path: str) -> type[Stage]:
@@ -196,7 +206,7 @@ def _sentence(error: BaseException) -> str:
         options = [name for name in error.options if not name.startswith("_")]  # what options share is none itself
         return f"{str(error).splitlines()[0]}; the options are {', '.join(options)}."
     if isinstance(error, OSError) and error.filename:
-        return f"{error.filename} cannot be used: {error.strerror}. Choose another system.root."
+        return f"{error.filename} cannot be used: {error.strerror}. Choose another place, or name, for it."
     noise = ("full_key", "object_type", "reference_type", "To append")
     lines = [line.strip().rstrip(".") for e in (error, error.__cause__) if e for line in str(e).splitlines()]
     sentences = [line for line in lines if line and not line.startswith(noise)]

@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+import torch
 
 from cmbml.analysis.common import usable_lmax
 from cmbml.sky.beams import gaussian_beam
@@ -50,7 +51,14 @@ LATE = {  # job, words, and what is said; each of these failed after hours of si
         ("sims", "foregrounds=pysm", "foregrounds.presets=[s1]", "foregrounds.nside_sky=64"),
         "mask=galactic takes the shape of the dust, and foregrounds.presets names no model of it",
     ),
+    "a mask that is no map": (
+        ("delens", "mask=file", f"mask.file={REPO}/README.md"),
+        "README.md cannot be read as a FITS file",
+    ),
+    "no skies to learn from": (("delens", "splits.train=0"), "Give method.trained one that was trained before"),
 }
+if not torch.cuda.is_available():
+    LATE["a GPU that is not there"] = (("delens", "system.device=cuda"), "system.device=cuda, but torch sees no GPU")
 
 
 @pytest.mark.parametrize("mistake", LATE)

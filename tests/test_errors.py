@@ -126,6 +126,8 @@ COMMAND_LINES = {
     "system.root=${nope}": r"Interpolation key 'nope' not found",
     "+foo=1": r"foo is read by no stage of this pipeline",
     "++foo.bar=1": r"foo.bar is read by no stage of this pipeline",
+    "+mask.foo=1": r"mask.foo is read by no stage of this pipeline",
+    "+linear_map.foo=1": r"linear_map.foo is read by no stage of this pipeline",
     "~nside": r"sky.nside does not resolve: Interpolation key 'nside' not found",
     "~noise": r"noise.kind does not resolve: Missing mandatory value",
     "~run.dry": r"does not support deletion",
@@ -160,7 +162,7 @@ def test_root_that_cannot_be_a_folder(command, tmp_path):
     (tmp_path / "file").write_text("in the way")
     code, error = command(root=str(tmp_path / "file" / "data"))
     assert (code, error.count("\n")) == (1, 1)
-    assert "Choose another system.root" in error
+    assert "Choose another place" in error
 
 
 def test_root_that_cannot_be_written(command):

@@ -1,12 +1,43 @@
 """Masks from FITS files."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import healpy as hp
 import numpy as np
 
 from cmbml.core.errors import UserError
-from cmbml.maps.fitsfile import NUMBERS, opened
+from cmbml.maps.fitsfile import NUMBERS, PixelTable, opened
+
+
+@contextmanager
+def _mask(path: Path, *, column: str | None, coordinates: str | None, key: str) -> Iterator[PixelTable]:
+    label = f"{key}.file={path}"
+    with opened(path, label=label, remedy="give a HEALPix FITS file") as table:
+        if column is not None and column not in table.names:
+            raise UserError(f"{label} has no column {key}.column={column}; it has {', '.join(table.names)}.")
+        table.refuse_coordinates(coordinates, f"{key}.coordinates")
+        if not table.names:
+            raise UserError(f"{label} has no column of pixels beside PIXEL; give one of weights.")
+        yield table
+
+
+def check_mask(path: Path, *, column: str | None = None, coordinates: str | None = None, key: str = "mask") -> None:
+    """Look at what the file of a mask says of itself, and at none of its pixels.
+
+    Parameters
+    ----------
+    path, column, coordinates, key
+        As in ``read_mask``.
+
+    Raises
+    ------
+    UserError
+        As ``read_mask``, but for the values and the ordering.
+    """
+    with _mask(path, column=column, coordinates=coordinates, key=key):
+        pass
 
 
 def read_mask(
@@ -44,12 +75,7 @@ def read_mask(
         another nside and there is no threshold.
     """
     label = f"{key}.file={path}"
-    with opened(path, label=label, remedy="give a HEALPix FITS file") as table:
-        if column is not None and column not in table.names:
-            raise UserError(f"{label} has no column {key}.column={column}; it has {', '.join(table.names)}.")
-        table.refuse_coordinates(coordinates, f"{key}.coordinates")
-        if not table.names:
-            raise UserError(f"{label} has no column of pixels beside PIXEL; give one of weights.")
+    with _mask(path, column=column, coordinates=coordinates, key=key) as table:
         weights = table.pixels(column or table.names[0], outside=0.0, kinds=f"{NUMBERS}b")
     if not ((weights >= 0) & (weights <= 1)).all():
         raise UserError(f"{label} has values that do not lie between 0 and 1; weights of pixels are needed.")

@@ -9,7 +9,7 @@ import numpy as np
 from cmbml.core.asset import Item
 from cmbml.core.errors import UserError
 from cmbml.core.stage import Stage
-from cmbml.maps.mask import read_mask
+from cmbml.maps.mask import check_mask, read_mask
 from cmbml.maps.skymap import SkyMap
 from cmbml.sky import masks
 
@@ -34,6 +34,12 @@ class Mask(Stage):
         """The file of the mask, if it is one."""
         mask = self.cfg.mask
         return {"mask.file": [Path(mask.file).expanduser()]} if mask.kind == "file" and mask.file else {}
+
+    def check(self) -> None:
+        """Refuse a file that is no map in Galactic coordinates."""
+        mask = self.cfg.mask
+        if mask.kind == "file":
+            check_mask(Path(mask.file).expanduser(), column=mask.column, coordinates=mask.coordinates)
 
     def run(self, item: Item) -> SkyMap:
         """Map ``mask``, RING, without unit and beam."""

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from cmbml.config.checks import check_patches
 from cmbml.core.asset import Assets, File
 from cmbml.core.errors import UserError
+from cmbml.core.launch import count_devices
 from cmbml.core.stage import Stage
 from cmbml.train.data import Skies
 from cmbml.train.fit import fit
@@ -54,7 +55,10 @@ class Training(Seeing):
         check_symmetries(settings, settings["rotation"]["average"])
         lacking = [split for split in ("train", "valid") if not self.cfg.splits[split]]
         if lacking:
-            raise UserError(f"A network needs skies to learn from; splits.{lacking[0]}=0 leaves none.")
+            raise UserError(
+                f"A network needs skies to learn from; splits.{lacking[0]}=0 leaves none. Give method.trained one"
+                " that was trained before, or take a method that learns nothing."
+            )
 
     def channels(self) -> tuple[Sequence[str], Sequence[str]]:
         """Fields of the maps that the network sees, and of those that it gives."""
@@ -67,8 +71,9 @@ class Training(Seeing):
         return probe(self.trainer_settings(), (len(inputs), len(outputs)))
 
     def check(self) -> None:
-        """Refuse a network that cannot map the patches' inputs to their targets."""
+        """Refuse a network that cannot map the patches' inputs to their targets, and devices that are not there."""
         _ = self.size
+        count_devices(self.cfg.system.devices, self.cfg.system.device)
 
     def trainer_settings(self) -> dict[str, Any]:
         """Plain settings of `cmbml.train.fit.fit`: those of the configuration, nside, lmax and the channels' spins."""
