@@ -32,6 +32,7 @@ LEFT_BY_RUNS = {
     "*.part": "a part of a file, which the same command goes on with",
     "*.part.mark": "a part of a file, which the same command goes on with",
     "checkpoints/*.pt": "an interrupted training, which the same command goes on with",
+    "checkpoints/.*.json": "of which skies an interrupted training is",
 }
 
 

@@ -1,5 +1,6 @@
 """Stages: one step of a pipeline each, from the values of some assets to the values of others."""
 
+import logging
 import os
 import time
 import traceback
@@ -14,8 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from cmbml.core import handlers, locks, memory, provenance
 from cmbml.core.asset import Assets, File, Files, Input, Item, sources
 from cmbml.core.errors import UserError
-from cmbml.core.provenance import Sidecar, damage, flatten, telling
+from cmbml.core.provenance import Sidecar, damage, digest, flatten, telling
 from cmbml.core.seeds import rng_for
+
+logger = logging.getLogger(__name__)
 
 _ABSENT = object()
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "DUCC0_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -38,8 +41,8 @@ class Stage:
     reads : tuple of str
         Configuration keys that do not change the result of an item (number of sims, of devices).
     scratch : tuple of str
-        Assets that `run` keeps for itself between interruptions; passed as ``scratch={name: File}`` and removed when
-        the item is done.
+        Assets that `run` keeps for itself between interruptions; passed as ``scratch={name: Scratch}`` and removed when
+        the item is done, or when they are of other inputs.
     version : int
         Raised when the algorithm changes the numbers.
     memory : str
@@ -184,6 +187,39 @@ def stamp(path: Path) -> int | None:
         return None
 
 
+def demand_unchanged(read_files: Iterable[ReadFile]) -> None:
+    """Refuse files that are no longer what they have to be.
+
+    Raises
+    ------
+    UserError
+        When another run has exchanged one of them meanwhile.
+    """
+    for file in read_files:
+        if not file.holds() and file.given:
+            raise UserError(
+                f"{file.path} was exchanged while this run made something of it, which is not kept; repeat the command."
+            )
+        if not file.holds():
+            raise UserError(
+                f"{file.path} is not what it was when this run was planned: another run, with other settings, has"
+                " exchanged it meanwhile. Nothing was made of it; repeat the command when that run is over, or give"
+                " one of the two another dataset."
+            )
+
+
+@dataclass(frozen=True)
+class Scratch(File):
+    """A file that a stage keeps for itself; what was made of inputs that were exchanged meanwhile is not written."""
+
+    read_files: tuple[ReadFile, ...]
+
+    def write(self, value: Any) -> None:
+        """Write the value, unless an input is no longer what it was (`demand_unchanged`)."""
+        demand_unchanged(self.read_files)
+        super().write(value)
+
+
 @dataclass(frozen=True)
 class Work:
     """One item of one stage: what it reads and makes, and why it has to run (empty when it is done)."""
@@ -208,25 +244,42 @@ class Work:
         return not damage(self.outputs, record.outputs)
 
     def demand_inputs(self) -> None:
-        """Refuse inputs that are no longer those of the plan.
+        """Refuse inputs that are no longer those of the plan (`demand_unchanged`)."""
+        demand_unchanged(self.read_files)
 
-        Raises
-        ------
-        UserError
-            When another run has exchanged one of them meanwhile.
-        """
-        for file in self.read_files:
-            if not file.holds() and file.given:
-                raise UserError(
-                    f"{file.path} was exchanged while this run made something of it, which is not kept; repeat the"
-                    " command."
-                )
-            if not file.holds():
-                raise UserError(
-                    f"{file.path} is not what it was when this run was planned: another run, with other settings, has"
-                    " exchanged it meanwhile. Nothing was made of it; repeat the command when that run is over, or give"
-                    " one of the two another dataset."
-                )
+    def demand_inputs_of_made(self) -> None:
+        """Refuse them after they were read: what was kept of them is forgotten, too."""
+        try:
+            self.demand_inputs()
+        except UserError:
+            self.forget()
+            raise
+
+    def note(self) -> File:
+        """File that tells of which inputs the scratch files are: hidden, beside the first of them."""
+        return next(iter(self.scratch.values())).record()
+
+    def forget(self) -> None:
+        """Remove the scratch files, and then their note."""
+        for file in (*self.scratch.values(), self.note()) if self.scratch else ():
+            file.remove()
+
+    def take_up(self, stage: str) -> None:
+        """Leave the scratch files of an interrupted run if they are of these inputs, and remove them otherwise."""
+        inputs = {label: digest(list(files.values())) for label, files in self.input_fingerprints.items()}
+        try:
+            noted = self.note().read()
+        except UserError:  # none, or damaged
+            noted = None
+        if noted == inputs:
+            return
+        if any(file.exists() for file in self.scratch.values()):
+            logger.warning(
+                "%s %s: an interrupted run has read other inputs, or does not tell which; it begins anew",
+                *(stage, dict(self.item)),
+            )
+        self.forget()
+        self.note().write(inputs)
 
 
 @dataclass(frozen=True)
@@ -274,20 +327,22 @@ def _execute(stage: Stage, work: Work, fresh: bool, start: float) -> bool:
                 f"{sidecar} is a folder, where the record of {work.outputs[0].path.name} belongs; remove it."
             )
         if fresh:
-            for file in work.scratch.values():
-                file.remove()
+            work.forget()
         work.demand_inputs()
+        if work.scratch:
+            work.take_up(stage.name)
         stage.seeds = []
         memory.forget_peak()
         values = {name: source.read() if isinstance(source, File) else source for name, source in work.inputs.items()}
-        made = stage.run(work.item, **values, **({"scratch": work.scratch} if work.scratch else {}))
+        scratch = {name: Scratch(file.path, work.read_files) for name, file in work.scratch.items()}
+        made = stage.run(work.item, **values, **({"scratch": scratch} if scratch else {}))
         made = made if isinstance(made, tuple) else (made,)
         pairs = [(file.path, value) for file, value in zip(work.outputs, made, strict=True)]
         with handlers.written(pairs) as temporary:
             outputs = {path.name: provenance.contents(tmp) for (path, _), tmp in zip(pairs, temporary, strict=True)}
-            work.demand_inputs()
+            work.demand_inputs_of_made()
             sidecar.unlink(missing_ok=True)  # and not before: a command that fails has forgotten nothing
-        work.demand_inputs()
+        work.demand_inputs_of_made()
         record = Sidecar(
             stage=stage.name,
             version=stage.version,
@@ -304,6 +359,5 @@ def _execute(stage: Stage, work: Work, fresh: bool, start: float) -> bool:
         )
         with handlers.atomic(sidecar) as tmp:
             tmp.write_text(record.text(), encoding="utf-8")
-        for file in work.scratch.values():
-            file.remove()
+        work.forget()
     return True

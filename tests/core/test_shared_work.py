@@ -19,7 +19,7 @@ from cmbml.core.pipeline import Pipeline
 from cmbml.core.provenance import Sidecar
 from cmbml.core.stage import Stage
 from cmbml.maps.skymap import SkyMap
-from tests.core.toy import FILES, Noise, Twice, toy, toy_config
+from tests.core.toy import FILES, Mean, Noise, Twice, toy, toy_config
 
 CONTEXT = multiprocessing.get_context("fork")
 VICTIM = Path("Train/sim0001/twice.npz")
@@ -65,6 +65,70 @@ def test_what_changed_before_an_item_began_is_not_believed(tmp_path):
     with pytest.raises(UserError, match="is not what it was"):
         planned.run(only=["twice"])
     assert not list(tmp_path.rglob("twice.npz"))
+
+
+class Interrupted(Mean):
+    """Keeps what it has done of each sky; ``before`` is called with the number of those, and None at the end."""
+
+    def run(self, item, twice, scratch):
+        done = scratch["state"].read().tolist() if scratch["state"].exists() else []
+        self.begun = len(done)
+        for i in range(len(done), len(twice)):
+            self.before(i)
+            done.append(float(np.std(twice[i]["x"])))
+            scratch["state"].write(np.array(done))
+        self.before(None)
+        return [{"sim": i, "mean": m} for i, m in enumerate(done)]
+
+
+def interrupted(root, when=-1, act=None, level=1.0) -> Interrupted:
+    """Run the toy with `act` called at one place; the stage, to ask how much it found done."""
+    cfg = toy_config(noise={"level": level})
+    stage = Interrupted(cfg)
+    stage.before = lambda i: act() if i == when else None
+    Pipeline([Noise(cfg), Twice(cfg), stage], Assets(FILES, {"root": str(root)})).run()
+    return stage
+
+
+def stop():
+    raise KeyboardInterrupt
+
+
+def kept(root) -> list[str]:
+    """What the stage keeps between interruptions, and the note beside it."""
+    return sorted(path.name for path in root.glob("*state*"))
+
+
+def test_what_was_kept_of_inputs_that_changed_meanwhile_is_forgotten(tmp_path):
+    with pytest.raises(UserError, match="is not what it was"):
+        interrupted(tmp_path, None, lambda: toy(tmp_path, noise={"level": 2.0}).run(only=["noise", "twice"]))
+    assert kept(tmp_path) == []
+    assert interrupted(tmp_path).begun == 0
+    assert max(row["mean"] for row in File(tmp_path / "mean.csv").read()) < 2.4  # twice the level, 1000 numbers
+
+
+def test_nothing_is_kept_of_inputs_that_changed_meanwhile(tmp_path):
+    with pytest.raises(UserError, match="is not what it was"):
+        interrupted(tmp_path, 1, lambda: toy(tmp_path, noise={"level": 2.0}).run(only=["noise", "twice"]))
+    assert len(File(tmp_path / "state.npy").read()) == 1  # of the right ones: so a SIGKILL later had left it, too
+    assert interrupted(tmp_path).begun == 1
+    assert max(row["mean"] for row in File(tmp_path / "mean.csv").read()) < 2.4
+    assert kept(tmp_path) == []
+
+
+@pytest.mark.parametrize("change", ["none", "other inputs", "no note", "damaged note"])
+def test_what_was_kept_is_taken_up_with_the_same_inputs_alone(tmp_path, caplog, change):
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(tmp_path, 2, stop)
+    assert kept(tmp_path) == [".state.npy.json", "state.npy"]
+    if change == "no note":
+        (tmp_path / ".state.npy.json").unlink()
+    elif change == "damaged note":
+        (tmp_path / ".state.npy.json").write_text("{")
+    stage = interrupted(tmp_path, level=2.0 if change == "other inputs" else 1.0)
+    assert stage.begun == (2 if change == "none" else 0)
+    assert ("it begins anew" in caplog.text) == (change != "none")
+    assert kept(tmp_path) == []
 
 
 class Fails(Twice):

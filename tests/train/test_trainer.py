@@ -2,6 +2,7 @@
 
 import logging
 import math
+import pickle
 import re
 import sys
 from types import ModuleType
@@ -11,7 +12,9 @@ import pytest
 import torch
 
 from cmbml.core.errors import UserError
+from cmbml.core.provenance import telling
 from cmbml.core.seeds import rng_for
+from cmbml.core.stage import ReadFile, Scratch
 from cmbml.sky.rotation import permutation
 from cmbml.train.fit import fit
 from cmbml.train.predict import predict_sky
@@ -59,6 +62,30 @@ def test_interrupted_training_goes_on_bit_for_bit(tmp_path, monkeypatch, kind, s
     for name in ("best.pt", "last.pt"):
         assert_same(*(torch.load(tmp_path / part / name) for part in ("whole", "pieces")))
     assert (tmp_path / "whole" / "best.pt").read_bytes() == (tmp_path / "pieces" / "best.pt").read_bytes()
+
+
+def test_no_checkpoint_is_written_of_skies_that_were_exchanged(tmp_path, monkeypatch):
+    sky = tmp_path / "sky"
+    sky.write_bytes(b"one")
+    inputs = (ReadFile(sky, telling(sky), given=True),)
+    files = {name: Scratch(file.path, inputs) for name, file in scratch(tmp_path / "pieces").items()}
+    assert pickle.loads(pickle.dumps(files)) == files
+    original = Trainer.validate
+
+    def validate(self):
+        if self.epoch == 2:  # the third
+            sky.write_bytes(b"two")
+        return original(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "validate", validate)
+        with pytest.raises(UserError, match="sky was exchanged"):
+            fit(settings(), Skies(2), Skies(1, seed=99), None, files, device="cpu")
+    assert files["last"].read()["epoch"] == 2
+    assert files["best"].read()["epoch"] <= 2
+    sky.write_bytes(b"one")
+    _, history = fit(settings(), Skies(2), Skies(1, seed=99), None, files, device="cpu")
+    assert history == train(tmp_path / "whole")[1]
 
 
 def assert_same(a, b) -> None:
