@@ -16,8 +16,8 @@ RULES = {  # what the fields of an entry must look like, and how to say it
     "url": (r"https?://\S+", "an address that starts with http:// or https://"),
     "to": (r"(?!/)(?!.*\.\.)\S+", "a path relative to the folder Assets"),
     "sha256": (r"None|[0-9a-f]{64}", "null or 64 hexadecimal digits"),
-    "size": (r"None|[1-9]\d*", "null or a number of bytes"),
-    "about": (r"None|[1-9]\d*", "null or a number of bytes"),
+    "size": (r"None|[1-9]\d{0,17}", "null or a number of bytes"),
+    "about": (r"None|[1-9]\d{0,17}", "null or a number of bytes"),
     "unpack": (r"True|False", "true or false"),
     "extra": (r"True|False", "true or false"),
 }

@@ -158,6 +158,8 @@ def test_a_result_of_another_version_of_the_dataset_is_shown_as_such(place, resu
         ("commit", "newest", "commit=newest is none"),
         ("hardware", "", "lacks hardware"),
         ("beam_arcmin", "five", "lacks beam_arcmin, or it is of another kind"),
+        ("beam_arcmin", 10**400, "beam_arcmin is no beam"),
+        ("metrics.A_res.mean", 10**400, "A_res.mean of mine is 1000"),
         ("verdict", "the best", "has verdict, which nobody reads"),
     ],
 )

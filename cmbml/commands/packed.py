@@ -20,6 +20,7 @@ CARD = "README.md"
 KINDS = ("dataset", "model")
 AROUND = ("Logs", "Assets", "Packed")  # of a root: no datasets
 LARGEST_MANIFEST = 1 << 28  # bytes
+LARGEST_SIZE = (1 << 63) - 1  # bytes that a file may have
 BLOCK = 1 << 20  # bytes that are in memory at a time
 
 
@@ -96,7 +97,7 @@ def read_manifest(folder: Path) -> Packed:
 
 def _checked(held: Any, path: Path) -> Packed:
     """A manifest whose parts are of their kinds and whose names lead nowhere else."""
-    if isinstance(held, Mapping) and isinstance(held.get("form"), int) and held["form"] > FORM:
+    if isinstance(held, Mapping) and isinstance(held.get("form"), int) and FORM < held["form"] <= LARGEST_SIZE:
         raise UserError(f"{path} was written by a newer cmbml (form {held['form']}); update cmbml.")
     try:
         archives = tuple(_archive(archive) for archive in held["archives"])
@@ -130,7 +131,7 @@ def _check_names(packed: Packed, path: Path) -> None:
         seen |= set(names)
         known += [archive, *archive.members]
     for one in known:
-        if type(one.size) is not int or one.size < 0 or not _is_hash(one.sha256, 64):
+        if type(one.size) is not int or not 0 <= one.size <= LARGEST_SIZE or not _is_hash(one.sha256, 64):
             raise UserError(f"{path} has no size or no sha256 of {one.name!r}; bring it anew.")
     if folder := next(
         (name for name in seen if any(str(above) in seen for above in PurePosixPath(name).parents)), None

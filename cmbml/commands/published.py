@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ ENTRY: dict[str, type] = {
 }
 PARTS = {"dataset": {"name", "fingerprint"}, "table": {"file", "sha256", "row"}}
 AS_WRITTEN = 1e-6  # of a number: what rounding while it is copied may change
+WIDEST = 180 * 60.0  # beam, arcmin
 COMMIT = r"[0-9a-f]{7,40}"
 FORM = "common"  # of the rows that may be published: all maps at one beam
 ALWAYS = "transfer"  # what no result may leave out
@@ -85,6 +87,8 @@ def _entry(place: Path) -> Published:
             raise UserError(f"{place}: {key} needs {', '.join(sorted(PARTS[key]))}, and nothing else.")
     if held.keys() - ENTRY.keys():
         raise UserError(f"{place} has {', '.join(map(str, held.keys() - ENTRY.keys()))}, which nobody reads.")
+    if not 0 < held["beam_arcmin"] <= WIDEST:
+        raise UserError(f"{place}: beam_arcmin is no beam; it lies above 0 and up to {WIDEST:g}.")
     if not re.fullmatch(COMMIT, held["commit"]):
         raise UserError(f"{place}: commit={held['commit']} is none; it has 7 to 40 hexadecimal digits, in quotes.")
     if not re.fullmatch(r"[0-9a-f]{32}", str(held["dataset"]["fingerprint"])):
@@ -159,5 +163,7 @@ def _trace(place: Path, numbers: Any, row: Mapping[str, Any]) -> None:
 
 def _same(value: Any, there: Any) -> bool:
     if not isinstance(value, int | float) or not isinstance(there, int | float):
+        return False
+    if any(abs(x) > sys.float_info.max for x in (value, there) if isinstance(x, int)):
         return False
     return math.isclose(value, there, rel_tol=AS_WRITTEN) or (math.isnan(value) and math.isnan(there))

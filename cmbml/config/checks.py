@@ -22,6 +22,7 @@ ROTATIONS = ("permutation", "harmonic", "none")
 MASKS = ("none", "band", "file")
 FOREGROUNDS = ("none", "synthetic", "pysm", "residual")
 DIFFERENCES = ("lensing", "noise", "cosmology")  # of a variant
+REFERENCE = "the sky itself"  # what the table of the variants calls the sky that they differ from
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9 _+.,=@()\[\]-]*[A-Za-z0-9_+=@()\[\]-])?")
 RESERVED = ("logs", "rotations", "assets", "simulations", "simulation_working", "comparison")
 NOISES = ("none", "white", "scan", "variance_map")
@@ -238,6 +239,10 @@ def _check_variants(cfg: DictConfig) -> None:
         good = isinstance(variant, dict) and "name" in variant and {"name"} < set(variant) <= {"name", *DIFFERENCES}
         demand(good, f"{key}={variant} must have a name and one or more of {', '.join(DIFFERENCES)}.")
         check_name(f"{key}.name", variant["name"])
+        demand(
+            variant["name"] != REFERENCE,
+            f"{key}.name={REFERENCE} is what the table calls the sky that variants differ from; choose another.",
+        )
         for name in {"lensing", "noise"} & set(variant):
             limits = Limits(0, 100)
             demand_value(limits.hold(variant[name]), f"{key}.{name}", variant[name], str(limits))

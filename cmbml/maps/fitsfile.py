@@ -23,7 +23,7 @@ LARGEST = 1e20  # what is larger stands for no value, like HEALPix's UNSEEN of -
 LARGEST_NSIDE = 8192
 NUMBERS = "iuf"  # kinds of columns that may hold pixels: whole numbers with and without sign, and others
 _KINDS = {"b": "true or false", "c": "complex numbers", "S": "texts", "U": "texts", "O": "lists of any length"}
-COORDINATES = ("COORDSYS", "SKYCOORD", "COORDTYP")  # keywords; one counts where those before it are silent
+COORDINATES = ("COORDSYS", "SKYCOORD", "COORDTYP")  # keywords that mean the same
 SIGNS_OF_U = ("POLCCONV", "POLCONV")
 _ORDERINGS = {"RING": "RING", "NESTED": "NESTED", "NEST": "NESTED"}
 _GALACTIC = dict.fromkeys(("G", "GAL", "GALACTIC"), "G")
@@ -59,28 +59,35 @@ class PixelTable:
 
     def _values(self, name: str) -> list[Any]:
         """Values of a keyword, of the table and then of the file; those that are blank are left out."""
-        values = [header.get(name, "") for header in (self.hdu.header, self.primary)]
-        return [value for value in values if not isinstance(value, fits.card.Undefined) and str(value).strip()]
+        return [value for value, _ in self._placed_values(name)]
+
+    def _placed_values(self, name: str) -> list[tuple[Any, str]]:
+        """As ``_values``, with whose header each is in."""
+        values = [(self.hdu.header.get(name, ""), "of the table"), (self.primary.get(name, ""), "of the file")]
+        return [x for x in values if not isinstance(x[0], fits.card.Undefined) and str(x[0]).strip()]
 
     def agreed(self, *names: str, meanings: Mapping[str, str] | None = None) -> str:
-        """Word, or number, that both headers mean by the first of the keywords that is there; empty if none is.
+        """Word, or number, that both headers mean by all of the keywords that are there; empty if none is.
 
         Raises
         ------
         UserError
-            If the header of the table says another than that of the file.
+            If a keyword says another than one before it, or the header of the table another than that of the file.
         """
-        for name in names:
-            said = [str(value).strip().upper() for value in self._values(name)]
-            meant = [(meanings or {}).get(word, word) for word in said]
-            if len(set(meant)) > 1:
-                raise UserError(
-                    f"{self.label} says {name}={said[0]} in the header of the table and {name}={said[1]} in that of the"
-                    " file; make them alike."
-                )
-            if meant:
-                return meant[0]
-        return ""
+        said = [
+            (name, str(value).strip().upper(), whose) for name in names for value, whose in self._placed_values(name)
+        ]
+        if not said:
+            return ""
+        meant = [(meanings or {}).get(word, word) for _, word, _ in said]
+        other = next((k for k, word in enumerate(meant) if word != meant[0]), None)
+        if other is not None:
+            (one, word, whose), (another, against, of) = said[0], said[other]
+            where = f" in the header {whose} and {another}={against} in that {of}"
+            if whose == of:
+                where = f" and {another}={against} in the header {of}"
+            raise UserError(f"{self.label} says {one}={word}{where}; make them alike.")
+        return meant[0]
 
     def word(self, name: str) -> str:
         """Value of a keyword that is a word, in capitals; empty if it is not there."""

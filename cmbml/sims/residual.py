@@ -8,6 +8,7 @@ import healpy as hp
 import numpy as np
 from omegaconf import DictConfig
 
+from cmbml.config.checks import check_coordinates
 from cmbml.config.files import matching
 from cmbml.core.asset import Item
 from cmbml.core.errors import UserError
@@ -56,8 +57,8 @@ class Residual(BandStage):
         for key, choices in (("unit", UNITS), ("cmb_unit", OF_CMB)):
             if given[key] not in choices and given[key] is not None:
                 raise UserError(f"{KEY}.{key}={given[key]} is not known; choose one of {', '.join(choices)}.")
-        if given.coordinates not in (None, "G"):
-            raise UserError(f"{KEY}.coordinates={given.coordinates} must be null or G; rotate maps in others.")
+        check_coordinates(f"{KEY}.coordinates", given.coordinates)
+        check_coordinates(f"{KEY}.holes.coordinates", given.holes.coordinates)
 
     def items(self) -> Iterable[Item]:
         """One item a band: they are alike for all skies."""

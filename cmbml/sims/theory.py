@@ -41,6 +41,7 @@ class Theory(VariedStage):
                 self.parameters(item)
         for item in self.items():
             key = f"sims.variants.{item['sim']}.cosmology"
+            as_user_error(cosmology.demand_known, self.difference(item, {}), key)
             as_user_error(cosmology.demand_in_range, self.difference(item, {}), key)
 
     def made_of(self, item: Item) -> Mapping[str, Sequence[Path]]:

@@ -9,7 +9,7 @@ Both amplitudes are given at k = 0.05 / Mpc.
 import itertools
 import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -114,6 +114,22 @@ def draw_parameters(spec: Mapping[str, Any], rng: np.random.Generator) -> dict[s
     return params
 
 
+def demand_known(names: Iterable[str], key: str = "") -> None:
+    """Refuse names that are of no parameter, and say below which ``key`` they stand.
+
+    Raises
+    ------
+    ValueError
+        ``unknown cosmological parameter h; known: ...``, after ``key`` if there is one.
+    """
+    unknown = sorted(set(map(str, names)) - set(RANGES))
+    if unknown:
+        where = f"{key}: " if key else ""
+        raise ValueError(
+            f"{where}unknown cosmological parameter {', '.join(unknown)}; known: {', '.join(sorted(RANGES))}"
+        )
+
+
 def demand_in_range(params: Mapping[str, Any], key: str = "") -> None:
     """Refuse parameters that are no numbers or beyond ``RANGES``, and name them below ``key``.
 
@@ -192,11 +208,7 @@ def _covariance(gaussian: Mapping[str, Any]) -> np.ndarray:
 
 def _complete(params: Mapping[str, float]) -> dict[str, float]:
     """Fill in the defaults; refuse unknown, missing and doubly given parameters."""
-    unknown = set(params) - set(RANGES)
-    if unknown:
-        raise ValueError(
-            f"unknown cosmological parameter {', '.join(sorted(unknown))}; known: {', '.join(sorted(RANGES))}"
-        )
+    demand_known(params)
     missing = [name for name in _REQUIRED if name not in params]
     if missing:
         raise ValueError(f"the cosmology lacks {', '.join(missing)}")

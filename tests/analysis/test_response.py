@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from cmbml.analysis.delensing.kappa import KappaSpectra, kappa_spectra
-from cmbml.analysis.delensing.response import REFERENCE, Response
-from cmbml.config.checks import check
+from cmbml.analysis.delensing.response import Response
+from cmbml.config.checks import REFERENCE, check
 from cmbml.core.asset import Assets
 from cmbml.core.errors import UserError
 from cmbml.core.pipeline import Pipeline
+from cmbml.core.provenance import changes
 from cmbml.maps.skymap import SkyMap
 from cmbml.sims.cmb import Cmb
 from cmbml.sims.observe import Observe
@@ -91,6 +92,20 @@ def test_one_thing_is_different(composed):
     assert theory.parameters(variant(2)) == theory.parameters(TEST)
 
 
+def test_names_of_variants_are_those_of_the_table_and_of_no_sky(composed):
+    """Another name, or another order of two, makes the table anew; the skies know of none."""
+    cfg = composed(*WORDS, *ASKED)
+    renamed = composed(*WORDS, *ASKED[:2], VARIANTS.replace("hot", "bright"))
+    before, after = (Response(x).settings_of({}) for x in (cfg, renamed))
+    assert changes(before, before) == []
+    assert changes(before, after) == [
+        "sims.variants.name ['unlensed', 'half', 'noisy', 'hot'] -> ['unlensed', 'half', 'noisy', 'bright']"
+    ]
+    for stage in (Theory, Cmb, Observe):
+        for k in range(4):
+            assert stage(cfg).settings_of(variant(k)) == stage(renamed).settings_of(variant(k))
+
+
 def test_variants_that_are_none(composed):
     cfg = composed(*WORDS, *ASKED)
     for variants, told in (
@@ -99,6 +114,7 @@ def test_variants_that_are_none(composed):
             "sims.variants.0={'name': 'a'} must have a name and one or more of lensing, noise, cosmology.",
         ),
         ([{"name": "a", "noise": -1}], "sims.variants.0.noise=-1 must be a number between 0 and 100"),
+        ([{"name": REFERENCE, "noise": 1}], "sims.variants.0.name=the sky itself is what the table calls the sky that"),
         ([{"name": "a", "noise": 1}, {"name": "a", "noise": 2}], "names something twice"),
     ):
         cfg.sims.variants = variants

@@ -126,6 +126,11 @@ def test_nothing_is_brought_of_a_manifest_that_is_another(server, published, cap
     assert files(published.root) == {}
 
 
+def test_a_size_that_no_file_has_is_refused(published, caplog):
+    assert published("sky", "--dry-run", size=10**400) == 1
+    assert "The manifest's entry 'sky' has size: 1000" in caplog.text
+
+
 def test_some_archives_alone_and_a_dry_run(server, published, caplog):
     assert published("sky", "--dry-run") == 0
     assert server.asked == []

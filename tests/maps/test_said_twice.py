@@ -44,8 +44,12 @@ def test_headers_that_mean_the_same_are_not(tmp_path, reader, key, table, primar
 def test_other_keywords_of_the_coordinates(tmp_path, reader, key):
     name, read = reader
     refused(read, written(tmp_path / "x.fits", {name: positive()}, **{key: "C"}, **RING), "coordinates 'C'; rotate it")
-    path = written(tmp_path / "x.fits", {name: positive()}, **{key: "C", "COORDSYS": "G"}, **RING)
+    path = written(tmp_path / "x.fits", {name: positive()}, **{key: "galactic", "COORDSYS": "G"}, **RING)
     np.testing.assert_allclose(read(path), positive())
+    path = written(tmp_path / "x.fits", {name: positive()}, **{key: "C", "COORDSYS": "G"}, **RING)
+    refused(read, path, f"says COORDSYS=G and {key}=C in the header of the table; make them alike")
+    path = written(tmp_path / "x.fits", {name: positive()}, primary={"COORDSYS": "G"}, **{key: "C"}, **RING)
+    refused(read, path, f"says COORDSYS=G in the header of the file and {key}=C in that of the table; make them alike")
 
 
 def test_the_sign_of_u_is_known_or_refused(tmp_path):
@@ -54,6 +58,8 @@ def test_the_sign_of_u_is_known_or_refused(tmp_path):
         np.testing.assert_array_equal(read(written(path, {"U": positive()}, **header, **RING), "U"), sign * positive())
     written(path, {"U": positive()}, POLCCONV="left", **RING)
     refused(lambda path: read(path, "U"), path, "the sign of U of 'LEFT', which is not known; write COSMO or IAU")
+    written(path, {"U": positive()}, POLCCONV="COSMO", POLCONV="IAU", **RING)
+    refused(lambda path: read(path, "U"), path, "says POLCCONV=COSMO and POLCONV=IAU in the header of the table; make")
     written(path, {"U": positive()}, POLCCONV="IAU", primary={"POLCCONV": "COSMO"}, **RING)
     refused(lambda path: read(path, "U"), path, "says POLCCONV=IAU in the header of the table and POLCCONV=COSMO")
 

@@ -222,6 +222,7 @@ def test_residual_foregrounds_are_observed_like_others_and_can_be_smoothed(relea
         ("foregrounds.residual.obs=none/{{band}}.fits", "finds 0 files of the band 143, and one is needed; mend"),
         ("foregrounds.residual.unit=K", "foregrounds.residual.unit=K is not known; choose one of K_CMB"),
         ("foregrounds.residual.coordinates=C", "foregrounds.residual.coordinates=C must be null or G"),
+        ("foregrounds.residual.holes.coordinates=C", "foregrounds.residual.holes.coordinates=C must be null or G"),
         ("foregrounds.residual.holes.threshold=2", "foregrounds.residual.holes.threshold=2 must be a number between 0"),
         ("foregrounds.vary.amplitude=0.1", "and those of observations, are one sky"),
         ("mask=galactic", "mask=galactic takes the shape of the dust, which a residual does not show"),

@@ -43,6 +43,13 @@ def test_wrong_cosmology_is_refused_before_anything_runs(composed, mistake):
     assert str(refused.value).endswith(".")
 
 
+def test_an_unknown_parameter_of_a_variant_is_refused_before_anything_runs(composed):
+    words = "analysis.response=true", "method=quadratic", "sims.variants=[{name: a, cosmology: {foo: 1}}]"
+    cfg = composed("experiment=tiny", *words)
+    with pytest.raises(UserError, match="^sims.variants.0.cosmology: unknown cosmological parameter foo; known: As,"):
+        build(cfg, [word.partition("=")[0] for word in words]).run(dry=True)
+
+
 def test_what_is_drawn_out_of_range_is_refused():
     gaussian = {"names": ["r"], "mean": [0.01], "sigma": [1e6]}
     with pytest.raises(ValueError, match="^cosmology.gaussian.r=-?[0-9.]+ must be a number between 0 and 3"):

@@ -17,13 +17,13 @@ from cmbml.analysis.figures import COLOURS, MARKERS, multipole_axis
 from cmbml.analysis.measure import MASK
 from cmbml.analysis.metrics import Metric, values
 from cmbml.analysis.projections import STYLE, new_figure
+from cmbml.config.checks import REFERENCE
 from cmbml.core.asset import Every, Files, Item
 from cmbml.core.errors import UserError
 from cmbml.maps.skymap import SkyMap
 from cmbml.sky.masks import f_sky
 from cmbml.sky.spectra import bin_spectrum
 
-REFERENCE = "the sky itself"
 BAND = (100, 300)  # multipoles of the response
 # A sky with less than this part of the reference's lensing power has none, but for rounding.
 _NO_LENSING = 1e-6
@@ -126,6 +126,10 @@ class Response(Delensing):
         """Names of the variants."""
         variants: Any = OmegaConf.to_container(self.cfg.sims.variants)
         return [variant["name"] for variant in variants]
+
+    def settings_of(self, item: Item) -> dict[str, Any]:
+        """With the names of the variants, which stand in the table and in no sky."""
+        return {**self.settings, "sims.variants.name": self.names}
 
     def run(
         self, item: Item, *, mask: SkyMap | None = None, **skies: Files
