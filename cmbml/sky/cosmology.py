@@ -121,6 +121,10 @@ def demand_known(names: Iterable[str], key: str = "") -> None:
     ------
     ValueError
         ``unknown cosmological parameter h; known: ...``, after ``key`` if there is one.
+
+    Examples
+    --------
+    >>> demand_known(["H0", "r"])
     """
     unknown = sorted(set(map(str, names)) - set(RANGES))
     if unknown:
