@@ -37,6 +37,11 @@ def variants(response: bool, method: Mapping[str, Any], listed: Sequence[Any]) -
     return len(listed) if response and method.get("target") == "kappa" else 0
 
 
+def estimates_kappa(config: DictConfig) -> bool:
+    """Whether the method estimates the convergence."""
+    return bool(config.method.target == "kappa")
+
+
 def estimated(target: str) -> str:
     """What a network's method estimates that is asked for a target."""
     return "kappa" if target == "correction" else target

@@ -9,10 +9,11 @@ from matplotlib.figure import Figure
 
 from cmbml.analysis.captions import inside
 from cmbml.analysis.common import demand_usable
-from cmbml.analysis.delensing.kappa import estimates_kappa
-from cmbml.analysis.delensing.measure import Delensing, Forms
+from cmbml.analysis.delensing.forms import Forms
+from cmbml.analysis.delensing.measure import Delensing
 from cmbml.analysis.measure import MASK
 from cmbml.analysis.projections import STYLE, draw_images, gnomonic_pixels, new_figure
+from cmbml.config.truth import estimates_kappa
 from cmbml.core.asset import Item, Optional
 from cmbml.core.stage import SimStage
 from cmbml.maps.skymap import SkyMap

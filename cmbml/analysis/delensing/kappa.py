@@ -6,14 +6,13 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from omegaconf import DictConfig
 
 from cmbml.analysis.delensing.measure import Delensing
 from cmbml.analysis.figures import LOOK, draw_line, limit_floor, multipole_axis
 from cmbml.analysis.measure import MASK
 from cmbml.analysis.projections import STYLE, new_figure
 from cmbml.analysis.spectra import scatter, stack
-from cmbml.config.truth import has_parts
+from cmbml.config.truth import estimates_kappa, has_parts
 from cmbml.core.asset import Every, Files, Item, Optional
 from cmbml.maps.skymap import SkyMap
 from cmbml.sky import sht
@@ -66,11 +65,6 @@ def of_theory(filters: Mapping[str, np.ndarray], lmax: int) -> dict[str, np.ndar
         "fiducial": to_kappa**2 * filters["pp"][: lmax + 1],
         "n0": to_kappa**2 * np.where(np.isfinite(n0), n0, 0),
     }
-
-
-def estimates_kappa(cfg: DictConfig) -> bool:
-    """Whether the method estimates the convergence."""
-    return bool(cfg.method.target == "kappa")
 
 
 class KappaSpectra(Delensing):

@@ -8,6 +8,7 @@ from cmbml.analysis.captions import inside
 from cmbml.analysis.delensing.lensing import lensing_figure, lensing_of
 from cmbml.analysis.delensing.measure import Delensing
 from cmbml.analysis.figures import residual_histogram
+from cmbml.config.truth import estimates_kappa
 from cmbml.core.asset import Item, Optional
 from cmbml.core.stage import SimStage
 from cmbml.maps.skymap import SkyMap
@@ -24,7 +25,7 @@ class Pictures(Delensing, SimStage):
     splits = ("test",)
     inputs = (
         "prediction",
-        Optional("estimate", when=lambda cfg: cfg.method.target == "kappa"),
+        Optional("estimate", when=estimates_kappa),
         "obs",
         "unlensed_alm",
         "lensed_alm",

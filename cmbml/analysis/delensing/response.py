@@ -11,13 +11,15 @@ from omegaconf import OmegaConf
 
 from cmbml.analysis import tables
 from cmbml.analysis.delensing import metrics
-from cmbml.analysis.delensing.kappa import estimates_kappa, kappa_spectra
-from cmbml.analysis.delensing.measure import Delensing, Forms
+from cmbml.analysis.delensing.forms import Forms
+from cmbml.analysis.delensing.kappa import kappa_spectra
+from cmbml.analysis.delensing.measure import Delensing
 from cmbml.analysis.figures import COLOURS, MARKERS, multipole_axis
 from cmbml.analysis.measure import MASK
 from cmbml.analysis.metrics import Metric, values
 from cmbml.analysis.projections import STYLE, new_figure
 from cmbml.config.checks import REFERENCE
+from cmbml.config.truth import estimates_kappa
 from cmbml.core.asset import Every, Files, Item
 from cmbml.core.errors import UserError
 from cmbml.maps.skymap import SkyMap
