@@ -13,8 +13,15 @@ from cmbml.core.errors import UserError
 from cmbml.maps.skymap import SkyMap
 from cmbml.methods.ilc import scales as layout
 from cmbml.methods.ilc.seds import COMPONENTS, response
-from cmbml.methods.ilc.stages import HarmonicClean, NeedletClean, Residuals
-from cmbml.methods.ilc.weights import apply, constrained_weights, fit, local_covariance
+from cmbml.methods.ilc.stages import HarmonicClean, NeedletClean, Residuals, beam_ratio, rebeamed
+from cmbml.methods.ilc.weights import (
+    apply,
+    constrained_weights,
+    fit,
+    harmonic_weights,
+    local_covariance,
+    noise_spectrum,
+)
 from cmbml.methods.shared.needlet_peaks import peaks_by_rule
 from cmbml.sky import dipole, sht, synthetic
 from cmbml.sky.beams import gaussian_beam
@@ -210,6 +217,31 @@ def test_the_response_to_the_cmb_is_one(sky, local):
     assert np.median(np.abs(left)) < 5  # where the best band alone is off by 20 and more
     alone = np.median(np.abs(sky.maps - sht.synthesis(sky.cmb, sky.nside)), axis=1)
     assert alone.min() > 15
+
+
+def test_noise_of_a_harmonic_combination_is_that_of_many_draws(sky):
+    """Nine bands of other beams and noise each, through the weights of a sky with foregrounds: 2 % in bins of l."""
+    ell = np.arange(sky.lmax + 1)
+    beams = np.stack([gaussian_beam(f, sky.lmax) for f in np.linspace(1.5, 1, 9) * sky.fwhm_arcmin])
+    ratio = beam_ratio(beams, sky.fwhm_arcmin)
+    noise = np.linspace(1, 3, 9)[:, None] ** 2 * (1 + (20 / (ell + 1.0)) ** np.linspace(0, 2, 9)[:, None])
+    bins = layout.make_scales(layout.bin_windows(0, sky.lmax, 25), beams, criterion=1e-3)
+    weights = fit(sky.alms, bins, np.ones((9, 1)))
+    rng, n = np.random.default_rng(11), 250
+    found = np.zeros(sky.lmax + 1)
+    for _ in range(n):
+        drawn = np.stack([sht.almxfl(unit_alm(rng, sky.lmax), np.sqrt(nl)) for nl in noise])
+        found += sht.alm2cl(apply(weights, rebeamed(drawn, ratio))) / n
+    expected = noise_spectrum(weights, ratio, noise)
+    for low in range(8, 80, 12):
+        part = slice(low, low + 12)
+        assert (2 * ell + 1)[part] @ (found / expected)[part] == pytest.approx((2 * ell + 1)[part].sum(), rel=0.02)
+    assert expected.max() > 3 * expected.min()
+    np.testing.assert_allclose(harmonic_weights(weights).sum(axis=0), 1, atol=1e-6)
+    with pytest.raises(ValueError, match="vary over the sky"):
+        noise_spectrum(fit(sky.alms, sky.scales(40), np.ones((9, 1))), ratio, noise)
+    with pytest.raises(ValueError, match="noise has the shape"):
+        noise_spectrum(weights, ratio, noise[:, :40])
 
 
 def test_threads_do_not_change_a_bit(sky):

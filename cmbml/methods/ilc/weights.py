@@ -104,6 +104,80 @@ def apply(weights: Mapping[str, np.ndarray], alms: np.ndarray, *, nthreads: int 
     return total
 
 
+def harmonic_weights(weights: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Weight of each band at each multipole, sum_j h_j(l)^2 w_jb, where `fit` found weights that are the same everywhere.
+
+    Parameters
+    ----------
+    weights : mapping
+        From `fit`.
+
+    Returns
+    -------
+    array (nband, lmax + 1)
+        What `apply` multiplies the alms of the bands by before it adds them.
+
+    Raises
+    ------
+    ValueError
+        If the weights of a scale vary over the sky.
+
+    Examples
+    --------
+    Two bands, two bins of one multipole each: 3/4 and 1/4 in the first, 0 and 1 in the second.
+
+    >>> alms = np.sqrt(4 * np.pi) * np.array([[0.75, 0], [0.25, 1]])
+    >>> found = harmonic_weights({"windows": np.eye(2), "limits": np.zeros(2, int), "alms": alms})
+    >>> found.round(12).tolist()
+    [[0.75, 0.0], [0.25, 1.0]]
+    """
+    if weights["limits"].any():
+        raise ValueError("the weights vary over the sky: they have no value at a multipole")
+    constant = weights["alms"].real.astype(np.float64) / np.sqrt(4 * np.pi)
+    return constant @ weights["windows"] ** 2
+
+
+def noise_spectrum(weights: Mapping[str, np.ndarray], ratio: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Spectrum of the noise in a combination whose weights are the same over the sky, if no two bands share theirs.
+
+    N_l = sum_b (W_b(l) ratio_b(l))^2 N_b(l), W from `harmonic_weights`.
+
+    Parameters
+    ----------
+    weights : mapping
+        From `fit`.
+    ratio : array (nband, >= lmax + 1)
+        What the alms of each band were multiplied by before `fit` and `apply`: the combination's beam over the band's.
+    noise : array (nband, >= lmax + 1)
+        N_b(l) of each band as it is observed, with no beam divided out.
+
+    Returns
+    -------
+    array (lmax + 1,)
+        In the unit of ``noise``, with the beam of the combination not divided out, to the end of the windows.
+
+    Raises
+    ------
+    ValueError
+        If the weights vary over the sky, or a spectrum ends before they do.
+
+    Examples
+    --------
+    The mean of two bands of the same noise has half of it.
+
+    >>> half = {"windows": np.ones((1, 3)), "limits": np.zeros(1, int), "alms": np.full((2, 1), np.sqrt(np.pi))}
+    >>> noise_spectrum(half, np.ones((2, 3)), np.full((2, 3), 4.0)).round(12).tolist()
+    [2.0, 2.0, 2.0]
+    """
+    constant = harmonic_weights(weights)
+    n = constant.shape[1]
+    for name, given in (("ratio", ratio), ("noise", noise)):
+        if given.shape[0] != len(constant) or given.shape[1] < n:
+            raise ValueError(f"{name} has the shape {given.shape}, and ({len(constant)}, {n} or more) is needed")
+    total: np.ndarray = ((constant * ratio[:, :n]) ** 2 * noise[:, :n]).sum(axis=0)
+    return total
+
+
 def local_covariance(alms: np.ndarray, sigma: float, *, nthreads: int = 0) -> tuple[np.ndarray, int]:
     """Covariances of fields about each point of the sky, C_ab = G * (x'_a x'_b) with x' = x - G * x.
 
