@@ -105,7 +105,7 @@ def apply(weights: Mapping[str, np.ndarray], alms: np.ndarray, *, nthreads: int 
 
 
 def harmonic_weights(weights: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Weight of each band at each multipole, sum_j h_j(l)^2 w_jb, where `fit` found weights that are the same everywhere.
+    """Weight of each band at each multipole, sum_j h_j(l)^2 w_jb, of weights that are the same over the sky.
 
     Parameters
     ----------
