@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from cmbml.config.combined import check_combined, check_seeds
 from cmbml.config.limits import Limits
 from cmbml.config.truth import variants
 from cmbml.core.errors import demand, demand_value
@@ -314,6 +315,10 @@ def _check_foregrounds(cfg: DictConfig) -> None:
         "foregrounds.vary gives the synthetic templates a scatter; PySM3's own, and those of observations, are one sky."
         " Set both scatters to 0.",
     )
+    check_seeds(cfg)
+    if "delens" in cfg:
+        check_combined(cfg)
+        return
     fields = ["T"], ["T", "Q", "U"], *([["Q", "U"]] if cfg.sims.external else [])
     message = f"sky.fields={list(cfg.sky.fields)}: bands are observed in T, Q and U; choose [T] or [T,Q,U]."
     demand(list(cfg.sky.fields) in fields, message)

@@ -59,6 +59,8 @@ class Config(Root):
     """Everything that `main_delens.py` knows; a method has keys of its own."""
 
     splits: DelensSplits = dataclasses.field(default_factory=DelensSplits)
+    foregrounds: Foregrounds = dataclasses.field(default_factory=Foregrounds)
+    noise: Noise = dataclasses.field(default_factory=Noise)
     field: str = MISSING
     scale: float = within(1e-9, 1e9)
     epochs: int = within(1, 1e6)

@@ -18,6 +18,7 @@ from cmbml.config import checks
 from cmbml.config.jobs import CleanConfig, CompareCleanConfig, CompareConfig, Config, SimsConfig
 from cmbml.config.limits import check_numbers
 from cmbml.config.places import ASSETS
+from cmbml.config.truth import several_seeds
 from cmbml.core.errors import UserError
 from cmbml.core.plugins import plugins
 
@@ -51,7 +52,9 @@ def register() -> None:
     OmegaConf.register_new_resolver("call", call, replace=True)
     OmegaConf.register_new_resolver("contents", contents, replace=True)
     OmegaConf.register_new_resolver("shipped", lambda path: str(ASSETS / path), replace=True)
-    OmegaConf.register_new_resolver("folder_of_a_sky", _folder_of_a_sky, replace=True)
+    OmegaConf.register_new_resolver("folder_of_templates", _folder_of_templates, replace=True)
+    OmegaConf.register_new_resolver("folder_of_foregrounds", _folder_of_foregrounds, replace=True)
+    OmegaConf.register_new_resolver("bands_fields", lambda fields: len(set("TQU") & set(fields)), replace=True)
     OmegaConf.register_new_resolver("concat", lambda *lists: [x for one in lists for x in one], replace=True)
 
 
@@ -189,6 +192,11 @@ def _mistake(error: BaseException | None) -> UserError | None:
     return error
 
 
-def _folder_of_a_sky(vary: DictConfig) -> str:
-    """Folder of what differs from sky to sky when any of the scatters does not vanish; else none."""
-    return "{split}/{sim}/" if any(vary.values()) else ""
+def _folder_of_templates(seed: Any) -> str:
+    """Folder of what differs from split to split when there are several seeds; else none."""
+    return "{split}/" if several_seeds(seed) else ""
+
+
+def _folder_of_foregrounds(seed: Any, vary: DictConfig) -> str:
+    """The same; of a sky, when any of the scatters does not vanish."""
+    return "{split}/{sim}/" if any(vary.values()) else _folder_of_templates(seed)

@@ -85,7 +85,7 @@ class Foregrounds:
     presets: list[str] = MISSING
     folder: str = MISSING
     nside_sky: int = within(*NSIDE)
-    seed: int = within(*SEED)
+    seed: Any = MISSING
     vary: dict[str, float] = within(0, 10)
     components: bool = MISSING
     residual: dict[str, Any] = keyed(
@@ -262,10 +262,11 @@ _EXTERNAL_TEXTS = ("obs", "truth", "unit", "truth_unit", "coordinates")
 
 @dataclass
 class Sims:
-    """The stages that make a dataset, where its files are if they exist already, and variants of a test sky."""
+    """The stages that make a dataset, where its files are if they exist already, how bands are combined for a delensing, and variants of a test sky."""
 
     stages: list[str] = MISSING
     variants: list[Any] = MISSING
+    combine: dict[str, Any] = keyed({"BinSize": MAPPING})
     external: dict[str, Any] = keyed({"truth_fwhm_arcmin": Limits(*BEAM), **dict.fromkeys(_EXTERNAL_TEXTS, TEXT)})
 
 

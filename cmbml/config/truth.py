@@ -27,6 +27,26 @@ def has_foregrounds(config: DictConfig) -> bool:
     return bool(config.foregrounds.kind != "none")
 
 
+def cleaned(config: DictConfig) -> bool:
+    """Whether what is delensed is combined of several bands."""
+    return bool(config.sims.combine)
+
+
+def has_foregrounds_left(config: DictConfig) -> bool:
+    """Whether what is delensed holds what a combination has left of simulated foregrounds."""
+    return cleaned(config) and has_foregrounds(config)
+
+
+def several_seeds(seed: Any) -> bool:
+    """Whether the foregrounds of the splits have seeds of their own, `foregrounds.seed`, that differ."""
+    return isinstance(seed, Mapping | DictConfig) and len(set(seed.values())) > 1
+
+
+def seed_of(seed: Any, split: str) -> int:
+    """Seed of the foregrounds of a split."""
+    return int(seed[split] if isinstance(seed, Mapping | DictConfig) else seed)
+
+
 def has_uneven_noise(config: DictConfig) -> bool:
     """Whether the pixels of a band have noise variances of their own."""
     return config.noise.kind in ("scan", "variance_map")

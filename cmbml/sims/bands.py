@@ -19,6 +19,7 @@ from cmbml.core.provenance import telling
 from cmbml.core.stage import Stage
 from cmbml.maps.skymap import SkyMap
 from cmbml.sky import dipole, instrument, sht
+from cmbml.sky.noise import noise_cl
 from cmbml.sky.pixel_window import pixel_window
 
 # What decides what a band is, but for its noise; what decides its noise; what goes before the table.
@@ -118,6 +119,11 @@ def one_fwhm(survey: DictConfig, nside: int) -> float:
     return float(observed(survey, nside).bands[0].fwhm_arcmin)
 
 
+def delensed_fwhm(survey: DictConfig, nside: int, combine: Mapping[str, Any]) -> float:
+    """Return the beam, arcmin, of the maps that are delensed: the finest band's where several are combined, else the one's."""
+    return finest_fwhm(survey, nside, "B") if combine else one_fwhm(survey, nside)
+
+
 def finest_fwhm(survey: DictConfig, nside: int, field: str) -> float:
     """Return the narrowest beam, arcmin, among the bands that see a field: one of T, E, B, Q, U, or several."""
     return float(min(band.fwhm_arcmin for band in _seeing(survey, nside, field)))
@@ -198,6 +204,34 @@ def noise_law(
     else:
         level *= factor
     return (level, l_knee, alpha) if knee else (level, 0.0, 0.0)
+
+
+def noise_covariance(
+    bands: Sequence[instrument.Band],
+    laws: Sequence[tuple[float, float, float]],
+    lmax: int,
+    *,
+    tube_correlation: float = 0.0,
+) -> np.ndarray:
+    """Spectra of the noise of bands and between them, (lmax + 1, nband, nband), uK^2; bands of one tube share drifts.
+
+    Parameters
+    ----------
+    bands : sequence of Band
+    laws : sequence of tuple
+        Level, l_knee and alpha of each, from `noise_law`.
+    lmax : int
+    tube_correlation : float, optional
+        Of the drifts, the part of the noise that `cmbml.sky.noise.noise_cl` adds for a knee.
+    """
+    white = [noise_cl(level, lmax) for level, _, _ in laws]
+    total = [noise_cl(level, lmax, l_knee=l_knee, alpha=alpha) for level, l_knee, alpha in laws]
+    drift = np.sqrt(np.array(total) - white)
+    tubes = np.array([[a is b or (a.tube == b.tube != "") for b in bands] for a in bands])
+    covariance = np.einsum("ij,il,jl->lij", tube_correlation * tubes, drift, drift)
+    diagonal = np.arange(len(bands))
+    covariance[:, diagonal, diagonal] = np.transpose(total)
+    return covariance
 
 
 class BandStage(Stage):

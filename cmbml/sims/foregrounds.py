@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
+from cmbml.config.truth import seed_of, several_seeds
 from cmbml.core.asset import Every, Files, Item, Optional
 from cmbml.core.errors import UserError
 from cmbml.core.stage import Stage
@@ -23,6 +24,13 @@ def synthetic_templates(cfg: DictConfig) -> bool:
     return cfg.foregrounds.kind == "synthetic"
 
 
+def splits_apart(cfg: DictConfig) -> list[Item]:
+    """One item a split that has skies, the test skies last, where their foregrounds have seeds of their own; else one."""
+    if not several_seeds(cfg.foregrounds.seed):
+        return [{}]
+    return [{"split": split} for split in ("train", "valid", "test") if cfg.splits[split]]
+
+
 def follows_synthetic_dust(cfg: DictConfig) -> bool:
     """Whether the mask is cut along the dust, and that is a synthetic template."""
     return cfg.mask.kind == "galactic" and synthetic_templates(cfg)
@@ -34,21 +42,30 @@ class Templates(Stage):
     name = "synthetic_templates"
     version = 2
     outputs = ("foreground_template",)
-    uses = ("foregrounds.seed", "foregrounds.nside_sky")
-    reads = ("foregrounds.kind",)
+    uses = ("foregrounds.nside_sky",)
+    reads = ("foregrounds.kind", "foregrounds.seed", "splits")
     memory = "19 template"
 
     def items(self) -> Iterable[Item]:
-        """One item a component, if the foregrounds are synthetic."""
+        """One item a component, if the foregrounds are synthetic; where seeds differ, a split and component."""
         if self.cfg.foregrounds.kind != "synthetic":
             return []
-        return [{"component": name} for name in synthetic.COMPONENTS]
+        return [{**split, "component": name} for split in splits_apart(self.cfg) for name in synthetic.COMPONENTS]
+
+    def settings_of(self, item: Item) -> dict[str, Any]:
+        """With the seed of the split."""
+        return {**self.settings, "foregrounds.seed": self.seed(item)}
+
+    def seed(self, item: Item) -> int:
+        """Seed of an item's templates."""
+        return seed_of(self.cfg.foregrounds.seed, item.get("split", "test"))
 
     def run(self, item: Item) -> dict[str, np.ndarray]:
         """Maps of `cmbml.sky.synthetic.templates`, float32, RING."""
         cfg = self.cfg.foregrounds
         name = item["component"]
-        rngs = {component: self.rng(f"foregrounds/{component}", cfg.seed) for component in synthetic.COMPONENTS}
+        seed = self.seed(item)
+        rngs = {component: self.rng(f"foregrounds/{component}", seed) for component in synthetic.COMPONENTS}
         return synthetic.templates(cfg.nside_sky, rngs, [name])[name]
 
 
@@ -56,7 +73,8 @@ class Foregrounds(BandStage):
     """All foregrounds together as a band sees them: bandpass, beam, and the pixels of the dataset.
 
     They are made at `foregrounds.nside_sky` and brought to the dataset's nside in harmonic space. Alike for all skies,
-    unless `foregrounds.vary` gives amplitudes and spectral indices a scatter from sky to sky.
+    unless `foregrounds.vary` gives amplitudes and spectral indices a scatter from sky to sky, or `foregrounds.seed`
+    gives each split templates of its own.
     """
 
     name = "foregrounds"
@@ -70,14 +88,22 @@ class Foregrounds(BandStage):
         "foregrounds.vary",
         "sky.seed",
     )
-    reads = (*BandStage.reads, "foregrounds.folder", "foregrounds.components", "foregrounds.residual")
+    reads = (
+        *BandStage.reads,
+        "foregrounds.folder",
+        "foregrounds.components",
+        "foregrounds.residual",
+        "foregrounds.seed",
+    )
     memory = "31 template + 70 MB"  # of PySM3
 
     def items(self) -> Iterable[Item]:
-        """One item a band, or a sky and band; none without foregrounds."""
+        """One item a band, or a split or sky and band; none without foregrounds."""
         if self.cfg.foregrounds.kind == "none":
             return []
-        return self.bands_of_skies() if any(self.cfg.foregrounds.vary.values()) else self.bands()
+        if any(self.cfg.foregrounds.vary.values()):
+            return self.bands_of_skies()
+        return [{**split, **band} for split in splits_apart(self.cfg) for band in self.bands()]
 
     def check(self) -> None:
         """Refuse a band without a beam or bandpass, and a preset that PySM3 does not have."""
@@ -92,9 +118,8 @@ class Foregrounds(BandStage):
         """Map of the band's fields, uK_CMB, RING, with the band's beam."""
         freqs, weights = self.bandpass(item)
         beam = self.beam(item)
-        n = len(self.fields(item))
-        seen = as_user_error(foregrounds.evaluate, self.emission(item, templates), freqs, weights)[:n]
-        maps = foregrounds.smoothed(seen, beam, nside=self.cfg.sky.nside)
+        seen = as_user_error(foregrounds.evaluate, self.emission(item, templates), freqs, weights)
+        maps = foregrounds.smoothed(seen[["TQU".index(x) for x in self.fields(item)]], beam, nside=self.cfg.sky.nside)
         return self.skymap(item, maps, f"{self.origin()} foregrounds: {', '.join(self.components(item))}")
 
     def made_of(self, item: Item) -> Mapping[str, Sequence[Path]]:
@@ -146,7 +171,7 @@ class SkyMask(Mask):
 
     inputs = (Optional(Every("foreground_template", name="dust", component="dust"), when=follows_synthetic_dust),)
     uses = (*Mask.uses, "foregrounds.kind", "foregrounds.presets", "foregrounds.nside_sky")
-    reads = ("foregrounds.folder",)
+    reads = ("foregrounds.folder", "foregrounds.seed", "splits")
     memory = "9 template"
 
     def check(self) -> None:
@@ -159,9 +184,10 @@ class SkyMask(Mask):
         cfg = self.cfg
         if cfg.mask.kind != "galactic":
             return super().run(item)
-        intensity = (
-            dust[0]["I"] if dust is not None else as_user_error(foregrounds.evaluate, [self.dust()], _DUST_GHZ)[0]
-        )
+        if dust is None:
+            intensity = as_user_error(foregrounds.evaluate, [self.dust()], _DUST_GHZ)[0]
+        else:
+            intensity = dust[len(dust) - 1]["I"]  # that of the test skies, where splits have their own
         weights = masks.galactic_mask(intensity, cfg.mask.f_sky, cfg.sky.nside)
         return self.tapered(weights, f"faintest dust, f_sky {cfg.mask.f_sky:g}")
 

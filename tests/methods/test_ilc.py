@@ -232,16 +232,17 @@ def test_noise_of_a_harmonic_combination_is_that_of_many_draws(sky):
     for _ in range(n):
         drawn = np.stack([sht.almxfl(unit_alm(rng, sky.lmax), np.sqrt(nl)) for nl in noise])
         found += sht.alm2cl(apply(weights, rebeamed(drawn, ratio))) / n
-    expected = noise_spectrum(weights, ratio, noise)
+    covariance = noise.T[:, :, None] * np.eye(9)
+    expected = noise_spectrum(weights, ratio, covariance)
     for low in range(8, 80, 12):
         part = slice(low, low + 12)
         assert (2 * ell + 1)[part] @ (found / expected)[part] == pytest.approx((2 * ell + 1)[part].sum(), rel=0.02)
     assert expected.max() > 3 * expected.min()
     np.testing.assert_allclose(harmonic_weights(weights).sum(axis=0), 1, atol=1e-6)
     with pytest.raises(ValueError, match="vary over the sky"):
-        noise_spectrum(fit(sky.alms, sky.scales(40), np.ones((9, 1))), ratio, noise)
-    with pytest.raises(ValueError, match="noise has the shape"):
-        noise_spectrum(weights, ratio, noise[:, :40])
+        noise_spectrum(fit(sky.alms, sky.scales(40), np.ones((9, 1))), ratio, covariance)
+    with pytest.raises(ValueError, match="noise is of 9 bands and 40 multipoles"):
+        noise_spectrum(weights, ratio, covariance[:40])
 
 
 def test_threads_do_not_change_a_bit(sky):

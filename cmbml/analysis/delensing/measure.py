@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cmbml.analysis import measure, tables
-from cmbml.analysis.captions import INSIDE, inside
+from cmbml.analysis.captions import INSIDE, foregrounds_text, inside
 from cmbml.analysis.common import demand_usable
 from cmbml.analysis.delensing import metrics
 from cmbml.analysis.delensing.figures import delensing_figure
@@ -17,6 +17,7 @@ from cmbml.analysis.figures import spectra_figure
 from cmbml.analysis.measure import Judged
 from cmbml.analysis.metrics import PIXEL_METRICS, Metric, pixel_metrics
 from cmbml.analysis.spectra import of_method, stack
+from cmbml.config.truth import cleaned
 from cmbml.core.asset import Every, Item
 from cmbml.core.stage import SimStage
 from cmbml.maps.skymap import SkyMap
@@ -39,7 +40,10 @@ def of_filters(filters: Mapping[str, np.ndarray]) -> dict[str, str]:
 class Delensing(Judged):
     """A stage of the job delensing."""
 
-    dataset_keys = ("dataset", "delens.field", "delens.fwhm_arcmin", "instrument", "sky.nside", "sky.lmax")
+    dataset_keys = (
+        *("dataset", "delens.field", "delens.fwhm_arcmin", "instrument", "sky.nside", "sky.lmax"),
+        *("sims.combine", "sims.external", "foregrounds.kind", "foregrounds.presets"),
+    )
     caption_keys = (*dataset_keys, "method.target", "method.name")
     by = ("method", "form")
     varies = False  # variants of a test sky are the matter of `response.Response` alone
@@ -74,8 +78,6 @@ class Delensing(Judged):
         """Entries of `cmbml.analysis.captions.describe` that all methods share."""
         cfg = self.cfg
         field = cfg.delens.field
-        band = one_band(cfg.instrument)
-        noise = band.noise(field)[0]
         return {
             "field": field,
             "unit": "uK_CMB",
@@ -83,8 +85,15 @@ class Delensing(Judged):
             "nside": cfg.sky.nside,
             "lmax": cfg.sky.lmax,
             "fwhm_arcmin": cfg.delens.fwhm_arcmin,
-            "noise_uk_arcmin": float(f"{noise:.3g}"),
+            **self.of_observation(),
         }
+
+    def of_observation(self) -> dict[str, Any]:
+        """Noise of the one band, or of which bands and foregrounds the sky is combined."""
+        cfg = self.cfg
+        if cleaned(cfg):
+            return {"bands": f"of {cfg.instrument.name}, combined", "foregrounds": foregrounds_text(cfg)}
+        return {"noise_uk_arcmin": float(f"{one_band(cfg.instrument).noise(cfg.delens.field)[0]:.3g}")}
 
     def seen_part(self, mask: SkyMap | None) -> dict[str, str]:
         """How much of the sky counts; nothing for the full sky."""

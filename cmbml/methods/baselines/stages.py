@@ -10,7 +10,7 @@ from cmbml.core.asset import Every, Files, Item, Optional
 from cmbml.core.errors import UserError
 from cmbml.core.stage import SimStage
 from cmbml.maps.skymap import SkyMap
-from cmbml.sims.bands import DRAWN, NOISE, BandStage, noise_law
+from cmbml.sims.bands import DRAWN, NOISE, BandStage, noise_covariance, noise_law
 from cmbml.sky import noise, sht
 from cmbml.sky.beams import gaussian_beam
 
@@ -156,14 +156,7 @@ class NoiseWiener(BandStage):
         seeing = [item for item in items if ("T" if field == "T" else "Q") in self.fields(item)]
         bands = [self.instrument.band(item["band"]) for item in seeing]
         laws = [self.law(item, field, variance) for item in seeing]
-        white = [noise.noise_cl(level, lmax) for level, _, _ in laws]
-        total = [noise.noise_cl(level, lmax, l_knee=l_knee, alpha=alpha) for level, l_knee, alpha in laws]
-        drift = np.sqrt(np.array(total) - white)
-        tubes = np.array([[a is b or (a.tube == b.tube != "") for b in bands] for a in bands])
-        rho = self.cfg.noise.tube_correlation * tubes
-        covariance = np.einsum("ij,il,jl->lij", rho, drift, drift)
-        diagonal = np.arange(len(bands))
-        covariance[:, diagonal, diagonal] = np.transpose(total)
+        covariance = noise_covariance(bands, laws, lmax, tube_correlation=self.cfg.noise.tube_correlation)
         beams = np.stack([self.beam(item) for item in seeing], axis=-1)
         weights = np.linalg.solve(covariance, beams[:, :, None])[:, :, 0]
         return {band.name: of_band for band, of_band in zip(bands, weights.T, strict=True)}

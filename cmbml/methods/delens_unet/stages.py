@@ -8,7 +8,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from cmbml.config.checks import FEATURES, FIELDS, LINEAR, OF_KAPPA
-from cmbml.config.truth import corrects, sees_linear_map
+from cmbml.config.truth import cleaned, corrects, sees_linear_map
 from cmbml.core.asset import Every, File, Files, Item, Optional
 from cmbml.core.errors import UserError
 from cmbml.core.stage import SimStage, Stage
@@ -106,6 +106,8 @@ class Rotations(Stage):
 # What else the maps of a sky depend on; the stages that make them use it.
 SEEN = (
     "instrument",
+    "foregrounds.kind",
+    "sims.combine",
     "delens.fwhm_arcmin",
     "delens.lmin_b",
     "delens.noise",
@@ -121,7 +123,6 @@ class OfSky(Seeing):
     def seen(self) -> dict[str, Any]:
         """Band limit, beam, filters, mask, and white noise in uK arcmin."""
         cfg = self.cfg
-        band = one_band(cfg.instrument)
         return {
             "sky.lmax": cfg.sky.lmax,
             "delens.fwhm_arcmin": cfg.delens.fwhm_arcmin,
@@ -129,8 +130,16 @@ class OfSky(Seeing):
             "delens.noise": "measured" if is_known(cfg) else "theory",
             "quadratic.estimator": cfg.quadratic.estimator,
             "mask.kind": cfg.mask.kind,
-            **{f"white noise of {x}": round(float(band.noise(x)[0]), 4) for x in "TEB"},
+            **_noise(cfg),
         }
+
+
+def _noise(cfg: DictConfig) -> dict[str, Any]:
+    """White noise of the one band, or of which bands a sky is combined."""
+    if cleaned(cfg):
+        return {"instrument.name": cfg.instrument.name, "foregrounds.kind": cfg.foregrounds.kind}
+    band = one_band(cfg.instrument)
+    return {f"white noise of {x}": round(float(band.noise(x)[0]), 4) for x in "TEB"}
 
 
 class Train(OfSky, Training):

@@ -138,9 +138,9 @@ def harmonic_weights(weights: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def noise_spectrum(weights: Mapping[str, np.ndarray], ratio: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """Spectrum of the noise in a combination whose weights are the same over the sky, if no two bands share theirs.
+    """Spectrum of the noise in a combination whose weights are the same over the sky.
 
-    N_l = sum_b (W_b(l) ratio_b(l))^2 N_b(l), W from `harmonic_weights`.
+    N_l = sum_ab W_a(l) ratio_a(l) N_ab(l) W_b(l) ratio_b(l), W from `harmonic_weights`.
 
     Parameters
     ----------
@@ -148,8 +148,8 @@ def noise_spectrum(weights: Mapping[str, np.ndarray], ratio: np.ndarray, noise: 
         From `fit`.
     ratio : array (nband, >= lmax + 1)
         What the alms of each band were multiplied by before `fit` and `apply`: the combination's beam over the band's.
-    noise : array (nband, >= lmax + 1)
-        N_b(l) of each band as it is observed, with no beam divided out.
+    noise : array (>= lmax + 1, nband, nband)
+        N_ab(l) of the bands as they are observed, with no beam divided out.
 
     Returns
     -------
@@ -166,15 +166,16 @@ def noise_spectrum(weights: Mapping[str, np.ndarray], ratio: np.ndarray, noise: 
     The mean of two bands of the same noise has half of it.
 
     >>> half = {"windows": np.ones((1, 3)), "limits": np.zeros(1, int), "alms": np.full((2, 1), np.sqrt(np.pi))}
-    >>> noise_spectrum(half, np.ones((2, 3)), np.full((2, 3), 4.0)).round(12).tolist()
+    >>> noise_spectrum(half, np.ones((2, 3)), np.array([4 * np.eye(2)] * 3)).round(12).tolist()
     [2.0, 2.0, 2.0]
     """
     constant = harmonic_weights(weights)
-    n = constant.shape[1]
-    for name, given in (("ratio", ratio), ("noise", noise)):
-        if given.shape[0] != len(constant) or given.shape[1] < n:
-            raise ValueError(f"{name} has the shape {given.shape}, and ({len(constant)}, {n} or more) is needed")
-    total: np.ndarray = ((constant * ratio[:, :n]) ** 2 * noise[:, :n]).sum(axis=0)
+    nband, n = constant.shape
+    for name, shape in (("ratio", ratio.shape), ("noise", noise.shape[::-1][1:])):
+        if shape[0] != nband or shape[1] < n:
+            raise ValueError(f"{name} is of {shape[0]} bands and {shape[1]} multipoles, and {nband} and {n} are needed")
+    whole = constant * ratio[:, :n]
+    total: np.ndarray = np.einsum("al,lab,bl->l", whole, noise[:n], whole)
     return total
 
 
