@@ -53,6 +53,8 @@ CLASSICAL = (
     "experiment=linear_map_1024",
 )  # they do not read what those that learn do
 LEARNING = {"network", "train", "patches", "rotation", "delens", "quadratic", "linear_map"}
+BANDS = {"foregrounds", "noise"}  # of one band nobody reads them
+OF_BANDS = [o for o in options("delens") if o.split("=")[0] in BANDS or o in ("sims=cleaned", "mask=galactic")]
 SCALAR_ROOT_KEYS = ("field", "scale", "nside", "epochs")
 
 
@@ -63,7 +65,7 @@ def test_root_composes_and_builds(composed, name):
     assert set(cfg.assets.holds) <= set(cfg.assets.files)
 
 
-@pytest.mark.parametrize("option", options("delens"))
+@pytest.mark.parametrize("option", [option for option in options("delens") if option not in OF_BANDS])
 def test_option_composes_builds_and_is_read(composed, option, tmp_path):
     (tmp_path / "mask.fits").touch()
     cfg = composed(option, f"mask.file={tmp_path}/mask.fits")  # which mask=file asks for, and no other option reads
@@ -71,9 +73,21 @@ def test_option_composes_builds_and_is_read(composed, option, tmp_path):
     first = ["theory", "mask", "cmb", "observe", "label", "observed_noise", "filters"]
     assert [s.name for s in stages][:7] == first
     idle = {key.split(".")[0] for key in unread(list(flatten(OmegaConf.to_container(cfg))), stages)}
-    assert idle <= (LEARNING if option in CLASSICAL else set()), "a key that no stage reads"
+    assert idle <= {*BANDS, *(LEARNING if option in CLASSICAL else ())}, "a key that no stage reads"
     network = instantiate({**OmegaConf.to_container(cfg.network), "in_channels": 1, "out_channels": 1})
     assert sum(p.numel() for p in network.parameters()) > 0
+
+
+@pytest.mark.parametrize("option", OF_BANDS)
+def test_option_of_a_delensing_of_bands_composes_builds_and_is_read(composed, option):
+    more = ["mask=band"] if option in ("foregrounds=none", "foregrounds=residual") else []  # there is no dust to follow
+    one_sky = option in ("foregrounds=pysm", "foregrounds=residual")  # which all splits share, and that is said
+    more += ["foregrounds.seed={train: 0, valid: 0, test: 0}"] if one_sky else []
+    cfg = composed("sims=cleaned", option, *more)
+    stages = build(cfg).stages
+    assert {"observe", "combine", "observed_noise", "filters"} <= {stage.name for stage in stages}
+    idle = {key.split(".")[0] for key in unread(list(flatten(OmegaConf.to_container(cfg))), stages)}
+    assert idle == set(), "a key that no stage reads"
 
 
 @pytest.mark.parametrize("name", INSTRUMENTS)
@@ -82,7 +96,7 @@ def test_one_band_of_any_instrument_is_delensed(composed, name):
     band = next(band.name for band in table.bands if "Q" in band.fields)
     cfg = composed(f"instrument={name}", f"instrument.bands=[{band}]")
     idle = {key.split(".")[0] for key in unread(list(flatten(OmegaConf.to_container(cfg))), build(cfg).stages)}
-    assert idle == set(), "a key that no stage reads"
+    assert idle == BANDS, "a key that no stage reads"
 
 
 @pytest.mark.parametrize("option", options("sims"))

@@ -31,8 +31,8 @@ def check_seeds(cfg: DictConfig) -> None:
         demand_value(limits.hold(seed), key, seed, str(limits))
     demand(
         f.kind in ("synthetic", "none") or not several_seeds(f.seed),
-        f"foregrounds.seed={f.seed} gives each split synthetic foregrounds of its own, and those of foregrounds={f.kind}"
-        " are one sky: to share them between the skies of all splits, say so by one seed for all,"
+        f"foregrounds.seed={f.seed} gives each split synthetic foregrounds of its own, and those of"
+        f" foregrounds={f.kind} are one sky: to share them between the skies of all splits, say so by one seed for all,"
         " foregrounds.seed={train: 0, valid: 0, test: 0}.",
     )
 

@@ -262,7 +262,7 @@ _EXTERNAL_TEXTS = ("obs", "truth", "unit", "truth_unit", "coordinates")
 
 @dataclass
 class Sims:
-    """The stages that make a dataset, where its files are if they exist already, how bands are combined for a delensing, and variants of a test sky."""
+    """The stages that make a dataset; where its files are if they exist already; how bands are combined; variants."""
 
     stages: list[str] = MISSING
     variants: list[Any] = MISSING

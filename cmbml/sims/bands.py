@@ -120,7 +120,7 @@ def one_fwhm(survey: DictConfig, nside: int) -> float:
 
 
 def delensed_fwhm(survey: DictConfig, nside: int, combine: Mapping[str, Any]) -> float:
-    """Return the beam, arcmin, of the maps that are delensed: the finest band's where several are combined, else the one's."""
+    """Return the beam, arcmin, of the maps that are delensed: the finest band's where several are combined."""
     return finest_fwhm(survey, nside, "B") if combine else one_fwhm(survey, nside)
 
 

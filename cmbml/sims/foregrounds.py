@@ -25,7 +25,7 @@ def synthetic_templates(cfg: DictConfig) -> bool:
 
 
 def splits_apart(cfg: DictConfig) -> list[Item]:
-    """One item a split that has skies, the test skies last, where their foregrounds have seeds of their own; else one."""
+    """One item a split, the test skies last, where their foregrounds have seeds of their own; else one."""
     if not several_seeds(cfg.foregrounds.seed):
         return [{}]
     return [{"split": split} for split in ("train", "valid", "test") if cfg.splits[split]]

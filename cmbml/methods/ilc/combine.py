@@ -1,4 +1,4 @@
-"""From the bands to one sky of E and B that is delensed: the combination, its noise, and what it leaves of foregrounds."""
+"""From the bands to one sky of E and B that is delensed: the combination, its noise, its foregrounds."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from cmbml.config.truth import has_foregrounds_left, has_parts, has_uneven_noise, masked
 from cmbml.core.asset import Every, Files, Item, Optional
-from cmbml.core.errors import UserError, demand
+from cmbml.core.errors import demand
 from cmbml.maps.skymap import SkyMap
 from cmbml.methods.ilc.scales import bin_windows, make_scales
 from cmbml.methods.ilc.stages import beam_ratio, rebeamed
