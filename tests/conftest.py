@@ -67,14 +67,17 @@ def refused(reasons: list[str]) -> list[str]:
 @pytest.fixture
 def composed(tmp_path):
     """Function from overrides to a composed and prepared configuration under a temporary root."""
+    return configurations(tmp_path)
+
+
+def configurations(root: Path):
+    """The same under another root, as of fixtures that many tests share."""
 
     def make(*overrides: str, name: str = "delens"):
         config.register()
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(REPO / "cfg"), version_base="1.3"):
-            cfg = compose(
-                name, overrides=[f"system.root={tmp_path}/data", *check_options(REPO / "cfg", name, overrides)]
-            )
+            cfg = compose(name, overrides=[f"system.root={root}/data", *check_options(REPO / "cfg", name, overrides)])
         config.prepare(cfg)
         return cfg
 

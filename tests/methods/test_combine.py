@@ -1,0 +1,212 @@
+"""Bands that are combined to a sky which is delensed: what is hidden, what is kept, its noise."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cmbml.core.errors import UserError
+from cmbml.methods.ilc.combine import Combine, ForegroundsLeft
+from cmbml.methods.shared.filters import Filters
+from cmbml.sims.bandmaps import ObserveBands
+from cmbml.sims.foregrounds import Foregrounds, SkyMask, Templates
+from cmbml.sims.noise import Variance
+from cmbml.sky import lensing, sht
+from cmbml.sky.beams import gaussian_beam
+from cmbml.sky.lensing_theory import fiducial
+from cmbml.start import build
+from tests.conftest import configurations
+
+NSIDE, LMAX = 32, 70
+WORDS = ("sims=cleaned", "method=linear_map", f"nside={NSIDE}", f"sky.lmax={LMAX}", "foregrounds.nside_sky=32")
+WORDS += ("instrument.bands=[93,145,225,278]", "instrument.min_fwhm_pixels=1.0", "delens.lmin_b=30")
+WORDS += ("sims.combine.BinSize={E: 20, B: 15}", "splits={train: 1, valid: 0, test: 1}", "analysis.band=[20,30]")
+ITEM = {"split": "test", "sim": 0}
+
+
+class Held(list):
+    """Values that a stage reads one after another, each with its item."""
+
+    def __init__(self, values, items):
+        super().__init__(values)
+        self.items = items
+
+
+class Sky:
+    """One test sky, its bands and what was combined of them."""
+
+    def __init__(self, cfg):
+        self.cfg = cfg
+        self.observe, self.combine = ObserveBands(cfg), Combine(cfg)
+        templates = [item for item in Templates(cfg).items() if item.get("split", "test") == "test"]
+        emission = Held([Templates(cfg).run(item) for item in templates], templates)
+        dust = [t for t, item in zip(emission, templates, strict=True) if item["component"] == "dust"]
+        self.mask = SkyMask(cfg).run({}, dust=dust)
+        self.items = self.observe.bands()
+        of_split = [{**item, "split": "test"} for item in self.items]
+        self.foreground = Held([Foregrounds(cfg).run(item, templates=emission) for item in of_split], of_split)
+        rngs = {x: np.random.default_rng(i) for i, x in enumerate(("T", "E", "B", "phi"))}
+        drawn = lensing.draw_alms(fiducial(), 2 * LMAX, rngs)
+        self.cmb = {x: sht.truncate(drawn[x], LMAX) for x in "TEB"}
+        self.bands = self.seen(foregrounds=True)
+        self.obs, self.obs_alm, self.made = self.combined(self.bands)
+
+    def seen(self, *, foregrounds: bool, cmb: float = 1.0, sim: int = 0):
+        alms = {x: cmb * alm for x, alm in self.cmb.items()}
+        maps = [
+            self.observe.run({**ITEM, "sim": sim, **item}, lensed_alm=alms, foreground=f if foregrounds else None)
+            for item, f in zip(self.items, self.foreground, strict=True)
+        ]
+        return Held(maps, self.items)
+
+    def combined(self, bands):
+        return self.combine.run(ITEM, bands=bands, mask=self.mask)
+
+    def with_these_weights(self, bands):
+        """E and B of other maps of the bands."""
+        alms = self.combine.analysed(bands, [item["band"] for item in self.items], self.mask, LMAX)
+        return {
+            x: sum(sht.almxfl(a, w) for a, w in zip(alms[:, i], self.made[f"weights_{x.lower()}"], strict=True))
+            for i, x in enumerate("EB")
+        }
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory):
+    return configurations(tmp_path_factory.mktemp("combined"))
+
+
+@pytest.fixture(scope="module")
+def sky(make):
+    return Sky(make(*WORDS))
+
+
+def test_weights_keep_the_cmb(sky):
+    """All together they are the beam of what is handed on over that of each band: of CMB alone nothing is lost."""
+    beams = sky.combine.beams([item["band"] for item in sky.items])
+    for x in "eb":
+        kept = (sky.made[f"weights_{x}"] * beams).sum(axis=0)
+        np.testing.assert_allclose(kept, gaussian_beam(sky.cfg.delens.fwhm_arcmin, LMAX), rtol=1e-6)
+
+
+def test_what_the_mask_hides_changes_nothing(sky):
+    hidden = sky.mask["mask"] == 0
+    assert hidden.mean() > 0.2
+    loud = Held([replace(m, data=np.where(hidden, 1e3 * m.data + 7, m.data)) for m in sky.bands], sky.items)
+    _, alms, made = sky.combined(loud)
+    for x in "EB":
+        np.testing.assert_array_equal(alms[x], sky.obs_alm[x])
+    np.testing.assert_array_equal(made["weights_b"], sky.made["weights_b"])
+
+
+def test_parts_are_the_whole(sky):
+    """Foregrounds that are left, and CMB and noise through the same weights, are what was combined.
+
+    But for what the analysis of pixels errs, whose iteration knows of multipoles beyond those of the one, or does not.
+    """
+    left = ForegroundsLeft(sky.cfg).run(ITEM, combination=sky.made, foreground=sky.foreground, mask=sky.mask)
+    rest = sky.with_these_weights(sky.seen(foregrounds=False))
+    lmax = sht.alm_lmax(left["B"])
+    for x in "EB":
+        whole = sht.truncate(sky.obs_alm[x].astype(complex), lmax)
+        missing = whole - sht.truncate(rest[x], lmax)
+        assert np.linalg.norm(left[x] - missing) < 0.01 * np.linalg.norm(missing)
+
+
+def test_maps_are_those_of_the_alms(sky):
+    assert sky.obs.fields == ("E", "B")
+    assert sky.obs.fwhm_arcmin == sky.cfg.delens.fwhm_arcmin
+    for x in "EB":
+        expected = sht.synthesis(sky.obs_alm[x].astype(complex), NSIDE)
+        np.testing.assert_allclose(sky.obs[x], expected, atol=1e-4 * expected.std())
+
+
+@pytest.mark.parametrize("words", [(), ("noise=scan",)])
+def test_noise_of_the_weights_is_that_of_many_draws(make, words):
+    """2 % in bins of l: bands of one tube share their drifts, and pixels may have their own variances."""
+    cfg = make(*WORDS, "mask=none", "sky.lmax=64", *words)
+    combine, observe, n = Combine(cfg), ObserveBands(cfg), 60
+    names = [item["band"] for item in observe.bands()]
+    variance = None
+    if words:
+        variance = Held([Variance(cfg).run(item) for item in observe.bands()], observe.bands())
+
+    def draw(sim):
+        of_band = zip(observe.bands(), variance or [None] * len(names), strict=True)
+        maps = [observe.noise({**ITEM, "sim": sim, **item}, v) for item, v in of_band]
+        return [observe.skymap(item, data, "") for item, data in zip(observe.bands(), maps, strict=True)]
+
+    first = Held(draw(0), observe.bands())
+    _, _, made = combine.run(ITEM, bands=first, variance=variance)
+    found = {x: np.zeros(65) for x in "EB"}
+    for sim in range(1, n + 1):
+        alms = combine.analysed(Held(draw(sim), observe.bands()), names, None, 64)
+        for i, x in enumerate("EB"):
+            weights = made[f"weights_{x.lower()}"]
+            found[x] += sht.alm2cl(sum(sht.almxfl(a, w) for a, w in zip(alms[:, i], weights, strict=True))) / n
+    modes = 2 * np.arange(65) + 1
+    for x in "EB":
+        ratio = found[x][2:] / made[f"noise_{x.lower()}"][2:]
+        for low in range(8, 56, 16):
+            part = slice(low - 2, low + 14)
+            assert np.average(ratio[part], weights=modes[2:][part]) == pytest.approx(1, abs=0.02)
+
+
+def test_filters_without_training_skies_know_the_noise_of_the_weights(make, sky):
+    cfg = make(*WORDS, "splits.train=0")
+    filters = Filters(cfg).run({}, combinations=Held([sky.made, sky.made], [ITEM, ITEM]))
+    beam = gaussian_beam(cfg.delens.fwhm_arcmin, LMAX)
+    np.testing.assert_allclose(filters["noise_b"], sky.made["noise_b"] / beam**2)
+    assert filters["skies"] == 0
+    assert not filters["wiener_t"].any()
+
+
+def test_splits_have_foregrounds_of_their_own(make):
+    cfg = make(*WORDS)
+    items = Templates(cfg).items()
+    dust = {item["split"]: Templates(cfg).run(item)["I"] for item in items if item["component"] == "dust"}
+    assert set(dust) == {"train", "test"}
+    assert np.corrcoef(dust["train"], dust["test"])[0, 1] < 0.9
+    pipeline = build(cfg)
+    paths = {
+        str(pipeline.assets.file("foreground", {**item, "band": "93"}).path) for item in ({"split": "train"}, ITEM)
+    }
+    assert len(paths) == 2
+    one = make(*WORDS, "foregrounds.seed={train: 3, valid: 3, test: 3}")
+    assert "split" not in next(iter(Templates(one).items()))
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("foregrounds.seed=0",), "gives training and test skies the same foregrounds"),
+        (("+foregrounds.seed.others=1",), "give one to each of train, valid, test"),
+        (("foregrounds.seed={train: 1, valid: 1, test: -1}",), "foregrounds.seed.test=-1"),
+        (("foregrounds=pysm",), "are one sky"),
+        (("field=T", "sky.fields=[T,E,B,Q,U]"), "what is combined of several bands is E and B"),
+        (("+sims.combine.BinSize.T=20",), "must give a number of multipoles to E and to B"),
+        (("sims.combine.BinSize={E: 20, B: 0}",), r"sims.combine.BinSize.B=0"),
+    ],
+)
+def test_refusals(make, words, sentence):
+    with pytest.raises(UserError, match=sentence):
+        make(*WORDS, *words)
+
+
+@pytest.mark.parametrize("option", ["noise=scan", "foregrounds=synthetic"])
+def test_groups_of_bands_are_refused_for_one_band(make, option):
+    with pytest.raises(UserError, match="add sims=cleaned"):
+        make("method=linear_map", option)
+
+
+def test_beams_that_end_early_are_told(make):
+    cfg = make(
+        *WORDS,
+        "nside=64",
+        "foregrounds.nside_sky=64",
+        "sky.lmax=190",
+        "instrument.bands=[20]",
+        "instrument.fwhm_arcmin=240",
+    )
+    with pytest.raises(UserError, match="set sky.lmax="):
+        Combine(cfg).check()
