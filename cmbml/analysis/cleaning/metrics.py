@@ -3,6 +3,9 @@
 A prediction is never compared as it is with a truth of another beam but in the form ``unsmoothed``, which is there
 because others publish it: it mostly tells the beam of the prediction. The truth of every form is made of its alms and
 thus exact; what is smoothed numerically is the error alone, so that a perfect prediction has none in any form.
+
+A prediction that carries the mask (``SkyMap.masked``) is compared with the truth times the mask, in all forms, and its
+spectra are those of the maps as they are: both are then what they are of a prediction of the whole sky times the mask.
 """
 
 from collections.abc import Mapping, Sequence
@@ -70,16 +73,38 @@ def truth_maps(
     return sht.synthesis(smoothed, nside, spin=_spin(fields))
 
 
-def without_dipole(m: np.ndarray, good: np.ndarray) -> np.ndarray:
-    """Return a map (..., npix), RING, less the monopole and dipole that fit its good pixels best, bool (npix,)."""
-    shapes = np.stack([np.ones(m.shape[-1]), *hp.pix2vec(hp.npix2nside(m.shape[-1]), np.arange(m.shape[-1]))])
+def without_dipole(m: np.ndarray, good: np.ndarray, weight: np.ndarray | float = 1.0) -> np.ndarray:
+    """Return a map (..., npix), RING, less the monopole and dipole that fit its good pixels best, bool (npix,).
+
+    ``weight`` (npix,) is the mask that the map carries, and that its monopole and dipole have to carry as well.
+    """
+    shapes = np.stack([np.ones(m.shape[-1]), *hp.pix2vec(hp.npix2nside(m.shape[-1]), np.arange(m.shape[-1]))]) * weight
     inside = shapes[:, good]
     return m - np.linalg.solve(inside @ inside.T, inside @ m[..., good].T).T @ shapes
 
 
-def _settled(m: np.ndarray, fields: Sequence[str], good: np.ndarray) -> np.ndarray:
+def _settled(m: np.ndarray, fields: Sequence[str], good: np.ndarray, weight: np.ndarray | float) -> np.ndarray:
     """Map without monopole and dipole if it is T, whose two nobody recovers; any other as it is."""
-    return without_dipole(m, good) if tuple(fields) == ("T",) else m
+    return without_dipole(m, good, weight) if tuple(fields) == ("T",) else m
+
+
+def carried(prediction: SkyMap, mask: SkyMap | None) -> np.ndarray | float:
+    """Return the weights that a prediction carries, (npix,): the mask if it says so, or 1.
+
+    Raises
+    ------
+    UserError
+        If it carries a mask and there is none.
+    """
+    if not prediction.masked:
+        return 1.0
+    if mask is None:
+        raise UserError(
+            "The prediction was multiplied by a mask (MASKED in its header), and this command has none; give the mask"
+            " with which it was made, or make it anew."
+        )
+    weight: np.ndarray = mask["mask"].astype(np.float64)
+    return weight
 
 
 def at_own_beam(
@@ -90,6 +115,7 @@ def at_own_beam(
     good: np.ndarray,
     *,
     lmax: int,
+    weight: np.ndarray | float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Compare a prediction with a truth that has its beam.
 
@@ -106,6 +132,8 @@ def at_own_beam(
         Pixels that count.
     lmax : int
         Band limit of the truth.
+    weight : array (npix,), optional
+        What the prediction carries (``carried``), and the truth is multiplied by.
 
     Returns
     -------
@@ -115,7 +143,7 @@ def at_own_beam(
         prediction is smoothed to it, its masked pixels replaced by the truth, which errs beside the border.
     """
     fwhm_arcmin = max(prediction.fwhm_arcmin, cmb.fwhm_arcmin)
-    truth = truth_maps(
+    truth = weight * truth_maps(
         alms,
         fields,
         nside=prediction.nside,
@@ -123,7 +151,7 @@ def at_own_beam(
         to_fwhm_arcmin=fwhm_arcmin,
         lmax=lmax,
     )
-    error = _settled(prediction.select(fields).astype(np.float64) - truth, fields, good)
+    error = _settled(prediction.select(fields).astype(np.float64) - truth, fields, good, weight)
     if fwhm_arcmin > prediction.fwhm_arcmin:
         smooth = common_form(
             truth + np.where(good, error, 0),
@@ -132,8 +160,8 @@ def at_own_beam(
             lmax=lmax,
             spin=_spin(fields),
         )
-        error = _settled(smooth - truth, fields, good)
-    return _settled(truth, fields, good), error, fwhm_arcmin
+        error = _settled(smooth - truth, fields, good, weight)
+    return _settled(truth, fields, good, weight), error, fwhm_arcmin
 
 
 def believed(error: np.ndarray, good: np.ndarray) -> np.ndarray:
@@ -159,6 +187,7 @@ def in_forms(
     *,
     fwhm_arcmin: float,
     lmax: int,
+    weight: np.ndarray | float = 1.0,
 ) -> dict[str, tuple[np.ndarray, np.ndarray, float]]:
     """Return truth, error and beam (``at_own_beam``) in each of ``FORMS``, and for spectra to lmax as ``spectra``.
 
@@ -171,6 +200,8 @@ def in_forms(
     ``unsmoothed``: the prediction as it is against the truth as it is.
     ``native``: the truth with the beam and the band limit of the prediction.
 
+    ``weight`` (npix,) is what the prediction carries (``carried``), and the truth is multiplied by in all forms.
+
     Raises
     ------
     UserError
@@ -182,8 +213,8 @@ def in_forms(
             f" {fwhm_arcmin:g}; widen analysis.fwhm_arcmin for all methods, to {prediction.fwhm_arcmin:g} at least."
         )
     truth = partial(truth_maps, alms, fields, nside=prediction.nside, fwhm_arcmin=cmb.fwhm_arcmin)
-    native = at_own_beam(prediction, cmb, alms, fields, good, lmax=prediction.lmax)
-    whole = at_own_beam(prediction, cmb, alms, fields, good, lmax=max(prediction.lmax, lmax))
+    native = at_own_beam(prediction, cmb, alms, fields, good, lmax=prediction.lmax, weight=weight)
+    whole = at_own_beam(prediction, cmb, alms, fields, good, lmax=max(prediction.lmax, lmax), weight=weight)
     common = max(fwhm_arcmin, cmb.fwhm_arcmin)
     smooth = common_form(
         whole[1],
@@ -197,11 +228,15 @@ def in_forms(
         sharp = cmb.select(fields).astype(np.float64)
     else:
         sharp = truth(to_fwhm_arcmin=cmb.fwhm_arcmin, lmax=cmb.lmax)
+    sharp = weight * sharp
     differences = {
-        "common": (truth(to_fwhm_arcmin=common, lmax=lmax), smooth, common),
+        "common": (weight * truth(to_fwhm_arcmin=common, lmax=lmax), smooth, common),
         "unsmoothed": (sharp, prediction.select(fields) - sharp, cmb.fwhm_arcmin),
     }
-    forms = {name: (_settled(t, fields, good), _settled(e, fields, good), b) for name, (t, e, b) in differences.items()}
+    forms = {
+        name: (_settled(t, fields, good, weight), _settled(e, fields, good, weight), b)
+        for name, (t, e, b) in differences.items()
+    }
     return forms | {"native": native, "spectra": whole}
 
 
@@ -231,6 +266,7 @@ def error_spectra(
     fwhm_arcmin: float,
     lmax: int,
     mask: np.ndarray | None = None,
+    masked: bool = False,
 ) -> dict[str, dict[str, np.ndarray]]:
     """Return the spectra of truth, prediction and residual, beam-deconvolved.
 
@@ -244,6 +280,8 @@ def error_spectra(
     mask : array (npix,), optional
         Weight of each pixel. Spectra are then those of the maps times the mask over <mask^2>: of the right height, but
         with multipoles mixed over the width of the mask's own spectrum, and E with B.
+    masked : bool, optional
+        Whether the maps carry the mask already.
 
     Returns
     -------
@@ -251,7 +289,7 @@ def error_spectra(
         Field -> ``truth``, ``prediction``, ``residual`` (auto) and ``cross`` (prediction with truth), C_l in uK^2. The
         fields of the pair Q, U are E and B.
     """
-    weight = 1.0 if mask is None else mask.astype(np.float64)
+    weight = 1.0 if mask is None or masked else mask.astype(np.float64)
     spin = _spin(fields)
     t = deconvolved_alm(truth * weight, fwhm_arcmin=fwhm_arcmin, lmax=lmax, spin=spin)
     e = deconvolved_alm(error * weight, fwhm_arcmin=fwhm_arcmin, lmax=lmax, spin=spin)
@@ -274,12 +312,15 @@ class Measured:
         Multipoles of transfer and rho.
     fwhm_arcmin : float
         Beam of the map in this form.
+    combines : bool
+        Whether the map is a combination of the bands that keeps the CMB, and no filter of it.
     """
 
     pixels: Mapping[str, float]
     cls: Mapping[str, np.ndarray]
     band: tuple[int, int]
     fwhm_arcmin: float
+    combines: bool = False
 
     def power(self, name: str, band: tuple[int, int] | None = None) -> float:
         """Sum of (2l + 1) C_l over a band, which is cut at the end of the spectra."""
@@ -300,6 +341,17 @@ class Measured:
     def residual(self, band: tuple[int, int]) -> float:
         """P[residual] / P[truth] in a band."""
         return _ratio(self.power("residual", band), self.power("truth", band))
+
+    def bias(self, band: tuple[int, int]) -> float:
+        """2 P[(prediction - truth) truth] / P[truth] in a band, nan of what does not keep the CMB.
+
+        What a combination leaves of foregrounds and noise is correlated with the CMB, as its weights have removed what
+        was alike by chance: of n bands and N modes (2l + 1 a multipole, of the full sky) each weight is made of it is
+        -2 (n - 1) / N on average (Delabrouille et al. 2009, A&A 493 835, appendix A), and scatters from sky to sky.
+        """
+        if not self.combines:
+            return np.nan
+        return 2 * _ratio(self.power("cross", band) - self.power("truth", band), self.power("truth", band))
 
 
 def _ratio(above: float, below: float) -> float:
@@ -342,7 +394,6 @@ def residuals(bands: Sequence[Sequence[int]], lmax: int) -> tuple[Metric, ...]:
 
     Bands are cut at the end of the spectra, and left out if nothing but their first multipole lies within.
     """
-    cut = [(first, min(last, lmax)) for first, last in bands if first < lmax]
     return tuple(
         Metric(
             f"residual_{first}_{last}",
@@ -353,5 +404,22 @@ def residuals(bands: Sequence[Sequence[int]], lmax: int) -> tuple[Metric, ...]:
             heads=True,
             boxes="one",
         )
-        for first, last in cut
+        for first, last in _cut(bands, lmax)
     )
+
+
+def biases(bands: Sequence[Sequence[int]], lmax: int) -> tuple[Metric, ...]:
+    """Return the metrics ilc_bias_{lo}_{hi} (``Measured.bias``) in the bands of ``residuals``."""
+    return tuple(
+        Metric(
+            f"ilc_bias_{first}_{last}",
+            partial(Measured.bias, band=(first, last)),
+            label=f"ILC bias, l = {first} .. {last}",
+            forms=("common",),
+        )
+        for first, last in _cut(bands, lmax)
+    )
+
+
+def _cut(bands: Sequence[Sequence[int]], lmax: int) -> list[tuple[int, int]]:
+    return [(first, min(last, lmax)) for first, last in bands if first < lmax]
