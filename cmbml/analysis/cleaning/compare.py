@@ -253,7 +253,7 @@ class Panels(compare.Panels, Comparing):
         pairs = zip(prediction.items, prediction.files, strict=True)
         predictions = {i["method"]: file.read() for i, file in pairs if i["method"] not in baselines}
         weights = {name: carried(m, mask) for name, m in predictions.items()}
-        tapered = next((weights[name] for name, m in predictions.items() if m.masked), 1.0)
+        tapered = next((weight for weight in weights.values() if weight is not None), 1.0)
         maps = {}
         for name, m in predictions.items():
             how = {"fwhm_arcmin": a.fwhm_arcmin, "lmax": a.lmax, "weight": weights[name]}

@@ -88,7 +88,7 @@ class Measure(Cleaning, OfTruth, measure.Measure):
     U those of E and B together, the power of the polarisation.
 
     A prediction that carries the mask is compared with the truth times the mask, and has no numbers of the full sky.
-    What the mask mixes of E into such a B is in the prediction and not in the truth: it counts as error.
+    What the mask mixes of E into such a B is no error of the cleaning and taken out of it; the map has it.
     """
 
     version = 5

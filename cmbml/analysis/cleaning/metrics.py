@@ -4,13 +4,16 @@ A prediction is never compared as it is with a truth of another beam but in the 
 because others publish it: it mostly tells the beam of the prediction. The truth of every form is made of its alms and
 thus exact; what is smoothed numerically is the error alone, so that a perfect prediction has none in any form.
 
-A prediction that carries the mask (``SkyMap.masked``) is compared with the truth times the mask, in all forms, and its
-spectra are those of the maps as they are: both are then what they are of a prediction of the whole sky times the mask.
+A prediction that carries the mask (``SkyMap.masked``) is measured against the truth times the mask, and its spectra
+are those of the maps as they are: both then mean what they mean of a prediction of the whole sky, whose spectra are
+those of the map times the mask. Its error is what it has beyond the truth seen through the same mask (``seen_truth``):
+what that mixes of E into B is the mask's doing, alike for all methods, and no error of the cleaning.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import healpy as hp
 import numpy as np
@@ -73,23 +76,53 @@ def truth_maps(
     return sht.synthesis(smoothed, nside, spin=_spin(fields))
 
 
-def without_dipole(m: np.ndarray, good: np.ndarray, weight: np.ndarray | float = 1.0) -> np.ndarray:
+def seen_truth(
+    alms: Mapping[str, np.ndarray],
+    fields: Sequence[str],
+    *,
+    nside: int,
+    fwhm_arcmin: float,
+    to_fwhm_arcmin: float,
+    lmax: int,
+    weight: np.ndarray,
+) -> np.ndarray:
+    """Return the fields of the true sky as an observation finds them whose T, Q and U were multiplied by a mask first.
+
+    Parameters and errors as in ``truth_maps``; ``weight`` is the mask, (npix,). It is applied to all multipoles of the
+    truth, and the band limit after it.
+    """
+    truth = partial(truth_maps, alms, nside=nside, fwhm_arcmin=fwhm_arcmin, to_fwhm_arcmin=to_fwhm_arcmin)
+    pixels = ("T",) if tuple(fields) == ("T",) else ("Q", "U")
+    whole = sht.alm_lmax(next(iter(alms.values())))
+    spin = _spin(pixels)
+    alm = sht.analysis(weight * truth(pixels, lmax=whole), min(lmax, whole), spin=spin)
+    if _spin(fields) == spin:
+        return sht.synthesis(alm, nside, spin=spin)
+    return sht.synthesis(np.stack([alm["EB".index(x)] for x in fields]), nside)
+
+
+def without_dipole(m: np.ndarray, good: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
     """Return a map (..., npix), RING, less the monopole and dipole that fit its good pixels best, bool (npix,).
 
     ``weight`` (npix,) is the mask that the map carries, and that its monopole and dipole have to carry as well.
     """
-    shapes = np.stack([np.ones(m.shape[-1]), *hp.pix2vec(hp.npix2nside(m.shape[-1]), np.arange(m.shape[-1]))]) * weight
+    shapes = np.stack([np.ones(m.shape[-1]), *hp.pix2vec(hp.npix2nside(m.shape[-1]), np.arange(m.shape[-1]))])
+    shapes = _times(weight, shapes)
     inside = shapes[:, good]
     return m - np.linalg.solve(inside @ inside.T, inside @ m[..., good].T).T @ shapes
 
 
-def _settled(m: np.ndarray, fields: Sequence[str], good: np.ndarray, weight: np.ndarray | float) -> np.ndarray:
+def _times(weight: np.ndarray | None, m: np.ndarray) -> np.ndarray:
+    return m if weight is None else weight * m
+
+
+def _settled(m: np.ndarray, fields: Sequence[str], good: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
     """Map without monopole and dipole if it is T, whose two nobody recovers; any other as it is."""
     return without_dipole(m, good, weight) if tuple(fields) == ("T",) else m
 
 
-def carried(prediction: SkyMap, mask: SkyMap | None) -> np.ndarray | float:
-    """Return the weights that a prediction carries, (npix,): the mask if it says so, or 1.
+def carried(prediction: SkyMap, mask: SkyMap | None) -> np.ndarray | None:
+    """Return the weights that a prediction carries, (npix,): the mask if it says so, or none.
 
     Raises
     ------
@@ -97,7 +130,7 @@ def carried(prediction: SkyMap, mask: SkyMap | None) -> np.ndarray | float:
         If it carries a mask and there is none.
     """
     if not prediction.masked:
-        return 1.0
+        return None
     if mask is None:
         raise UserError(
             "The prediction was multiplied by a mask (MASKED in its header), and this command has none; give the mask"
@@ -115,7 +148,7 @@ def at_own_beam(
     good: np.ndarray,
     *,
     lmax: int,
-    weight: np.ndarray | float = 1.0,
+    weight: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Compare a prediction with a truth that has its beam.
 
@@ -138,20 +171,17 @@ def at_own_beam(
     Returns
     -------
     truth, error, fwhm_arcmin
-        Float64 (len(fields), npix): the truth, and prediction - truth, T without monopole and dipole over the good
-        pixels; and the beam of both. It is the prediction's own, or that of the truth if it is wider: then the
+        Float64 (len(fields), npix): the truth, and prediction - ``seen_truth``, T without monopole and dipole over the
+        good pixels; and the beam of both. It is the prediction's own, or that of the truth if it is wider: then the
         prediction is smoothed to it, its masked pixels replaced by the truth, which errs beside the border.
     """
     fwhm_arcmin = max(prediction.fwhm_arcmin, cmb.fwhm_arcmin)
-    truth = weight * truth_maps(
-        alms,
-        fields,
-        nside=prediction.nside,
-        fwhm_arcmin=cmb.fwhm_arcmin,
-        to_fwhm_arcmin=fwhm_arcmin,
-        lmax=lmax,
-    )
-    error = _settled(prediction.select(fields).astype(np.float64) - truth, fields, good, weight)
+    beams = {"fwhm_arcmin": cmb.fwhm_arcmin, "to_fwhm_arcmin": fwhm_arcmin}
+    truth = _times(weight, truth_maps(alms, fields, nside=prediction.nside, lmax=lmax, **beams))
+    seen = truth
+    if weight is not None:
+        seen = seen_truth(alms, fields, nside=prediction.nside, lmax=lmax, weight=weight, **beams)
+    error = _settled(prediction.select(fields).astype(np.float64) - seen, fields, good, weight)
     if fwhm_arcmin > prediction.fwhm_arcmin:
         smooth = common_form(
             truth + np.where(good, error, 0),
@@ -187,7 +217,7 @@ def in_forms(
     *,
     fwhm_arcmin: float,
     lmax: int,
-    weight: np.ndarray | float = 1.0,
+    weight: np.ndarray | None = None,
 ) -> dict[str, tuple[np.ndarray, np.ndarray, float]]:
     """Return truth, error and beam (``at_own_beam``) in each of ``FORMS``, and for spectra to lmax as ``spectra``.
 
@@ -212,7 +242,8 @@ def in_forms(
             f"The prediction has a beam of {prediction.fwhm_arcmin:g} arcmin, wider than the common one of"
             f" {fwhm_arcmin:g}; widen analysis.fwhm_arcmin for all methods, to {prediction.fwhm_arcmin:g} at least."
         )
-    truth = partial(truth_maps, alms, fields, nside=prediction.nside, fwhm_arcmin=cmb.fwhm_arcmin)
+    of_truth: dict[str, Any] = {"nside": prediction.nside, "fwhm_arcmin": cmb.fwhm_arcmin}
+    truth = partial(truth_maps, alms, fields, **of_truth)
     native = at_own_beam(prediction, cmb, alms, fields, good, lmax=prediction.lmax, weight=weight)
     whole = at_own_beam(prediction, cmb, alms, fields, good, lmax=max(prediction.lmax, lmax), weight=weight)
     common = max(fwhm_arcmin, cmb.fwhm_arcmin)
@@ -228,10 +259,14 @@ def in_forms(
         sharp = cmb.select(fields).astype(np.float64)
     else:
         sharp = truth(to_fwhm_arcmin=cmb.fwhm_arcmin, lmax=cmb.lmax)
-    sharp = weight * sharp
+    seen = sharp
+    if weight is not None:
+        sharp = weight * sharp
+        whole_truth: dict[str, Any] = {"to_fwhm_arcmin": cmb.fwhm_arcmin, "lmax": cmb.lmax}
+        seen = seen_truth(alms, fields, **of_truth, **whole_truth, weight=weight)
     differences = {
-        "common": (weight * truth(to_fwhm_arcmin=common, lmax=lmax), smooth, common),
-        "unsmoothed": (sharp, prediction.select(fields) - sharp, cmb.fwhm_arcmin),
+        "common": (_times(weight, truth(to_fwhm_arcmin=common, lmax=lmax)), smooth, common),
+        "unsmoothed": (sharp, prediction.select(fields) - seen, cmb.fwhm_arcmin),
     }
     forms = {
         name: (_settled(t, fields, good, weight), _settled(e, fields, good, weight), b)
