@@ -274,6 +274,7 @@ class Sims:
 METHOD: dict[str, Limits | Kind] = {
     "stages": LIST,
     "seds": MAPPING,
+    "masked": Kind((bool, type(None)), "null, true or false"),
     "lmax": Limits(*LMAX, whole=True),
     "fwhm_arcmin": Limits(*BEAM, optional=True),
     "perform_ILC_at_beam": Limits(*BEAM, optional=True),

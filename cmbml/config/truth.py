@@ -77,6 +77,11 @@ def sees_linear_map(config: DictConfig) -> bool:
     return "kappa_linear" in config.delens.inputs or corrects(config)
 
 
+def combines_bands(config: DictConfig) -> bool:
+    """Whether a method of cleaning is a combination of the bands that keeps the CMB: then it has a beam of its own."""
+    return "perform_ILC_at_beam" in config.method
+
+
 def beams_measured(config: DictConfig) -> dict[str, float]:
     """Beams, arcmin, that prediction and truth of a cleaning will have: by their keys, as far as settings say them."""
     method = config.method

@@ -30,6 +30,8 @@ class SkyMap:
         Band limit of what was synthesised.
     note : str
         One line for the header.
+    masked : bool
+        Whether the maps carry the mask of their dataset: what they show was multiplied by it, once.
 
     Examples
     --------
@@ -44,6 +46,7 @@ class SkyMap:
     fwhm_arcmin: float
     lmax: int
     note: str = ""
+    masked: bool = False
 
     @property
     def nside(self) -> int:
@@ -94,6 +97,7 @@ def write_skymap(path: Path, value: SkyMap) -> None:
             ("FWHM", value.fwhm_arcmin, "[arcmin] Gaussian beam of the maps"),
             ("LMAX", value.lmax, "band limit"),
             ("NOTE", value.note),
+            *([("MASKED", True, "the maps were multiplied by the mask")] if value.masked else []),
         ],
     )
 
@@ -120,6 +124,7 @@ def read_skymap(path: Path, *, nside: int | None = None) -> SkyMap:
             fwhm_arcmin=table.number("FWHM"),
             lmax=int(table.number("LMAX")),
             note=str(table.key("NOTE")),
+            masked=bool(table.key("MASKED", False)),
         )
 
 

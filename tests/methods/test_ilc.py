@@ -28,6 +28,7 @@ from cmbml.sky.beams import gaussian_beam
 from cmbml.sky.foregrounds import smoothed
 from cmbml.sky.instrument import read_instrument
 from cmbml.sky.lensing import unit_alm
+from cmbml.sky.masks import apodise
 from cmbml.sky.noise import white_noise
 from cmbml.sky.units import conversion
 from tests.conftest import REPO
@@ -404,6 +405,63 @@ def test_monopole_and_dipole_of_maps_of_others_do_not_leak(configured, sky, word
     assert sht.almxfl(alms[1], np.arange(81) < 2)[[1, 81]] == pytest.approx(
         dipole.analysis_apart(shared, 80)[[1, 81]] + alms[0][[1, 81]], abs=0.03 * 3362
     )
+
+
+@pytest.mark.parametrize("words", [("cnilc", "method.ellpeaks=[40,81]"), ("hilc", "method.BinSize=30")])
+@pytest.mark.parametrize("field", ["T", "B"])
+def test_what_the_mask_hides_reaches_neither_weights_nor_map(configured, sky, words, field):
+    """Pixels behind the mask times 100 change no bit; the noise that is left is what the weights make of it alone."""
+    z = hp.pix2vec(32, np.arange(12 * 32**2))[2]
+    mask = SkyMap(apodise(np.abs(z) > 0.3, 15)[None], ("mask",), "1", 0.0, 80)
+    cfg = configured(*words, f"field={field}", f"method.masked={'true' if field == 'T' else 'null'}")
+    rng = np.random.default_rng(6)
+    if field == "T":
+        foreground, noise, alms = sky.foregrounds[:, None], sky.noise[:, None], {"T": sky.cmb}
+        cmb = sht.synthesis(sky.cmb, 32)[None]
+    else:
+        alms = {"E": cmb_alm(80, 5), "B": 0.1 * cmb_alm(80, 6)}
+        alms = {x: sht.almxfl(alm, sky.beams[0]) for x, alm in alms.items()}
+        cmb = sht.synthesis(np.stack([alms["E"], alms["B"]]), 32, spin=2)
+        shape = sht.synthesis(np.stack([cmb_alm(80, 7), cmb_alm(80, 8)]), 32, spin=2)
+        foreground = np.linspace(0.1, 2, 9)[:, None, None] ** 2 * shape * (1 + 5 * np.exp(-((z / 0.3) ** 2)))
+        noise = rng.standard_normal((9, 2, 12 * 32**2)) * np.linspace(0.2, 1, 9)[:, None, None]
+    fields = ("T",) if field == "T" else ("Q", "U")
+    names = [band.name for band in PLANCK.bands]
+
+    def files(data):
+        rows = zip(names[: 9 if field == "T" else 7], data, strict=False)
+        return Bands({name: SkyMap(row, fields, "uK_CMB", sky.fwhm_arcmin, 80) for name, row in rows})
+
+    observed = cmb + foreground + noise
+    stage = STAGES[words[0]](cfg)
+    assert [source.asset for source in stage.sources] == ["band", "mask"]
+    prediction, weights = stage.run(TEST, bands=files(observed), mask=mask)
+    hidden = np.where(mask["mask"] == 0, 100, 1)
+    again, same = stage.run(TEST, bands=files(observed * hidden), mask=mask)
+    np.testing.assert_array_equal(prediction.data, again.data)
+    np.testing.assert_array_equal(weights["alms"], same["alms"])
+    assert prediction.masked
+    if field == "T":  # of B the E that the mask mixes into it is spread beyond
+        assert np.abs(prediction["T"][mask["mask"] == 0]).mean() < 0.1 * prediction["T"].std()
+    truth = {x: sht.almxfl(alm, 1 / sky.beams[0]) for x, alm in alms.items()}
+    given = {"prediction": prediction, "ilc_weights": weights, "lensed_alm": truth, "mask": mask}
+    left = Residuals(cfg).run(TEST, **given, foreground=files(foreground))
+    assert left.masked
+    alone = sht.analysis(mask["mask"] * noise[: len(weights["bands"])], 80, spin=0 if field == "T" else 2)
+    seen = apply(weights, rebeamed(alone[:, int(field == "B")], weights["beams"]))
+    expected = sht.synthesis(seen, 32)
+    assert np.std(left[f"{field}_noise"] - expected) < 0.05 * expected.std()
+
+
+def test_e_and_b_are_masked_first_and_t_is_not_unless_it_is_said(configured):
+    for field, said, expected in (
+        ("T", "null", False), ("E", "null", True), ("B", "null", True), ("T", "true", True), ("B", "false", False),
+    ):  # fmt: skip
+        cfg = configured("hilc", f"field={field}", f"method.masked={said}")
+        for stage in (HarmonicClean(cfg), Residuals(cfg)):
+            assert ("mask" in [source.asset for source in stage.sources]) is expected
+        cfg.mask.kind = "none"
+        assert "mask" not in [source.asset for source in HarmonicClean(cfg).sources]
 
 
 def test_e_and_b_come_from_the_polarised_bands_each_with_its_beam(configured):

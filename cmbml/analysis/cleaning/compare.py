@@ -17,7 +17,7 @@ from cmbml.analysis.captions import good_pixels
 from cmbml.analysis.cleaning import report as clean_report
 from cmbml.analysis.cleaning.figures import cleaned_spectra
 from cmbml.analysis.cleaning.measure import Cleaning, Measure
-from cmbml.analysis.cleaning.metrics import FORMS, in_forms, together
+from cmbml.analysis.cleaning.metrics import FORMS, carried, in_forms, together
 from cmbml.analysis.measure import MASK
 from cmbml.analysis.spectra import of_method, stack
 from cmbml.config.resolvers import shipped
@@ -162,7 +162,10 @@ class Comparing(Cleaning, compare.Comparing):
         lines: list[dict[str, Any]] = []
         for area, form, field in itertools.product(areas, FORMS, fields):
             where = {"field": field, "form": form, "area": area}
-            pairs = self.differences(rows, where, notes)
+            there = {name: own for name, own in rows.items() if any(where.items() <= row.items() for row in own)}
+            if self.cfg.compare.reference not in there:  # a map that carries the mask has no numbers of the full sky
+                continue
+            pairs = self.differences(there, where, notes)
             lines += [{"method": line["method"], **where, **line} for line in pairs]
         return lines
 
@@ -247,12 +250,17 @@ class Panels(compare.Panels, Comparing):
         baselines = {name for name, record in _of_methods(prediction_record) if _sees_truth(record)}
         baselines = baselines if len(baselines) < len(self.methods) else set()
         fields = next(pair for pair in together(self.field) if shown in pair)
+        pairs = zip(prediction.items, prediction.files, strict=True)
+        predictions = {i["method"]: file.read() for i, file in pairs if i["method"] not in baselines}
+        weights = {name: carried(m, mask) for name, m in predictions.items()}
+        tapered = next((weight for weight in weights.values() if weight is not None), 1.0)
         maps = {}
-        for i, file in zip(prediction.items, prediction.files, strict=True):
-            if i["method"] not in baselines:
-                forms = in_forms(file.read(), cmb_map, lensed_alm, fields, good, fwhm_arcmin=a.fwhm_arcmin, lmax=a.lmax)
-                truth, error, beam = forms["common"]
-                maps[i["method"]] = (truth + error)[fields.index(shown)]
+        for name, m in predictions.items():
+            how = {"fwhm_arcmin": a.fwhm_arcmin, "lmax": a.lmax, "weight": weights[name]}
+            truth, error, beam = in_forms(m, cmb_map, lensed_alm, fields, good, **how)["common"]
+            if not m.masked:  # beside a method whose maps carry the mask all do
+                truth, error = tapered * truth, tapered * error
+            maps[name] = (truth + error)[fields.index(shown)]
         caption = {
             **self.of_dataset(),
             **self.seen_part(mask),

@@ -15,6 +15,7 @@ from cmbml.analysis.cleaning.metrics import (
     FORMS,
     agreement,
     at_own_beam,
+    carried,
     error_spectra,
     in_forms,
     together,
@@ -24,7 +25,7 @@ from cmbml.analysis.common import demand_usable
 from cmbml.analysis.measure import Judged
 from cmbml.analysis.metrics import Metric
 from cmbml.analysis.spectra import of_method, stack
-from cmbml.config.truth import beams_measured, has_parts, has_truth
+from cmbml.config.truth import beams_measured, combines_bands, has_parts, has_truth
 from cmbml.core.asset import Item, Optional
 from cmbml.core.errors import UserError, demand
 from cmbml.core.stage import SimStage, Stage
@@ -48,9 +49,9 @@ class Cleaning(Judged):
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """Those of `cmbml.analysis.cleaning.metrics.METRICS`, and the residuals in `analysis.bands`."""
+        """Those of `cmbml.analysis.cleaning.metrics.METRICS`, and residuals and biases in `analysis.bands`."""
         a = self.cfg.analysis
-        return (*metrics.METRICS, *metrics.residuals(a.bands, a.lmax))
+        return (*metrics.METRICS, *metrics.residuals(a.bands, a.lmax), *metrics.biases(a.bands, a.lmax))
 
     def of_dataset(self) -> dict[str, Any]:
         """Entries of `cmbml.analysis.captions.describe` that all methods share."""
@@ -85,18 +86,22 @@ class Measure(Cleaning, OfTruth, measure.Measure):
     Pixels of the area ``mask`` are those where the mask exceeds one half; its spectra are of maps times the mask.
     Transfer, rho and the residual's power over the CMB's are those of the spectra and the same for all forms; of Q and
     U those of E and B together, the power of the polarisation.
+
+    A prediction that carries the mask is compared with the truth times the mask, and has no numbers of the full sky.
+    What the mask mixes of E into such a B is no error of the cleaning and taken out of it; the map has it.
     """
 
-    version = 4
+    version = 5
     inputs = ("prediction", "cmb_map", "lensed_alm", measure.MASK)
     uses = ("method.name", "analysis.fwhm_arcmin", "analysis.lmax", "analysis.band", "analysis.bands")
     reads = ("splits", "sky.nside", "mask.kind", "sims.external")
     memory = "72 map"
 
     def __init__(self, config: DictConfig):
-        """Remember which beams are to be expected."""
+        """Remember which beams are to be expected, and whether the method is a combination of bands."""
         super().__init__(config)
         self.beams = beams_measured(config)
+        self.combines = combines_bands(config)
 
     def check(self) -> None:
         """Refuse beams that the common form and its multipoles have no room for."""
@@ -125,14 +130,25 @@ class Measure(Cleaning, OfTruth, measure.Measure):
         if prediction.nside != self.cfg.sky.nside:
             raise UserError(f"The prediction has nside {prediction.nside} where {self.cfg.sky.nside} is needed.")
         a = self.cfg.analysis
-        areas = ({} if mask is None else {"mask": mask["mask"]}) | {"full": None}
+        weight_of_prediction = carried(prediction, mask)
+        areas = ({} if mask is None else {"mask": mask["mask"]}) | ({} if prediction.masked else {"full": None})
         npix = prediction.data.shape[-1]
         for fields in together(prediction.fields):
             for area, weight in areas.items():
                 good = good_pixels(None if weight is None else mask, npix)
-                forms = in_forms(prediction, cmb_map, lensed_alm, fields, good, fwhm_arcmin=a.fwhm_arcmin, lmax=a.lmax)
+                forms = in_forms(
+                    prediction,
+                    cmb_map,
+                    lensed_alm,
+                    fields,
+                    good,
+                    fwhm_arcmin=a.fwhm_arcmin,
+                    lmax=a.lmax,
+                    weight=weight_of_prediction,
+                )
                 truth, error, fwhm_arcmin = forms["spectra"]
-                cls = error_spectra(truth, error, fields, fwhm_arcmin=fwhm_arcmin, lmax=a.lmax, mask=weight)
+                how = {"fwhm_arcmin": fwhm_arcmin, "lmax": a.lmax, "mask": weight, "masked": prediction.masked}
+                cls = error_spectra(truth, error, fields, **how)
                 spectra |= {f"{x}_{area}/{name}": cl for x, by_name in cls.items() for name, cl in by_name.items()}
                 names = next(iter(cls.values()))
                 total = {name: np.sum([by_name[name] for by_name in cls.values()], axis=0) for name in names}
@@ -147,6 +163,7 @@ class Measure(Cleaning, OfTruth, measure.Measure):
                                 cls=total,
                                 band=tuple(a.band),
                                 fwhm_arcmin=beam,
+                                combines=self.combines,
                             ),
                         )
 
@@ -196,13 +213,21 @@ class Pictures(Cleaning, SimStage):
         errors: dict[str, np.ndarray] = {}
         for fields in together(prediction.fields):
             if cmb_map is not None and lensed_alm is not None:
-                truth, error, _ = at_own_beam(prediction, cmb_map, lensed_alm, fields, good, lmax=prediction.lmax)
+                truth, error, _ = at_own_beam(
+                    prediction,
+                    cmb_map,
+                    lensed_alm,
+                    fields,
+                    good,
+                    lmax=prediction.lmax,
+                    weight=carried(prediction, mask),
+                )
                 skies |= {x: (truth[i], truth[i] + error[i]) for i, x in enumerate(fields)}
                 errors |= dict(zip(fields, error, strict=True))
             else:
                 skies |= {x: (prediction[x].astype(np.float64),) for x in fields}
         if cmb_map is None and "T" in skies:
-            skies["T"] = (without_dipole(skies["T"][0], good),)
+            skies["T"] = (without_dipole(skies["T"][0], good, carried(prediction, mask)),)
         fwhm_arcmin = round(prediction.fwhm_arcmin, 2)
         caption = self.caption(**item, fwhm_arcmin=fwhm_arcmin, lmax=prediction.lmax, mask=mask)
         lon, lat, size = self.cfg.analysis.zoom
@@ -236,7 +261,8 @@ class ResidualPictures(Cleaning, SimStage):
         good = good_pixels(mask, residuals.data.shape[-1])
         caption = self.caption(**item, fwhm_arcmin=round(residuals.fwhm_arcmin, 2), mask=mask)
         maps = {x: residuals[x].astype(np.float64) for x in residuals.fields}
-        maps = {x: without_dipole(m, good) if x[0] == "T" else m for x, m in maps.items()}
+        weight = carried(residuals, mask)
+        maps = {x: without_dipole(m, good, weight) if x[0] == "T" else m for x, m in maps.items()}
         left = {f"{x.partition('_')[2]} left in {x[0]}": m for x, m in maps.items()}
         return cleaning_figures.left_figure(left, caption=caption, mask=good)
 

@@ -3,11 +3,17 @@
 A prediction is never compared as it is with a truth of another beam but in the form ``unsmoothed``, which is there
 because others publish it: it mostly tells the beam of the prediction. The truth of every form is made of its alms and
 thus exact; what is smoothed numerically is the error alone, so that a perfect prediction has none in any form.
+
+A prediction that carries the mask (``SkyMap.masked``) is measured against the truth times the mask, and its spectra
+are those of the maps as they are: both then mean what they mean of a prediction of the whole sky, whose spectra are
+those of the map times the mask. Its error is what it has beyond the truth seen through the same mask (``seen_truth``):
+what that mixes of E into B is the mask's doing, alike for all methods, and no error of the cleaning.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import healpy as hp
 import numpy as np
@@ -70,16 +76,68 @@ def truth_maps(
     return sht.synthesis(smoothed, nside, spin=_spin(fields))
 
 
-def without_dipole(m: np.ndarray, good: np.ndarray) -> np.ndarray:
-    """Return a map (..., npix), RING, less the monopole and dipole that fit its good pixels best, bool (npix,)."""
+def seen_truth(
+    alms: Mapping[str, np.ndarray],
+    fields: Sequence[str],
+    *,
+    nside: int,
+    fwhm_arcmin: float,
+    to_fwhm_arcmin: float,
+    lmax: int,
+    weight: np.ndarray,
+) -> np.ndarray:
+    """Return the fields of the true sky as an observation finds them whose T, Q and U were multiplied by a mask first.
+
+    Parameters and errors as in ``truth_maps``; ``weight`` is the mask, (npix,). It is applied to all multipoles of the
+    truth, and the band limit after it.
+    """
+    truth = partial(truth_maps, alms, nside=nside, fwhm_arcmin=fwhm_arcmin, to_fwhm_arcmin=to_fwhm_arcmin)
+    pixels = ("T",) if tuple(fields) == ("T",) else ("Q", "U")
+    whole = sht.alm_lmax(next(iter(alms.values())))
+    spin = _spin(pixels)
+    alm = sht.analysis(weight * truth(pixels, lmax=whole), min(lmax, whole), spin=spin)
+    if _spin(fields) == spin:
+        return sht.synthesis(alm, nside, spin=spin)
+    return sht.synthesis(np.stack([alm["EB".index(x)] for x in fields]), nside)
+
+
+def without_dipole(m: np.ndarray, good: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
+    """Return a map (..., npix), RING, less the monopole and dipole that fit its good pixels best, bool (npix,).
+
+    ``weight`` (npix,) is the mask that the map carries, and that its monopole and dipole have to carry as well.
+    """
     shapes = np.stack([np.ones(m.shape[-1]), *hp.pix2vec(hp.npix2nside(m.shape[-1]), np.arange(m.shape[-1]))])
+    shapes = _times(weight, shapes)
     inside = shapes[:, good]
     return m - np.linalg.solve(inside @ inside.T, inside @ m[..., good].T).T @ shapes
 
 
-def _settled(m: np.ndarray, fields: Sequence[str], good: np.ndarray) -> np.ndarray:
+def _times(weight: np.ndarray | None, m: np.ndarray) -> np.ndarray:
+    return m if weight is None else weight * m
+
+
+def _settled(m: np.ndarray, fields: Sequence[str], good: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
     """Map without monopole and dipole if it is T, whose two nobody recovers; any other as it is."""
-    return without_dipole(m, good) if tuple(fields) == ("T",) else m
+    return without_dipole(m, good, weight) if tuple(fields) == ("T",) else m
+
+
+def carried(prediction: SkyMap, mask: SkyMap | None) -> np.ndarray | None:
+    """Return the weights that a prediction carries, (npix,): the mask if it says so, or none.
+
+    Raises
+    ------
+    UserError
+        If it carries a mask and there is none.
+    """
+    if not prediction.masked:
+        return None
+    if mask is None:
+        raise UserError(
+            "The prediction was multiplied by a mask (MASKED in its header), and this command has none; give the mask"
+            " with which it was made, or make it anew."
+        )
+    weight: np.ndarray = mask["mask"].astype(np.float64)
+    return weight
 
 
 def at_own_beam(
@@ -90,6 +148,7 @@ def at_own_beam(
     good: np.ndarray,
     *,
     lmax: int,
+    weight: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Compare a prediction with a truth that has its beam.
 
@@ -106,24 +165,23 @@ def at_own_beam(
         Pixels that count.
     lmax : int
         Band limit of the truth.
+    weight : array (npix,), optional
+        What the prediction carries (``carried``), and the truth is multiplied by.
 
     Returns
     -------
     truth, error, fwhm_arcmin
-        Float64 (len(fields), npix): the truth, and prediction - truth, T without monopole and dipole over the good
-        pixels; and the beam of both. It is the prediction's own, or that of the truth if it is wider: then the
+        Float64 (len(fields), npix): the truth, and prediction - ``seen_truth``, T without monopole and dipole over the
+        good pixels; and the beam of both. It is the prediction's own, or that of the truth if it is wider: then the
         prediction is smoothed to it, its masked pixels replaced by the truth, which errs beside the border.
     """
     fwhm_arcmin = max(prediction.fwhm_arcmin, cmb.fwhm_arcmin)
-    truth = truth_maps(
-        alms,
-        fields,
-        nside=prediction.nside,
-        fwhm_arcmin=cmb.fwhm_arcmin,
-        to_fwhm_arcmin=fwhm_arcmin,
-        lmax=lmax,
-    )
-    error = _settled(prediction.select(fields).astype(np.float64) - truth, fields, good)
+    beams = {"fwhm_arcmin": cmb.fwhm_arcmin, "to_fwhm_arcmin": fwhm_arcmin}
+    truth = _times(weight, truth_maps(alms, fields, nside=prediction.nside, lmax=lmax, **beams))
+    seen = truth
+    if weight is not None:
+        seen = seen_truth(alms, fields, nside=prediction.nside, lmax=lmax, weight=weight, **beams)
+    error = _settled(prediction.select(fields).astype(np.float64) - seen, fields, good, weight)
     if fwhm_arcmin > prediction.fwhm_arcmin:
         smooth = common_form(
             truth + np.where(good, error, 0),
@@ -132,8 +190,8 @@ def at_own_beam(
             lmax=lmax,
             spin=_spin(fields),
         )
-        error = _settled(smooth - truth, fields, good)
-    return _settled(truth, fields, good), error, fwhm_arcmin
+        error = _settled(smooth - truth, fields, good, weight)
+    return _settled(truth, fields, good, weight), error, fwhm_arcmin
 
 
 def believed(error: np.ndarray, good: np.ndarray) -> np.ndarray:
@@ -159,6 +217,7 @@ def in_forms(
     *,
     fwhm_arcmin: float,
     lmax: int,
+    weight: np.ndarray | None = None,
 ) -> dict[str, tuple[np.ndarray, np.ndarray, float]]:
     """Return truth, error and beam (``at_own_beam``) in each of ``FORMS``, and for spectra to lmax as ``spectra``.
 
@@ -171,6 +230,8 @@ def in_forms(
     ``unsmoothed``: the prediction as it is against the truth as it is.
     ``native``: the truth with the beam and the band limit of the prediction.
 
+    ``weight`` (npix,) is what the prediction carries (``carried``), and the truth is multiplied by in all forms.
+
     Raises
     ------
     UserError
@@ -181,9 +242,10 @@ def in_forms(
             f"The prediction has a beam of {prediction.fwhm_arcmin:g} arcmin, wider than the common one of"
             f" {fwhm_arcmin:g}; widen analysis.fwhm_arcmin for all methods, to {prediction.fwhm_arcmin:g} at least."
         )
-    truth = partial(truth_maps, alms, fields, nside=prediction.nside, fwhm_arcmin=cmb.fwhm_arcmin)
-    native = at_own_beam(prediction, cmb, alms, fields, good, lmax=prediction.lmax)
-    whole = at_own_beam(prediction, cmb, alms, fields, good, lmax=max(prediction.lmax, lmax))
+    of_truth: dict[str, Any] = {"nside": prediction.nside, "fwhm_arcmin": cmb.fwhm_arcmin}
+    truth = partial(truth_maps, alms, fields, **of_truth)
+    native = at_own_beam(prediction, cmb, alms, fields, good, lmax=prediction.lmax, weight=weight)
+    whole = at_own_beam(prediction, cmb, alms, fields, good, lmax=max(prediction.lmax, lmax), weight=weight)
     common = max(fwhm_arcmin, cmb.fwhm_arcmin)
     smooth = common_form(
         whole[1],
@@ -197,11 +259,19 @@ def in_forms(
         sharp = cmb.select(fields).astype(np.float64)
     else:
         sharp = truth(to_fwhm_arcmin=cmb.fwhm_arcmin, lmax=cmb.lmax)
+    seen = sharp
+    if weight is not None:
+        sharp = weight * sharp
+        whole_truth: dict[str, Any] = {"to_fwhm_arcmin": cmb.fwhm_arcmin, "lmax": cmb.lmax}
+        seen = seen_truth(alms, fields, **of_truth, **whole_truth, weight=weight)
     differences = {
-        "common": (truth(to_fwhm_arcmin=common, lmax=lmax), smooth, common),
-        "unsmoothed": (sharp, prediction.select(fields) - sharp, cmb.fwhm_arcmin),
+        "common": (_times(weight, truth(to_fwhm_arcmin=common, lmax=lmax)), smooth, common),
+        "unsmoothed": (sharp, prediction.select(fields) - seen, cmb.fwhm_arcmin),
     }
-    forms = {name: (_settled(t, fields, good), _settled(e, fields, good), b) for name, (t, e, b) in differences.items()}
+    forms = {
+        name: (_settled(t, fields, good, weight), _settled(e, fields, good, weight), b)
+        for name, (t, e, b) in differences.items()
+    }
     return forms | {"native": native, "spectra": whole}
 
 
@@ -231,6 +301,7 @@ def error_spectra(
     fwhm_arcmin: float,
     lmax: int,
     mask: np.ndarray | None = None,
+    masked: bool = False,
 ) -> dict[str, dict[str, np.ndarray]]:
     """Return the spectra of truth, prediction and residual, beam-deconvolved.
 
@@ -244,6 +315,8 @@ def error_spectra(
     mask : array (npix,), optional
         Weight of each pixel. Spectra are then those of the maps times the mask over <mask^2>: of the right height, but
         with multipoles mixed over the width of the mask's own spectrum, and E with B.
+    masked : bool, optional
+        Whether the maps carry the mask already.
 
     Returns
     -------
@@ -251,7 +324,7 @@ def error_spectra(
         Field -> ``truth``, ``prediction``, ``residual`` (auto) and ``cross`` (prediction with truth), C_l in uK^2. The
         fields of the pair Q, U are E and B.
     """
-    weight = 1.0 if mask is None else mask.astype(np.float64)
+    weight = 1.0 if mask is None or masked else mask.astype(np.float64)
     spin = _spin(fields)
     t = deconvolved_alm(truth * weight, fwhm_arcmin=fwhm_arcmin, lmax=lmax, spin=spin)
     e = deconvolved_alm(error * weight, fwhm_arcmin=fwhm_arcmin, lmax=lmax, spin=spin)
@@ -274,12 +347,15 @@ class Measured:
         Multipoles of transfer and rho.
     fwhm_arcmin : float
         Beam of the map in this form.
+    combines : bool
+        Whether the map is a combination of the bands that keeps the CMB, and no filter of it.
     """
 
     pixels: Mapping[str, float]
     cls: Mapping[str, np.ndarray]
     band: tuple[int, int]
     fwhm_arcmin: float
+    combines: bool = False
 
     def power(self, name: str, band: tuple[int, int] | None = None) -> float:
         """Sum of (2l + 1) C_l over a band, which is cut at the end of the spectra."""
@@ -300,6 +376,17 @@ class Measured:
     def residual(self, band: tuple[int, int]) -> float:
         """P[residual] / P[truth] in a band."""
         return _ratio(self.power("residual", band), self.power("truth", band))
+
+    def bias(self, band: tuple[int, int]) -> float:
+        """2 P[(prediction - truth) truth] / P[truth] in a band, nan of what does not keep the CMB.
+
+        What a combination leaves of foregrounds and noise is correlated with the CMB, as its weights have removed what
+        was alike by chance: of n bands and N modes (2l + 1 a multipole, of the full sky) each weight is made of it is
+        -2 (n - 1) / N on average (Delabrouille et al. 2009, A&A 493 835, appendix A), and scatters from sky to sky.
+        """
+        if not self.combines:
+            return np.nan
+        return 2 * _ratio(self.power("cross", band) - self.power("truth", band), self.power("truth", band))
 
 
 def _ratio(above: float, below: float) -> float:
@@ -342,7 +429,6 @@ def residuals(bands: Sequence[Sequence[int]], lmax: int) -> tuple[Metric, ...]:
 
     Bands are cut at the end of the spectra, and left out if nothing but their first multipole lies within.
     """
-    cut = [(first, min(last, lmax)) for first, last in bands if first < lmax]
     return tuple(
         Metric(
             f"residual_{first}_{last}",
@@ -353,5 +439,22 @@ def residuals(bands: Sequence[Sequence[int]], lmax: int) -> tuple[Metric, ...]:
             heads=True,
             boxes="one",
         )
-        for first, last in cut
+        for first, last in _cut(bands, lmax)
     )
+
+
+def biases(bands: Sequence[Sequence[int]], lmax: int) -> tuple[Metric, ...]:
+    """Return the metrics ilc_bias_{lo}_{hi} (``Measured.bias``) in the bands of ``residuals``."""
+    return tuple(
+        Metric(
+            f"ilc_bias_{first}_{last}",
+            partial(Measured.bias, band=(first, last)),
+            label=f"ILC bias, l = {first} .. {last}",
+            forms=("common",),
+        )
+        for first, last in _cut(bands, lmax)
+    )
+
+
+def _cut(bands: Sequence[Sequence[int]], lmax: int) -> list[tuple[int, int]]:
+    return [(first, min(last, lmax)) for first, last in bands if first < lmax]

@@ -5,9 +5,16 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from cmbml.config.truth import masked
 from cmbml.core.errors import UserError, demand_value
 from cmbml.methods.ilc.seds import COMPONENTS
 from cmbml.methods.shared.needlet_peaks import peaks_by_rule
+
+
+def mask_first(cfg: DictConfig) -> bool:
+    """Whether the bands are multiplied by the mask before anything else: `method.masked`, null for E and B alone."""
+    wanted = cfg.method.masked
+    return masked(cfg) and (cfg.clean.field in ("E", "B") if wanted is None else bool(wanted))
 
 
 def check(cfg: DictConfig) -> None:

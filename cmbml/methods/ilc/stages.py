@@ -13,23 +13,28 @@ from cmbml.core.errors import UserError
 from cmbml.maps.skymap import SkyMap
 from cmbml.methods.ilc.scales import Scale, bin_windows, cosine_windows, last_multipole, make_scales
 from cmbml.methods.ilc.seds import response
-from cmbml.methods.ilc.settings import check, needlet_peaks
+from cmbml.methods.ilc.settings import check, mask_first, needlet_peaks
 from cmbml.methods.ilc.weights import apply, fit
 from cmbml.sims.bands import BandStage
-from cmbml.sky import sht
+from cmbml.sky import dipole, sht
 from cmbml.sky.beams import gaussian_beam
 
 
 class IlcStage(BandStage):
-    """A stage that works on one field of all bands of a test sky, in harmonic space."""
+    """A stage that works on one field of all bands of a test sky, in harmonic space.
 
-    uses: ClassVar[tuple[str, ...]] = (*BandStage.uses, "clean.field")
+    Where `method.masked` says so, T, or Q and U, are multiplied by the mask first, and the field is that of the masked
+    sky: E and B are those of the masked Q and U.
+    """
+
+    uses: ClassVar[tuple[str, ...]] = (*BandStage.uses, "clean.field", "method.masked")
+    reads: ClassVar[tuple[str, ...]] = (*BandStage.reads, "mask.kind")
 
     def items(self) -> list[Item]:
         """The test skies."""
         return [{"split": "test", "sim": sim} for sim in range(self.cfg.splits.test)]
 
-    def analysed(self, bands: Files) -> tuple[list[str], np.ndarray]:
+    def analysed(self, bands: Files, mask: SkyMap | None) -> tuple[list[str], np.ndarray]:
         """Names of the bands that have the field, and the alms of the field in them, (nband, nalm) to `sky.lmax`."""
         field = self.cfg.clean.field
         alms = {}
@@ -37,11 +42,23 @@ class IlcStage(BandStage):
         for i, item in enumerate(bands.items):
             sky_of_band: SkyMap = bands[i]
             if set(needed) <= set(sky_of_band.fields):
-                alm = self.alms(sky_of_band.select(needed), self.cfg.sky.lmax)
+                alm = self.alms(self.seen(sky_of_band.select(needed), mask), self.cfg.sky.lmax)
                 alms[item["band"]] = alm[int(field == "B")]
         if not alms:
             raise UserError(f"field={field} needs bands with {' and '.join(needed)}, and none of the bands has them.")
         return list(alms), np.stack(list(alms.values()))
+
+    def seen(self, maps: np.ndarray, mask: SkyMap | None) -> np.ndarray:
+        """T, (1, npix), or Q and U, (2, npix), times the mask, if there is one.
+
+        Of T of others first goes what is monopole and dipole inside the mask, which would be a step at its border.
+        """
+        if mask is None:
+            return maps
+        weights = mask["mask"].astype(np.float64)
+        if len(maps) == 1 and not has_parts(self.cfg):
+            maps, _ = dipole.without_dipole(maps * (weights > 0))
+        return maps * weights
 
 
 class Clean(IlcStage):
@@ -55,7 +72,7 @@ class Clean(IlcStage):
 
     name = "clean"
     kind: ClassVar[str]
-    inputs = (Every("band", name="bands"),)
+    inputs = (Every("band", name="bands"), Optional("mask", when=mask_first))
     outputs = ("prediction", "ilc_weights")
     uses: ClassVar[tuple[str, ...]] = (
         *IlcStage.uses,
@@ -76,8 +93,10 @@ class Clean(IlcStage):
         super().__init__(config)
         check(self.cfg)
 
-    def run(self, item: Item, *, bands: Files) -> tuple[SkyMap, dict[str, np.ndarray]]:
+    def run(self, item: Item, *, bands: Files, mask: SkyMap | None = None) -> tuple[SkyMap, dict[str, np.ndarray]]:
         """Map of `clean.field`, uK_CMB, RING, with a Gaussian beam, and the weights of `cmbml.methods.ilc.weights.fit`.
+
+        The map carries the mask if the bands were given it, and says so.
 
         With the weights are stored ``bands``, their names, and ``beams`` (nband, ELLMAX + 1), by which each band's alms
         are multiplied beforehand: the map's beam over the band's own. Monopole and dipole of maps of others do not
@@ -85,7 +104,7 @@ class Clean(IlcStage):
         """
         method = self.cfg.method
         sky = self.cfg.sky
-        names, alms = self.analysed(bands)
+        names, alms = self.analysed(bands, mask)
         beams = np.stack([self.beam({"band": name}) for name in names])
         fwhm_arcmin = float(method.perform_ILC_at_beam or self.cfg.clean.fwhm_arcmin)
         ellmax = self.ellmax(beams)
@@ -101,8 +120,9 @@ class Clean(IlcStage):
         if low.any():
             found += sht.almxfl(apply(weights, low), np.arange(ellmax + 1) < 2)
         data = sht.synthesis(found, sky.nside)
-        note = f"{self.kind} internal linear combination of {len(names)} bands"
-        prediction = SkyMap(data[None], (self.cfg.clean.field,), "uK_CMB", fwhm_arcmin, ellmax, note)
+        note = f"{self.kind} internal linear combination of {len(names)} {'bands' if mask is None else 'masked bands'}"
+        fields = (self.cfg.clean.field,)
+        prediction = SkyMap(data[None], fields, "uK_CMB", fwhm_arcmin, ellmax, note, masked=mask is not None)
         return prediction, {"bands": np.array(names), "beams": ratio[:, : ellmax + 1], **weights}
 
     def check(self) -> None:
@@ -176,14 +196,21 @@ class Residuals(IlcStage):
     """What the weights leave of the foregrounds and of the noise, where they are known apart.
 
     The weights are linear and keep the CMB: CMB, foregrounds and noise are together the prediction. What the map
-    analysis of the bands errs in the CMB counts as noise.
+    analysis of the bands errs in the CMB counts as noise. Where the bands were masked first, all parts are: then the
+    CMB holds the E that the mask mixes into B, and what a band's beam carries across the mask's border counts as noise.
     """
 
     name = "residuals"
-    inputs = ("prediction", "ilc_weights", "lensed_alm", Optional(Every("foreground"), when=has_foregrounds))
+    inputs = (
+        "prediction",
+        "ilc_weights",
+        "lensed_alm",
+        Optional(Every("foreground"), when=has_foregrounds),
+        Optional("mask", when=mask_first),
+    )
     outputs = ("residuals",)
 
-    reads = (*IlcStage.reads, "foregrounds.kind", "sims.external")
+    reads = (*IlcStage.reads, "foregrounds.kind")
     memory = "5 bands"
 
     def items(self) -> list[Item]:
@@ -198,6 +225,7 @@ class Residuals(IlcStage):
         ilc_weights: dict[str, np.ndarray],
         lensed_alm: dict[str, np.ndarray],
         foreground: Files | None = None,
+        mask: SkyMap | None = None,
     ) -> SkyMap:
         """Maps of ``{field}_foregrounds`` and ``{field}_noise``, uK_CMB, with the beam of the prediction."""
         field = self.cfg.clean.field
@@ -205,11 +233,12 @@ class Residuals(IlcStage):
         lmax = prediction.lmax
         left = np.zeros(12 * nside**2)
         if foreground is not None:
-            _, alms = self.analysed(foreground)
+            _, alms = self.analysed(foreground, mask)
             alms = rebeamed(sht.truncate(alms, lmax), ilc_weights["beams"])
             left = sht.synthesis(apply(ilc_weights, alms), nside)
-        response = gaussian_beam(prediction.fwhm_arcmin, lmax) * np.sum(ilc_weights["windows"] ** 2, axis=0)
-        cmb = sht.synthesis(sht.almxfl(sht.truncate(lensed_alm[field].astype(np.complex128), lmax), response), nside)
+        kept = np.sum(ilc_weights["windows"] ** 2, axis=0)
+        seen = self.cmb(lensed_alm, prediction.fwhm_arcmin, mask)
+        cmb = sht.synthesis(sht.almxfl(sht.truncate(seen, lmax), kept), nside)
         data = np.stack([left, prediction[field].astype(np.float64) - cmb - left])
         return replace(
             prediction,
@@ -217,6 +246,18 @@ class Residuals(IlcStage):
             fields=(f"{field}_foregrounds", f"{field}_noise"),
             note=f"residuals: {prediction.note}",
         )
+
+    def cmb(self, lensed_alm: dict[str, np.ndarray], fwhm_arcmin: float, mask: SkyMap | None) -> np.ndarray:
+        """Alms of the field of the CMB with a Gaussian beam, and of the mask if there is one, (nalm,) to `sky.lmax`."""
+        field = self.cfg.clean.field
+        sky = self.cfg.sky
+        beam = gaussian_beam(fwhm_arcmin, sky.lmax)
+        needed = field if mask is None or field == "T" else "EB"
+        alms = np.stack([sht.almxfl(lensed_alm[x].astype(np.complex128), beam) for x in needed])
+        if mask is None:
+            return alms[0]
+        maps = self.seen(sht.synthesis(alms, sky.nside, spin=2 * (len(needed) - 1)), mask)
+        return self.alms(maps, sky.lmax)[int(field == "B")]
 
 
 def beam_ratio(beams: np.ndarray, fwhm_arcmin: float) -> np.ndarray:
