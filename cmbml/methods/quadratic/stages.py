@@ -154,6 +154,7 @@ class Kappa(SimStage):
     """
 
     name = "kappa"
+    version = 2
     splits = ("test",)
     inputs = (
         "kappa_qe",
@@ -179,7 +180,8 @@ class Kappa(SimStage):
         sky = self.cfg.sky
         wiener = filters["wiener_phi"] if weights is None else weights["wiener"]
         data = sht.synthesis(sht.almxfl(without_mean_field(kappa_qe, mean_field, averaged=False), wiener), sky.nside)
-        return SkyMap(data[None], ("kappa",), "1", 0.0, sky.lmax, "quadratic estimate, Wiener-filtered")
+        header = ("kappa",), "1", 0.0, sky.lmax, "quadratic estimate, Wiener-filtered"
+        return SkyMap(data[None], *header, masks=2 if masked(self.cfg) else 0)
 
 
 def _seen(kappa: np.ndarray, mask: SkyMap, lmax: int) -> np.ndarray:
