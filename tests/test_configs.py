@@ -25,6 +25,7 @@ OF_FILES = ["experiment=demo", "experiment=planck_pr3"]  # skies of files: what 
 UNFINISHED = {
     "sims=external",
     "sims=external_sky",
+    "sims=external_bands",
     "analysis=without_truth",
     "method=external",
     "method=pyilc",

@@ -30,8 +30,8 @@ class SkyMap:
         Band limit of what was synthesised.
     note : str
         One line for the header.
-    masked : bool
-        Whether the maps carry the mask of their dataset: what they show was multiplied by it, once.
+    masks : int
+        Factors of the mask of their dataset that the maps carry: what they show was multiplied by it so many times.
 
     Examples
     --------
@@ -46,7 +46,7 @@ class SkyMap:
     fwhm_arcmin: float
     lmax: int
     note: str = ""
-    masked: bool = False
+    masks: int = 0
 
     @property
     def nside(self) -> int:
@@ -64,7 +64,7 @@ class SkyMap:
         return np.stack([self[f] for f in fields])
 
     def header(self) -> dict[str, Any]:
-        """All but the data and the note, as plain values."""
+        """Unit, beam, band limit and resolution, as plain values."""
         return {"unit": self.unit, "fwhm_arcmin": self.fwhm_arcmin, "lmax": self.lmax, "nside": self.nside}
 
 
@@ -74,12 +74,12 @@ def write_skymap(path: Path, value: SkyMap) -> None:
     Examples
     --------
     >>> from tempfile import TemporaryDirectory
-    >>> sky = SkyMap(np.ones((1, 12)), ("T",), unit="uK_CMB", fwhm_arcmin=5.0, lmax=2)
+    >>> sky = SkyMap(np.ones((1, 12)), ("kappa",), unit="1", fwhm_arcmin=0.0, lmax=2, masks=2)
     >>> with TemporaryDirectory() as folder:
     ...     write_skymap(Path(folder, "sky.fits"), sky)
     ...     again = read_skymap(Path(folder, "sky.fits"), nside=1)
-    >>> again.header(), bool((again["T"] == sky["T"]).all())
-    ({'unit': 'uK_CMB', 'fwhm_arcmin': 5.0, 'lmax': 2, 'nside': 1}, True)
+    >>> again.header(), again.masks, bool((again["kappa"] == sky["kappa"]).all())
+    ({'unit': '1', 'fwhm_arcmin': 0.0, 'lmax': 2, 'nside': 1}, 2, True)
     """
     if not np.isfinite(value.data).all():
         raise ValueError(f"{path.name}: a map with non-finite pixels is not written.")
@@ -97,7 +97,7 @@ def write_skymap(path: Path, value: SkyMap) -> None:
             ("FWHM", value.fwhm_arcmin, "[arcmin] Gaussian beam of the maps"),
             ("LMAX", value.lmax, "band limit"),
             ("NOTE", value.note),
-            *([("MASKED", True, "the maps were multiplied by the mask")] if value.masked else []),
+            *([("MASKS", value.masks, "factors of the mask in the maps")] if value.masks else []),
         ],
     )
 
@@ -124,7 +124,7 @@ def read_skymap(path: Path, *, nside: int | None = None) -> SkyMap:
             fwhm_arcmin=table.number("FWHM"),
             lmax=int(table.number("LMAX")),
             note=str(table.key("NOTE")),
-            masked=bool(table.key("MASKED", False)),
+            masks=int(table.number("MASKS")) if table.key("MASKS") != "" else 0,
         )
 
 

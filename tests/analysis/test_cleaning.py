@@ -306,10 +306,10 @@ def test_a_prediction_that_carries_the_mask_has_the_errors_of_one_that_does_not(
     """But for what the mask mixes, which is no error; pixels of the taper weigh less. Of the full sky it has none."""
     noise = {x: alm if x == field else 0 * alm for x, alm in NOISE.items()}
     data = through_the_mask(ALMS, field, 60)
-    perfect, _ = measure(replace(sky(data, field, 60.0), masked=True))
+    perfect, _ = measure(replace(sky(data, field, 60.0), masks=1))
     assert set(perfect) == {(field, form, "mask") for form in FORMS}
     error = MASK["mask"] * maps(noise, field, 60)[0]
-    rows, cls = measure(replace(sky(data + error, field, 60.0), masked=True))
+    rows, cls = measure(replace(sky(data + error, field, 60.0), masks=1))
     plain, cls_plain = measure(sky(maps(ALMS, field, 60)[0] + maps(noise, field, 60)[0], field, 60.0))
     # The product of mask and map reaches beyond its band limit, and the error is analysed once more: some 1e-3.
     for form in ("common", "native"):
@@ -330,13 +330,13 @@ def test_a_prediction_that_carries_the_mask_has_the_errors_of_one_that_does_not(
 def test_monopole_and_dipole_of_a_masked_t_are_masked_as_well():
     data = through_the_mask(ALMS, "T", 60) + MASK["mask"] * maps(NOISE, "T", 60)[0]
     shift = MASK["mask"] * 30 * (1 + hp.pix2vec(NSIDE, np.arange(NPIX))[1])
-    (plain, cls), (shifted, moved) = (measure(replace(sky(data + x, "T", 60.0), masked=True)) for x in (0, shift))
+    (plain, cls), (shifted, moved) = (measure(replace(sky(data + x, "T", 60.0), masks=1)) for x in (0, shift))
     assert shifted["T", "native", "mask"]["RMSE"] == pytest.approx(plain["T", "native", "mask"]["RMSE"], rel=1e-3)
     np.testing.assert_allclose(moved["T_mask/prediction"], cls["T_mask/prediction"], rtol=1e-3, atol=1e-2)
 
 
 def test_a_map_says_that_it_carries_the_mask_and_one_without_a_mask_is_refused(tmp_path):
-    carries = replace(sky(through_the_mask(ALMS, "T", 60), "T", 60.0), masked=True)
+    carries = replace(sky(through_the_mask(ALMS, "T", 60), "T", 60.0), masks=1)
     for given in (carries, replace(carries, masked=False)):
         write_skymap(tmp_path / "sky.fits", given)
         assert read_skymap(tmp_path / "sky.fits").masked is given.masked

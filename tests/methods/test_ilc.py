@@ -440,13 +440,13 @@ def test_what_the_mask_hides_reaches_neither_weights_nor_map(configured, sky, wo
     again, same = stage.run(TEST, bands=files(observed * hidden), mask=mask)
     np.testing.assert_array_equal(prediction.data, again.data)
     np.testing.assert_array_equal(weights["alms"], same["alms"])
-    assert prediction.masked
+    assert prediction.masks
     if field == "T":  # of B the E that the mask mixes into it is spread beyond
         assert np.abs(prediction["T"][mask["mask"] == 0]).mean() < 0.1 * prediction["T"].std()
     truth = {x: sht.almxfl(alm, 1 / sky.beams[0]) for x, alm in alms.items()}
     given = {"prediction": prediction, "ilc_weights": weights, "lensed_alm": truth, "mask": mask}
     left = Residuals(cfg).run(TEST, **given, foreground=files(foreground))
-    assert left.masked
+    assert left.masks
     alone = sht.analysis(mask["mask"] * noise[: len(weights["bands"])], 80, spin=0 if field == "T" else 2)
     seen = apply(weights, rebeamed(alone[:, int(field == "B")], weights["beams"]))
     expected = sht.synthesis(seen, 32)

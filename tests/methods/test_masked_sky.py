@@ -123,7 +123,9 @@ def test_inside_the_mask_the_estimate_follows_the_convergence_as_on_the_full_sky
         reference = skies.seen(truth) if masked else truth["kappa"]
         cfg, extra = (skies.masked, {"mean_field": skies.mean_field}) if masked else (skies.full, {})
         given = {"kappa_qe": found, "weights": weights, "filters": skies.filters, **extra}
-        kappa = Kappa(cfg).run({"split": "test", "sim": 61}, **given)["kappa"]
+        estimate = Kappa(cfg).run({"split": "test", "sim": 61}, **given)
+        assert estimate.masks == (2 if masked else 0)
+        kappa = estimate["kappa"]
         follows[masked] = correlation(sht.analysis(kappa, LMAX), reference, 30, 250)
         if masked:
             outside = skies.mask["mask"] == 0

@@ -258,7 +258,7 @@ class Panels(compare.Panels, Comparing):
         for name, m in predictions.items():
             how = {"fwhm_arcmin": a.fwhm_arcmin, "lmax": a.lmax, "weight": weights[name]}
             truth, error, beam = in_forms(m, cmb_map, lensed_alm, fields, good, **how)["common"]
-            if not m.masked:  # beside a method whose maps carry the mask all do
+            if not m.masks:  # beside a method whose maps carry the mask all do
                 truth, error = tapered * truth, tapered * error
             maps[name] = (truth + error)[fields.index(shown)]
         caption = {

@@ -131,7 +131,7 @@ class Measure(Cleaning, OfTruth, measure.Measure):
             raise UserError(f"The prediction has nside {prediction.nside} where {self.cfg.sky.nside} is needed.")
         a = self.cfg.analysis
         weight_of_prediction = carried(prediction, mask)
-        areas = ({} if mask is None else {"mask": mask["mask"]}) | ({} if prediction.masked else {"full": None})
+        areas = ({} if mask is None else {"mask": mask["mask"]}) | ({} if prediction.masks else {"full": None})
         npix = prediction.data.shape[-1]
         for fields in together(prediction.fields):
             for area, weight in areas.items():
@@ -147,7 +147,7 @@ class Measure(Cleaning, OfTruth, measure.Measure):
                     weight=weight_of_prediction,
                 )
                 truth, error, fwhm_arcmin = forms["spectra"]
-                how = {"fwhm_arcmin": fwhm_arcmin, "lmax": a.lmax, "mask": weight, "masked": prediction.masked}
+                how = {"fwhm_arcmin": fwhm_arcmin, "lmax": a.lmax, "mask": weight, "masked": prediction.masks > 0}
                 cls = error_spectra(truth, error, fields, **how)
                 spectra |= {f"{x}_{area}/{name}": cl for x, by_name in cls.items() for name, cl in by_name.items()}
                 names = next(iter(cls.values()))

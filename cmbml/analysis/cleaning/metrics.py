@@ -4,7 +4,7 @@ A prediction is never compared as it is with a truth of another beam but in the 
 because others publish it: it mostly tells the beam of the prediction. The truth of every form is made of its alms and
 thus exact; what is smoothed numerically is the error alone, so that a perfect prediction has none in any form.
 
-A prediction that carries the mask (``SkyMap.masked``) is measured against the truth times the mask, and its spectra
+A prediction that carries the mask (``SkyMap.masks``) is measured against the truth times the mask, and its spectra
 are those of the maps as they are: both then mean what they mean of a prediction of the whole sky, whose spectra are
 those of the map times the mask. Its error is what it has beyond the truth seen through the same mask (``seen_truth``):
 what that mixes of E into B is the mask's doing, alike for all methods, and no error of the cleaning.
@@ -129,11 +129,11 @@ def carried(prediction: SkyMap, mask: SkyMap | None) -> np.ndarray | None:
     UserError
         If it carries a mask and there is none.
     """
-    if not prediction.masked:
+    if not prediction.masks:
         return None
     if mask is None:
         raise UserError(
-            "The prediction was multiplied by a mask (MASKED in its header), and this command has none; give the mask"
+            "The prediction was multiplied by a mask (MASKS in its header), and this command has none; give the mask"
             " with which it was made, or make it anew."
         )
     weight: np.ndarray = mask["mask"].astype(np.float64)

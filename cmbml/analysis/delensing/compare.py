@@ -8,10 +8,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cmbml.analysis import compare, compare_figures, comparison, tables
+from cmbml.analysis.captions import inside
 from cmbml.analysis.delensing import figures, report
 from cmbml.analysis.delensing.lensing import lensing_figure, lensing_of
 from cmbml.analysis.delensing.measure import NONE, Delensing, Measure, of_filters
 from cmbml.analysis.delensing.metrics import theory_curves
+from cmbml.analysis.measure import MASK
 from cmbml.analysis.spectra import of_method, stack
 from cmbml.config.truth import estimated
 from cmbml.core.asset import Every, Files, Item, Optional, Record
@@ -177,6 +179,7 @@ class Panels(compare.Panels, Comparing):
         "obs",
         "unlensed_alm",
         "lensed_alm",
+        MASK,
     )
     outputs = (
         *compare.Panels.outputs,
@@ -184,6 +187,7 @@ class Panels(compare.Panels, Comparing):
         *("compare_kappa_png", "compare_kappa_pdf"),
     )
     uses = (*Comparing.uses, "compare.sim", "analysis.zoom")
+    version = 3
 
     def run(self, item: Item, **inputs: Any) -> tuple[Figure, ...]:
         """Four figures, each as PNG and PDF."""
@@ -191,26 +195,43 @@ class Panels(compare.Panels, Comparing):
         return *super().run(item, **inputs), lensing, lensing, kappa, kappa
 
     def lensing_of_methods(
-        self, item: Item, *, prediction: Files, estimate: Files, obs: SkyMap, **inputs: Any
+        self,
+        item: Item,
+        *,
+        prediction: Files,
+        estimate: Files,
+        obs: SkyMap,
+        mask: SkyMap | None = None,
+        **inputs: Any,
     ) -> tuple[Figure, Figure]:
         """The convergence of those that estimate it with the lensing that each has found; the first of them alone."""
         pairs = zip(prediction.items, prediction, strict=True)
         predicted = {file_item["method"]: m[self.field] for file_item, m in pairs}
         pairs = zip(estimate.items, estimate, strict=True)
-        kappa = {file_item["method"]: m["kappa"] for file_item, m in pairs if "kappa" in m.fields}
+        kappa = {file_item["method"]: m for file_item, m in pairs if "kappa" in m.fields}
         lon, lat, size = self.cfg.analysis.zoom
-        quantities = lensing_of(predicted, kappa, field=self.field, obs=obs, **inputs)
-        look: dict[str, Any] = {"caption": {**self.of_dataset(), **item}, "zoom": (lon, lat, size)}
+        quantities = lensing_of(predicted, kappa, field=self.field, obs=obs, mask=mask, **inputs)
+        caption = {**self.of_dataset(), **self.seen_part(mask), **item}
+        look: dict[str, Any] = {"caption": caption, "zoom": (lon, lat, size), "mask": inside(mask)}
         return lensing_figure(quantities, **look), lensing_figure(quantities[:1], **look)
 
     def shown(
-        self, item: Item, *, prediction: Files, obs: SkyMap, unlensed_alm: dict[str, np.ndarray], **others: Any
+        self,
+        item: Item,
+        *,
+        prediction: Files,
+        obs: SkyMap,
+        unlensed_alm: dict[str, np.ndarray],
+        mask: SkyMap | None = None,
+        **others: Any,
     ) -> compare.Shown:
-        """Truth, the observed map and those of the methods."""
+        """Truth, with the mask that the others have, the observed map and those of the methods."""
         maps = {"observed": obs[self.field]}
         for file_item, m in zip(prediction.items, prediction, strict=True):
             maps[file_item["method"]] = m[self.field]
-        return compare.Shown(self.true_map(unlensed_alm, obs), maps, {**self.of_dataset(), **item})
+        truth = self.true_map(unlensed_alm, obs)
+        truth = truth if mask is None else truth * mask["mask"]
+        return compare.Shown(truth, maps, {**self.of_dataset(), **self.seen_part(mask), **item}, inside(mask))
 
 
 class Report(Comparing, compare.Report):

@@ -21,16 +21,17 @@ from cmbml.sky.spectra import bin_spectrum
 
 
 def kappa_spectra(
-    estimate: np.ndarray, true: np.ndarray | None, *, lmax: int, mask: np.ndarray | None = None
+    estimate: SkyMap, true: np.ndarray | None, *, lmax: int, mask: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
     """Return the spectra of one estimate of the convergence.
 
-    On a masked sky both carry mask^2, beside what an estimate carries of its own, and the spectra are over the mean of
-    mask^4: within the taper an estimate of the convergence times mask^2 counts as too small.
+    On a masked sky both carry mask^2, which an estimate is given as far as it does not have it, and the spectra are
+    over the mean of mask^4.
 
     Parameters
     ----------
-    estimate : array (npix,)
+    estimate : SkyMap
+        With ``kappa``.
     true : complex array (nalm,), or None
         The true convergence; None where nobody knows it.
     lmax : int
@@ -41,15 +42,15 @@ def kappa_spectra(
     dict of float64 arrays (lmax + 1,)
         ``estimate``; with the truth also ``truth`` and ``cross``.
     """
-    nside = round(np.sqrt(len(estimate) / 12))
-    weight = 1.0 if mask is None else mask.astype(np.float64) ** 2
+    seen = 1.0 if mask is None else mask.astype(np.float64)
     part = 1.0 if mask is None else f_sky(mask, 4)
-    found = sht.analysis(estimate * weight, lmax)
+    found = sht.analysis(estimate["kappa"] * seen ** (2 - estimate.masks), lmax)
     cls = {"estimate": sht.alm2cl(found) / part}
     if true is None:
         return cls
     alm = true.astype(np.complex128)
-    known = sht.truncate(alm, lmax) if mask is None else sht.analysis(sht.synthesis(alm, nside) * weight, lmax)
+    nside = estimate.nside
+    known = sht.truncate(alm, lmax) if mask is None else sht.analysis(sht.synthesis(alm, nside) * seen**2, lmax)
     return cls | {"truth": sht.alm2cl(known) / part, "cross": sht.alm2cl(found, known) / part}
 
 
@@ -76,6 +77,7 @@ class KappaSpectra(Delensing):
     """
 
     name = "kappa_spectra"
+    version = 2
     inputs = (
         Every("estimate", split="test"),
         Optional(Every("unlensed_alm", split="test"), when=has_parts),
@@ -105,8 +107,7 @@ class KappaSpectra(Delensing):
         weight = None if mask is None else mask["mask"]
         truths = [None] * len(estimate) if unlensed_alm is None else (sky["kappa"] for sky in unlensed_alm)
         skies = [
-            kappa_spectra(found["kappa"], true, lmax=lmax, mask=weight)
-            for found, true in zip(estimate, truths, strict=True)
+            kappa_spectra(found, true, lmax=lmax, mask=weight) for found, true in zip(estimate, truths, strict=True)
         ]
         stacked = stack(skies, self.edges)
         theory = {name: bin_spectrum(cl, self.edges) for name, cl in of_theory(filters, lmax).items()}

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from cmbml.analysis.delensing.kappa import kappa_spectra
 from cmbml.analysis.projections import STYLE, colour_limit, draw_images, gnomonic_pixels, new_figure
 from cmbml.maps.skymap import SkyMap
 from cmbml.sky import sht
@@ -36,33 +37,36 @@ class Seen:
     maps: Mapping[str, np.ndarray]
 
 
-def as_measured(kappa: np.ndarray, estimates: Iterable[np.ndarray]) -> np.ndarray:
-    """Return the map of a true convergence as far as the best of some estimates measures it, (npix,) as they are.
+def as_measured(kappa: np.ndarray, estimates: Iterable[SkyMap], *, mask: np.ndarray | None = None) -> np.ndarray:
+    """Return a true convergence as far as the best of some estimates measures it, complex128 (nalm,).
 
     The estimates are Wiener-filtered: what they answer on average is kappa_LM W_L, with W_L = C_L[estimate, truth] /
-    C_L[truth], measured in bins. Of several the largest W_L is taken. What is missing from an estimate beside it is a
-    lack, what is added is noise.
+    C_L[truth], measured in bins, inside the mask. Of several the largest W_L is taken. What is missing from an estimate
+    beside it is a lack, what is added is noise.
 
     Parameters
     ----------
-    kappa : array (npix,)
-        The truth, with the mask that the estimates have.
-    estimates : iterable of arrays (npix,)
+    kappa : complex array (nalm,)
+        The truth, of the full sky.
+    estimates : iterable of SkyMap
+        With ``kappa``.
+    mask : array (npix,), optional
     """
-    nside = round(np.sqrt(len(kappa) / 12))
-    lmax = 3 * nside - 1
-    truth = sht.analysis(kappa, lmax)
+    lmax = sht.alm_lmax(kappa)
     edges = np.unique(np.geomspace(2, lmax + 1, _BINS + 1).astype(int))
-    power = np.maximum(bin_spectrum(sht.alm2cl(truth), edges), np.finfo(float).tiny)
-    crosses = (bin_spectrum(sht.alm2cl(sht.analysis(m, lmax), truth), edges) for m in estimates)
-    wiener = np.max([np.clip(cross / power, 0, 1) for cross in crosses], axis=0)
+    responses = []
+    for estimate in estimates:
+        cls = kappa_spectra(estimate, kappa, lmax=lmax, mask=mask)
+        power = np.maximum(bin_spectrum(cls["truth"], edges), np.finfo(float).tiny)
+        responses.append(np.clip(bin_spectrum(cls["cross"], edges) / power, 0, 1))
     ell = np.arange(lmax + 1.0)
-    return sht.synthesis(sht.almxfl(truth, np.interp(ell, bin_spectrum(ell, edges), wiener)), nside)
+    wiener = np.interp(ell, bin_spectrum(ell, edges), np.max(responses, axis=0))
+    return sht.almxfl(kappa.astype(np.complex128), wiener)
 
 
 def lensing_of(
     predicted: Mapping[str, np.ndarray],
-    kappa: Mapping[str, np.ndarray],
+    kappa: Mapping[str, SkyMap],
     *,
     field: str,
     obs: SkyMap,
@@ -72,26 +76,33 @@ def lensing_of(
 ) -> list[Seen]:
     """Return the convergence, where a method estimates it, and the lensing of the field.
 
+    Behind a mask the lensing of the field has it once, as the field has. Estimates of the convergence have it as often
+    as they say (`SkyMap.masks`); truth and estimates are given as many factors as the one that has most.
+
     Parameters
     ----------
-    predicted, kappa : mapping
-        Name of a method -> its delensed field, whose difference from the observed is its template, and its convergence.
+    predicted : mapping
+        Name of a method -> its delensed field, whose difference from the observed is its template.
+    kappa : mapping
+        Name of a method -> its estimate, with ``kappa``.
     field : str
     obs : SkyMap
     unlensed_alm, lensed_alm : mapping
         The true sky.
     mask : SkyMap, optional
-        The truth is given it as the field has it, once, and as an estimate of the convergence has it, twice.
     """
-    seen = 1.0 if mask is None else mask["mask"]
+    weight = None if mask is None else mask["mask"].astype(np.float64)
+    seen = 1.0 if weight is None else weight
     unlensed, lensed = (
         field_map(alms, field, nside=obs.nside, fwhm_arcmin=obs.fwhm_arcmin) for alms in (unlensed_alm, lensed_alm)
     )
     templates = {name: obs[field] - m for name, m in predicted.items()}
     quantities = [Seen(f"lensing of {field}", "uK_CMB", (lensed - unlensed) * seen, templates)]
     if kappa:
-        convergence = sht.synthesis(unlensed_alm["kappa"].astype(np.complex128), obs.nside) * seen**2
-        quantities.insert(0, Seen("κ, Wiener-filtered", "1", as_measured(convergence, kappa.values()), kappa))
+        most = max(m.masks for m in kappa.values())
+        truth = sht.synthesis(as_measured(unlensed_alm["kappa"], kappa.values(), mask=weight), obs.nside) * seen**most
+        maps = {name: m["kappa"] * seen ** (most - m.masks) for name, m in kappa.items()}
+        quantities.insert(0, Seen("κ, Wiener-filtered", "1", truth, maps))
     return quantities
 
 

@@ -17,11 +17,11 @@ from cmbml.maps.skymap import SkyMap
 class Pictures(Delensing, SimStage):
     """Truth, observed, predicted, difference: the whole sky and a zoomed patch; its lensing; the residual's histogram.
 
-    What is masked is grey; the truth has the same taper as the others.
+    What is masked is grey; the truth has the same taper as the others, that of the convergence as its estimate has it.
     """
 
     name = "pictures"
-    version = 3
+    version = 4
     splits = ("test",)
     inputs = (
         "prediction",
@@ -60,7 +60,7 @@ class Pictures(Delensing, SimStage):
         predicted = prediction[self.cfg.delens.field]
         lon, lat, size = self.cfg.analysis.zoom
         name = self.cfg.method.name
-        kappa = {} if estimate is None else {name: estimate["kappa"]}
+        kappa = {} if estimate is None else {name: estimate}
         lensing = lensing_of(
             {name: predicted},
             kappa,

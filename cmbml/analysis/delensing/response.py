@@ -104,6 +104,7 @@ class Response(Delensing):
     """
 
     name = "response"
+    version = 2
     inputs = (
         *(Every(asset, split="test", sim=0, name=f"test_{asset}") for asset in ASSETS),
         *(Every(asset, split="variants", name=f"variants_{asset}") for asset in ASSETS),
@@ -176,7 +177,7 @@ class Response(Delensing):
         return Answer(
             cls=cls,
             kappa=kappa_spectra(
-                estimate["kappa"], unlensed_alm["kappa"], lmax=a.lmax, mask=None if mask is None else mask["mask"]
+                estimate, unlensed_alm["kappa"], lmax=a.lmax, mask=None if mask is None else mask["mask"]
             ),
             lensing=cls["lensing"] if lensing is None else lensing,
             band=(a.band[0], min(a.band[1], a.lmax)),

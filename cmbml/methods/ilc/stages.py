@@ -122,7 +122,7 @@ class Clean(IlcStage):
         data = sht.synthesis(found, sky.nside)
         note = f"{self.kind} internal linear combination of {len(names)} {'bands' if mask is None else 'masked bands'}"
         fields = (self.cfg.clean.field,)
-        prediction = SkyMap(data[None], fields, "uK_CMB", fwhm_arcmin, ellmax, note, masked=mask is not None)
+        prediction = SkyMap(data[None], fields, "uK_CMB", fwhm_arcmin, ellmax, note, masks=int(mask is not None))
         return prediction, {"bands": np.array(names), "beams": ratio[:, : ellmax + 1], **weights}
 
     def check(self) -> None:

@@ -1,6 +1,6 @@
 """The stages of the linear MAP: its weights, the solution, its errors, and the map that it is handed on as."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,7 +10,7 @@ from cmbml.config.truth import masked, sees_linear_map
 from cmbml.core.asset import Item, Optional
 from cmbml.core.stage import SimStage, Stage
 from cmbml.maps.skymap import SkyMap
-from cmbml.methods.shared.filtered_sky import filtered, kappa_map
+from cmbml.methods.shared.filtered_sky import bin_ratio, filtered, kappa_map
 from cmbml.sky import linear_map, sht
 from cmbml.sky.beams import gaussian_beam
 from cmbml.sky.lensing import kappa_from_phi, phi_from_kappa, unit_alm
@@ -58,10 +58,12 @@ class MeanField(Stage):
 
     E that leaks into B at the border of the mask looks like lensing, alike on every sky. Without any lensing there is
     little else in the estimate, so that few skies tell it. They need no truth: they are of the fiducial spectrum of E
-    and the noise of the filters.
+    and the noise of the filters. What the noise of these skies leaves in their mean is filtered out
+    (`without_scatter`): at L > 100 there is nothing else in it, and it would be left in every sky.
     """
 
     name = "linear_mean_field"
+    version = 2
     inputs = ("filters", "linear_weights", Optional("mask", when=masked))
     outputs = ("linear_mean_field",)
     uses = (*SOLUTION, "sky.nside", "sky.lmax", "sky.seed")
@@ -81,14 +83,27 @@ class MeanField(Stage):
         beam = gaussian_beam(fwhm_arcmin, sky.lmax)
         roots = [np.sqrt(filters["ee"] + filters["noise_e"]), np.sqrt(filters["noise_b"])]
         seen = [beam * filters[f"transfer_{x}"] * root for x, root in zip("eb", roots, strict=True)]
-        total = np.zeros(sht.alm_size(sky.lmax), dtype=np.complex128)
+        estimates = []
         for k in range(UNLENSED):
             drawn = [unit_alm(self.rng(f"linear_mean_field/{x}", sky.seed, k), sky.lmax) for x in "EB"]
             alms = np.stack([sht.almxfl(alm, root) for alm, root in zip(drawn, seen, strict=True)])
             found = sht.analysis(sht.synthesis(alms, sky.nside, spin=2) * mask["mask"], sky.lmax, spin=2)
             pair = legs(dict(zip("EB", found, strict=True)), filters, fwhm_arcmin)
-            total += linear_map.solve(*pair, linear_map.Weights(**linear_weights), **how(self.cfg.linear_map))
-        return {"kappa": kappa_from_phi(total / UNLENSED).astype(np.complex64)}
+            phi = linear_map.solve(*pair, linear_map.Weights(**linear_weights), **how(self.cfg.linear_map))
+            estimates.append(kappa_from_phi(phi))
+        return {"kappa": without_scatter(estimates).astype(np.complex64)}
+
+
+def without_scatter(estimates: Sequence[np.ndarray]) -> np.ndarray:
+    """Wiener-filtered mean of n fields (nalm,) that have one part in common and another each of its own.
+
+    Of the power of the mean, S/n is of the parts of their own; S is the mean power about the mean times n / (n - 1).
+    """
+    n = len(estimates)
+    mean = np.mean(estimates, axis=0)
+    power = sht.alm2cl(mean)
+    own = (np.mean([sht.alm2cl(alm) for alm in estimates], axis=0) - power) / (n - 1)
+    return sht.almxfl(mean, np.clip(1 - bin_ratio(own, power), 0, 1))
 
 
 class LinearMap(SimStage):

@@ -9,11 +9,10 @@ from cmbml.core.asset import Every, Files, Item, Optional
 from cmbml.core.errors import UserError
 from cmbml.core.stage import SimStage, Stage
 from cmbml.maps.skymap import SkyMap
-from cmbml.methods.shared.filtered_sky import filtered, without_mean_field
+from cmbml.methods.shared.filtered_sky import bin_ratio, filtered, without_mean_field
 from cmbml.sky import sht
 from cmbml.sky.lensing import kappa_from_phi
 from cmbml.sky.quadratic import phi_gradient
-from cmbml.sky.spectra import bin_spectrum
 
 
 def weights_measured(cfg: DictConfig) -> bool:
@@ -135,16 +134,9 @@ class Weights(Stage):
             kappa = estimate["kappa"] if mean_field is None else without_mean_field(estimate, mean_field, averaged=True)
             cross += sht.alm2cl(kappa, truth["kappa"] if mask is None else _seen(truth["kappa"], mask, lmax))
             auto += sht.alm2cl(kappa)
-        edges = np.unique(np.geomspace(2, lmax + 1, 1 + max(1, int(6 * np.log(lmax)))).astype(int))
         theory = filters["wiener_phi"]
-        correction = bin_ratio(theory * cross, theory**2 * auto, edges)
+        correction = bin_ratio(theory * cross, theory**2 * auto)
         return {"wiener": theory * np.clip(correction, 0, 2)}
-
-
-def bin_ratio(above: np.ndarray, below: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Ratio of two spectra (lmax + 1,) averaged in bins, as a step function of l; 1 below the first bin."""
-    values = bin_spectrum(above, edges) / bin_spectrum(below, edges)
-    return np.concatenate([np.ones(edges[0]), np.repeat(values, np.diff(edges))])
 
 
 class Kappa(SimStage):
@@ -154,6 +146,7 @@ class Kappa(SimStage):
     """
 
     name = "kappa"
+    version = 2
     splits = ("test",)
     inputs = (
         "kappa_qe",
@@ -179,7 +172,8 @@ class Kappa(SimStage):
         sky = self.cfg.sky
         wiener = filters["wiener_phi"] if weights is None else weights["wiener"]
         data = sht.synthesis(sht.almxfl(without_mean_field(kappa_qe, mean_field, averaged=False), wiener), sky.nside)
-        return SkyMap(data[None], ("kappa",), "1", 0.0, sky.lmax, "quadratic estimate, Wiener-filtered")
+        header = ("kappa",), "1", 0.0, sky.lmax, "quadratic estimate, Wiener-filtered"
+        return SkyMap(data[None], *header, masks=2 if masked(self.cfg) else 0)
 
 
 def _seen(kappa: np.ndarray, mask: SkyMap, lmax: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from cmbml.core.stage import SimStage
 from cmbml.maps.skymap import SkyMap
 from cmbml.sky import sht
 from cmbml.sky.beams import gaussian_beam
+from cmbml.sky.spectra import bin_spectrum
 
 
 def filtered(
@@ -48,6 +49,14 @@ def without_mean_field(
         return alm
     n = int(mean_field["n"])
     return (alm - mean_field["kappa"]) * (n / (n - 1) if averaged else 1)
+
+
+def bin_ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Ratio of two spectra (lmax + 1,), averaged in six bins to a factor e in l, as a step function; 1 below l = 2."""
+    lmax = len(above) - 1
+    edges = np.unique(np.geomspace(2, lmax + 1, 1 + max(1, int(6 * np.log(lmax)))).astype(int))
+    values = bin_spectrum(above, edges) / bin_spectrum(below, edges)
+    return np.concatenate([np.ones(edges[0]), np.repeat(values, np.diff(edges))])
 
 
 def kappa_map(alms: Mapping[str, np.ndarray], nside: int) -> np.ndarray:

@@ -103,7 +103,7 @@ class Filters(Stage):
             logger.info("filters: of the noise and transfer measured on %d training skies%s", skies, where)
             return
         why = "delens.noise=theory" if self.cfg.splits.train else "there are no training skies, splits.train=0"
-        whose = "that of the weights" if cleaned(self.cfg) else "the instrument's noise"
+        whose = "the noise that the weights make" if cleaned(self.cfg) else "the instrument's noise"
         logger.warning("filters: of %s, not of that measured in its maps: %s", whose, why)
 
 
