@@ -10,7 +10,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from cmbml.config.combined import check_combined, check_seeds
 from cmbml.config.limits import Limits
-from cmbml.config.truth import variants
+from cmbml.config.truth import known, variants
 from cmbml.core.errors import demand, demand_value
 
 FIELDS = ("T", "E", "B", "Q", "U")
@@ -269,11 +269,36 @@ def _check_analysis(cfg: DictConfig) -> None:
             good = len(band) == 2 and 2 <= band[0] < band[1]
             demand(good, f"analysis.bands: {band} must be two multipoles, the first from 2 and below the second.")
         return
-    demand(
-        len(a.band_r) == 2 and 2 <= a.band_r[0] < min(a.band_r[1], a.lmax),
-        f"analysis.band_r={a.band_r} must be two multipoles, the first from 2 and below analysis.lmax={a.lmax}.",
-    )
+    _check_r(a.r, a.lmax)
     demand(0 < a.f_sky <= 1, f"analysis.f_sky={a.f_sky} must lie between 0 and 1.")
+
+
+def _check_r(r: DictConfig, lmax: int) -> None:
+    _one_of("analysis.r.b", r.b, ("scalar", "pure"))
+    _one_of("analysis.r.known", r.known, ("train", "valid", "test"))
+    demand(
+        len(r.band) == 2 and 2 <= r.band[0] < min(r.band[1], lmax),
+        f"analysis.r.band={r.band} must be two multipoles, the first from 2 and below analysis.lmax={lmax}.",
+    )
+    demand(
+        list(r.free) in (["r"], ["r", "A_fg"]),
+        f"analysis.r.free={r.free} is not known; choose [r], or [r,A_fg] with the foregrounds' amplitude.",
+    )
+
+
+def _check_known(cfg: DictConfig) -> None:
+    told = cfg.analysis.r.known
+    wanted = known(told, cfg.analysis.stages)
+    demand(
+        cfg.splits.known == wanted,
+        f"splits.known={cfg.splits.known} is not the split that r is measured against, {wanted}; leave it out: it"
+        " follows from analysis.r.known.",
+    )
+    demand(
+        wanted != "train" or "trained" not in cfg.method,
+        f"analysis.r.known=train: a network, as that of method={cfg.method.name}, has learned from the training skies"
+        " and leaves less of their lensing than of others'; take analysis.r.known=valid.",
+    )
 
 
 def _check_clean(cfg: DictConfig) -> None:
@@ -360,6 +385,7 @@ _CHECKS = (
     ("rotation", _check_rotation),
     ("delens", _check_variants),
     ("analysis", _check_analysis),
+    ("delens", _check_known),
     ("compare", _check_compare),
     ("foregrounds", _check_foregrounds),
     ("assets", _check_assets),

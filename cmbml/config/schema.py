@@ -1,5 +1,6 @@
 """The typed groups of the configuration: every key and its type; the yaml files give the values."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,9 +139,10 @@ class Splits:
 
 @dataclass
 class DelensSplits(Splits):
-    """The same with the variants of the first test sky."""
+    """The same with the variants of the first test sky, and the split of what r is measured against."""
 
     variants: int = within(0, SKIES)
+    known: str | None = MISSING
 
 
 @dataclass
@@ -198,6 +200,18 @@ class LinearMap:
 
 
 @dataclass
+class OfR:
+    """How r is measured: in which B, multipoles and bins, with what free, and against which skies."""
+
+    b: str = MISSING
+    band: list[int] = within(0, LMAX[1])
+    delta_l: int = within(1, LMAX[1])
+    free: list[str] = MISSING
+    known: str = MISSING
+    foregrounds: bool = MISSING
+
+
+@dataclass
 class Analysis:
     """Common form, bands and bins of the measurement."""
 
@@ -205,7 +219,7 @@ class Analysis:
     lmax: int = within(*LMAX)
     band: list[int] = within(0, LMAX[1])
     delta_l: int = within(1, LMAX[1])
-    band_r: list[int] = within(0, LMAX[1])
+    r: OfR = dataclasses.field(default_factory=OfR)
     f_sky: float = within(0, 1)
     pictures: int = within(0, SKIES)
     zoom: list[float] = within(*ANGLE)

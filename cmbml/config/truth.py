@@ -57,6 +57,24 @@ def variants(response: bool, method: Mapping[str, Any], listed: Sequence[Any]) -
     return len(listed) if response and method.get("target") == "kappa" else 0
 
 
+MEASURES_R = "cmbml.analysis.delensing.r.MeasureR"
+
+
+def known(split: str, stages: Sequence[str]) -> str | None:
+    """Split whose skies get estimates as test skies do, since they tell r what is left; None: test skies alone."""
+    return split if split != "test" and MEASURES_R in stages else None
+
+
+def measured_b(mask: str, combined: Any) -> str:
+    """What r is measured in: pure where maps of Q and U are masked, scalar where no sky or a combined B is."""
+    return "scalar" if mask == "none" or combined else "pure"
+
+
+def foregrounds_known(kind: str, combined: Any) -> bool:
+    """Whether it is known of every sky what is left of its foregrounds, which were simulated and then combined away."""
+    return bool(kind != "none" and combined)
+
+
 def estimates_kappa(config: DictConfig) -> bool:
     """Whether the method estimates the convergence."""
     return bool(config.method.target == "kappa")

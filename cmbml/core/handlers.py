@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import shutil
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -190,6 +191,17 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
+def _read_zip(path: Path) -> dict[str, str]:
+    with zipfile.ZipFile(path) as f:
+        return {name: f.read(name).decode("utf-8") for name in f.namelist()}
+
+
+def _write_zip(path: Path, texts: dict[str, str]) -> None:
+    with zipfile.ZipFile(path, "w") as f:
+        for name, text in texts.items():  # of no date, so that the same texts give the same bytes
+            f.writestr(zipfile.ZipInfo(name), text, zipfile.ZIP_DEFLATED)
+
+
 Reader = Callable[[Path], Any]
 Writer = Callable[[Path, Any], None]
 _HANDLERS: dict[str, tuple[Reader, Writer]] = {
@@ -210,6 +222,7 @@ _HANDLERS: dict[str, tuple[Reader, Writer]] = {
     ".tex": (_read_text, _write_text),
     ".html": (_read_text, _write_text),
     ".log": (_read_text, _write_text),
+    ".zip": (_read_zip, _write_zip),
 }
 
 

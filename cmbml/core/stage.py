@@ -133,7 +133,8 @@ class SimStage(Stage):
     splits : tuple of str
         Those whose sims it takes.
     varies : bool
-        Whether a stage of test skies takes their variants too, a split of its own that most runs have none of.
+        Whether a stage of test skies takes two kinds more that most runs have none of: their variants, a split of its
+        own, and the skies of the split that ``splits.known`` names.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("splits",)
@@ -145,6 +146,8 @@ class SimStage(Stage):
         numbers = {split: self.cfg.splits[split] for split in self.splits}
         if self.varies and "test" in numbers:
             numbers["variants"] = self.cfg.splits.get("variants", 0)
+            known = self.cfg.splits.get("known")
+            numbers |= {known: self.cfg.splits[known]} if known else {}
         return [{"split": split, "sim": sim} for split, n in numbers.items() for sim in range(n)]
 
 

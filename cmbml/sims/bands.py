@@ -16,7 +16,7 @@ from cmbml.config.truth import has_parts
 from cmbml.core.asset import Item
 from cmbml.core.errors import UserError
 from cmbml.core.provenance import telling
-from cmbml.core.stage import Stage
+from cmbml.core.stage import SimStage, Stage
 from cmbml.maps.skymap import SkyMap
 from cmbml.sky import dipole, instrument, sht
 from cmbml.sky.noise import noise_cl
@@ -266,7 +266,7 @@ class BandStage(Stage):
 
     def skies(self) -> list[Item]:
         """One item a sky."""
-        return [{"split": split, "sim": sim} for split, n in self.cfg.splits.items() for sim in range(n)]
+        return [{"split": split, "sim": sim} for split in SimStage.splits for sim in range(self.cfg.splits[split])]
 
     def bands_of_skies(self) -> Iterable[Item]:
         """One item a sky and band."""

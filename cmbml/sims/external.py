@@ -15,6 +15,7 @@ from cmbml.config.files import demand_the_same_numbers, matching
 from cmbml.config.truth import masked
 from cmbml.core.asset import Item, Optional
 from cmbml.core.errors import UserError
+from cmbml.core.stage import SimStage
 from cmbml.maps.fitsfile import MEGAJANSKY
 from cmbml.maps.foreign import ordering, read_map
 from cmbml.maps.resample import resampled
@@ -90,7 +91,7 @@ class ExternalMaps(BandStage):
                     " needs one of each, bring what is missing or narrow the pattern."
                 )
         demand_the_same_numbers(files, f"sims.external.obs={external.obs}")
-        splits = dict(self.cfg.splits)
+        splits = {split: self.cfg.splits[split] for split in SimStage.splits}
         if sum(splits.values()) != n:
             asked = ", ".join(f"splits.{name}={of}" for name, of in splits.items())
             hint = (
@@ -106,7 +107,8 @@ class ExternalMaps(BandStage):
         paths = []
         if "{split}" not in pattern:
             return matching(pattern, **fields)
-        for split, n in self.cfg.splits.items():
+        for split in SimStage.splits:
+            n = self.cfg.splits[split]
             of_split = matching(pattern, split=split.capitalize(), **fields)
             if of_split and len(of_split) != n:
                 raise UserError(
@@ -131,8 +133,8 @@ class ExternalMaps(BandStage):
 
     def path(self, name: str, item: Item) -> Path:
         """File of a band, or of the truth, for a sky: first come those for training, the test skies last."""
-        splits = list(self.cfg.splits)
-        before = sum(self.cfg.splits[split] for split in splits[: splits.index(item["split"])])
+        earlier = SimStage.splits[: SimStage.splits.index(item["split"])]
+        before = sum(self.cfg.splits[split] for split in earlier)
         return self.files[name][before + item["sim"]]
 
     def checked(self, name: str, item: Item) -> Path:

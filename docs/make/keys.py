@@ -76,7 +76,7 @@ UNITS = (
     (r"(arcmin|at_beam)$", "arcmin"),
     (r"(_deg|rotation\.pairs|rotation\.predict|zoom)$", "degrees"),
     (r"timeout_s$", "s"),
-    (r"(lmax|lmin_b|ELLMAX|ellmin|ellpeaks|BinSize|delta_l|band|bands|band_r|margin)$", "multipoles"),
+    (r"(lmax|lmin_b|ELLMAX|ellmin|ellpeaks|BinSize|delta_l|band|bands|margin)$", "multipoles"),
     (r"patches\.(patch|halo)$", "pixels"),
 )
 NO_UNIT = ("instrument.bands",)

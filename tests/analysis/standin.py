@@ -30,7 +30,7 @@ TEMPLATES = {
 A_RES = {"good": 0.08, "half": 0.25}
 WORDS = (
     "dataset=standin", f"nside={NSIDE}", f"sky.lmax={LMAX}", "patches.patch=8", "patches.halo=4", "delens.lmin_b=39",
-    f"instrument.fwhm_arcmin={FWHM_ARCMIN}", f"analysis.lmax={LMAX}", "analysis.band=[2,40]", "analysis.band_r=[2,40]",
+    f"instrument.fwhm_arcmin={FWHM_ARCMIN}", f"analysis.lmax={LMAX}", "analysis.band=[2,40]", "analysis.r.band=[2,40]",
     "analysis.delta_l=13", "analysis.zoom=[0,60,80]", "train.batch_size=2",
 )  # fmt: skip
 
@@ -54,7 +54,8 @@ def make(cfg: DictConfig, *, seed: int = 0) -> None:
         return SkyMap(data[None], (field,), "uK_CMB", FWHM_ARCMIN, LMAX)
 
     curve = np.linspace(0.2, 0.4, LMAX + 1)
-    truth = {"bb_tensor": np.full(LMAX + 1, CU), "residual_quadratic": curve, "residual_iterative": curve / 2}
+    truth = {"bb_tensor": np.full(LMAX + 1, CU), "bb_lensing": np.full(LMAX + 1, CS)}
+    truth |= {"residual_quadratic": curve, "residual_iterative": curve / 2}
     truth |= {"wiener_phi": np.full(LMAX + 1, 0.5)}
     values = {"filters": truth}
     write(assets, {}, values)
@@ -69,6 +70,7 @@ def make(cfg: DictConfig, *, seed: int = 0) -> None:
             "lensed_alm": nothing | {field: u + s},
             "obs": sky(observed),
             "prediction": sky(observed - template(s, m, observed)),
+            "lensing_template": sky(template(s, m, observed)),
         }
         if cfg.method.target == "kappa":
             found = sht.synthesis(0.5 * kappa, NSIDE)

@@ -223,7 +223,7 @@ def test_mistakes_are_told_in_a_sentence(compare, composed):
         ({"compare.methods": ["good", "good"]}, "names something twice"),
         ({"compare.reference": "best"}, "compare.reference=best is not among the methods"),
         ({"compare.sim": 6}, "compare.sim=6 is not one of the 6 test skies"),
-        ({"analysis.band_r": [50, 300]}, "analysis.band_r=.* must be two multipoles"),
+        ({"analysis.r.band": [50, 300]}, "analysis.r.band=.* must be two multipoles"),
         ({"analysis.f_sky": 0}, "analysis.f_sky=0.0 must lie between 0 and 1"),
     ):
         own = copy.deepcopy(good)

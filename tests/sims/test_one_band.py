@@ -17,7 +17,7 @@ SMALL = (
     f"nside={NSIDE}", f"sky.lmax={LMAX}", "sky.margin=20", "splits.train=0", "splits.valid=0", "splits.test=1",
     "run.workers=1",
 )  # fmt: skip
-DELENS = (*SMALL, "method=wiener", "delens.lmin_b=5", "analysis.band=[5,50]", "analysis.band_r=[5,50]")
+DELENS = (*SMALL, "method=wiener", "delens.lmin_b=5", "analysis.band=[5,50]", "analysis.r.band=[5,50]")
 TABLE = f"""\
 # %ECSV 1.0
 # ---
@@ -105,7 +105,7 @@ def test_what_is_said_of_a_band_goes_before_its_table(composed):
 def test_b_is_observed_and_filtered_with_its_own_noise(composed):
     """Of cmbs4_sat at 270 GHz, white where the knee is over; a noise that is given for Q and U is that of both."""
     words = ("instrument=cmbs4_sat", "instrument.bands=[270]", "instrument.min_fwhm_pixels=0", *SMALL, "sky.lmax=95")
-    words = (*words, "delens.lmin_b=5", "analysis.band=[5,50]", "analysis.band_r=[5,50]", "instrument.fwhm_arcmin=60")
+    words = (*words, "delens.lmin_b=5", "analysis.band=[5,50]", "analysis.r.band=[5,50]", "instrument.fwhm_arcmin=60")
     cfg = composed(*words)
     filters = Filters(cfg).run({})
     ell = np.arange(2, 96)

@@ -108,7 +108,7 @@ def test_spectra_of_what_was_found(composed):
     """Of a template that is half of the observed field: a quarter of its power, and so is what is left."""
     cfg = composed(
         "nside=16", "sky.lmax=40", "patches.patch=8", "patches.halo=4", "method=linear_map", "delens.lmin_b=5",
-        "instrument.fwhm_arcmin=200", "analysis.lmax=40", "analysis.delta_l=13", "analysis.band_r=[2,40]",
+        "instrument.fwhm_arcmin=200", "analysis.lmax=40", "analysis.delta_l=13", "analysis.r.band=[2,40]",
     )  # fmt: skip
     rng = np.random.default_rng(0)
     alm = rng.standard_normal(sht.alm_size(40)) + 0j

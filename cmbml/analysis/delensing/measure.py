@@ -57,7 +57,7 @@ class Delensing(Judged):
     def band_r(self) -> tuple[int, int]:
         """First and last multipole of sigma(r)."""
         a = self.cfg.analysis
-        return band_of_r(a.band_r, lmax=a.lmax, lmin_b=self.cfg.delens.lmin_b)
+        return band_of_r(a.r.band, lmax=a.lmax, lmin_b=self.cfg.delens.lmin_b)
 
     def of_sigma(self) -> dict[str, str]:
         """Entry of a caption: what sigma(r) is of; none for another field than B."""
@@ -66,7 +66,7 @@ class Delensing(Judged):
         first, last = self.band_r
         if first > last:
             return {
-                "sigma(r)": f"not known: analysis.band_r begins at {first} and estimates hold B from {last + 10} on"
+                "sigma(r)": f"not known: analysis.r.band begins at {first} and estimates hold B from {last + 10} on"
             }
         return {"sigma(r)": f"of l = {first} .. {last} and {self.cfg.analysis.f_sky:.3g} of the sky"}
 
@@ -186,7 +186,7 @@ class Measure(Delensing, measure.Measure):
         "analysis.lmax",
         "analysis.band",
         "analysis.delta_l",
-        "analysis.band_r",
+        "analysis.r.band",
         "analysis.f_sky",
         "delens.lmin_b",
     )
@@ -282,7 +282,7 @@ class Summary(Delensing, measure.Summary):
     uses = (
         *Delensing.caption_keys,
         "analysis.band",
-        "analysis.band_r",
+        "analysis.r.band",
         "analysis.delta_l",
         "analysis.f_sky",
         "analysis.lmax",

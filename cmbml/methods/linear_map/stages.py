@@ -201,6 +201,7 @@ class Posterior(SimStage):
 
     name = "posterior"
     splits = ("test",)
+    varies = False  # nobody asks for the errors of other skies
     inputs = (
         "obs_alm",
         "filters",

@@ -171,7 +171,8 @@ class Kappa(SimStage):
         """Map of the convergence, RING."""
         sky = self.cfg.sky
         wiener = filters["wiener_phi"] if weights is None else weights["wiener"]
-        data = sht.synthesis(sht.almxfl(without_mean_field(kappa_qe, mean_field, averaged=False), wiener), sky.nside)
+        kappa = without_mean_field(kappa_qe, mean_field, averaged=item["split"] == "train")
+        data = sht.synthesis(sht.almxfl(kappa, wiener), sky.nside)
         header = ("kappa",), "1", 0.0, sky.lmax, "quadratic estimate, Wiener-filtered"
         return SkyMap(data[None], *header, masks=2 if masked(self.cfg) else 0)
 
