@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from scipy.special import eval_legendre
 
 from cmbml.analysis.captions import INSIDE, foregrounds_text
-from cmbml.analysis.cleaning.metrics import at_own_beam
+from cmbml.analysis.cleaning.forms import at_own_beam
 from cmbml.analysis.figures import COLOURS, MARKERS, dl_label, draw_line, multipole_axis
 from cmbml.analysis.projections import STYLE, draw_images, gnomonic_pixels, mollweide_pixels, new_figure
 from cmbml.analysis.spectra import scatter, stack

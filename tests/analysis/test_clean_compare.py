@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from cmbml.analysis.cleaning.metrics import FORMS, without_dipole
+from cmbml.analysis.cleaning.forms import FORMS, without_dipole
 from cmbml.config import resolvers as config
 from cmbml.core.errors import UserError
 from cmbml.maps.skymap import SkyMap

@@ -9,7 +9,8 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from cmbml.analysis.cleaning import measure as cleaning
-from cmbml.analysis.cleaning.metrics import FORMS, METRICS, Measured, agreement, biases, residuals, without_dipole
+from cmbml.analysis.cleaning.forms import FORMS, without_dipole
+from cmbml.analysis.cleaning.metrics import METRICS, Measured, agreement, biases, residuals
 from cmbml.analysis.metrics import values
 from cmbml.core.errors import UserError
 from cmbml.maps.skymap import SkyMap, read_skymap, write_skymap
