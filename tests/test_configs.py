@@ -91,8 +91,8 @@ def test_option_of_a_delensing_of_bands_composes_builds_and_is_read(composed, op
     cfg = composed("sims=cleaned", option, *more)
     stages = build(cfg).stages
     assert {"observe", "combine", "observed_noise", "filters"} <= {stage.name for stage in stages}
-    idle = set(unread(list(flatten(OmegaConf.to_container(cfg))), stages)) - OF_R
-    assert idle == set(), "a key that no stage reads"
+    idle = {key.split(".")[0] for key in set(unread(list(flatten(OmegaConf.to_container(cfg))), stages)) - OF_R}
+    assert idle <= (LEARNING if option.startswith("experiment") else set()), "a key that no stage reads"
 
 
 @pytest.mark.parametrize("name", INSTRUMENTS)

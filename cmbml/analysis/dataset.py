@@ -38,6 +38,7 @@ def shows_noise(cfg: DictConfig) -> bool:
 class BandPictures(Stage):
     """The bands of the first test sky, and the spectra of the CMB, the foregrounds and the noise in each of them.
 
+    Of T; of polarisation alone (`sky.fields` without T) the maps are Q, and the spectra those of E.
     On a masked sky spectra are those of the maps times the mask over <mask^2>: mixed by it, of the right height.
     """
 
@@ -78,16 +79,21 @@ class BandPictures(Stage):
         **parts: Files,
     ) -> tuple[Figure, Figure]:
         """Two figures; ``parts`` are those of foreground, component and noise that are there."""
-        cmb = None if cmb_map is None else replace(cmb_map, data=cmb_map.select("T"), fields=("T",))
+        fields = self.shown()
+        cmb = None if cmb_map is None else replace(cmb_map, data=cmb_map.select(fields), fields=fields)
         weights = np.ones(12 * self.cfg.sky.nside**2) if mask is None else mask["mask"].astype(np.float64)
         caption = self.caption(item)
         return sky_figure(cmb, bands, caption), spectra_figure(cmb, bands, parts, weights, caption)
+
+    def shown(self) -> tuple[str, ...]:
+        """T, or Q and U where there is no T."""
+        return ("T",) if "T" in self.cfg.sky.fields else ("Q", "U")
 
     def caption(self, item: Item) -> dict[str, Any]:
         """What stands above the figures."""
         cfg = self.cfg
         return {
-            "field": "T",
+            "field": self.shown()[0],
             "unit": "uK_CMB",
             "dataset": cfg.dataset,
             **item,
@@ -99,7 +105,7 @@ class BandPictures(Stage):
 
 
 def sky_figure(cmb: SkyMap | None, bands: Files, caption: Mapping) -> Figure:
-    """Draw T of every band and of the CMB, each on its own colour scale, which grows like asinh.
+    """Draw T, or Q, of every band and of the CMB, each on its own colour scale, which grows like asinh.
 
     Parameters
     ----------
@@ -119,7 +125,7 @@ def sky_figure(cmb: SkyMap | None, bands: Files, caption: Mapping) -> Figure:
             axis.remove()
         pixels = mollweide_pixels(caption["nside"], 600)
         for axis, title, sky in zip(axes, titles, chain(bands, [cmb]), strict=False):
-            draw_images([axis], {title: sky["T"]}, {}, pixels, caption=caption, asinh=True)
+            draw_images([axis], {title: sky[caption["field"]]}, {}, pixels, caption=caption, asinh=True)
     return figure
 
 
@@ -127,6 +133,8 @@ def spectra_figure(
     cmb: SkyMap | None, bands: Files, parts: Mapping[str, Files], mask: np.ndarray, caption: Mapping
 ) -> Figure:
     """Draw D_l of the observed T, CMB, foregrounds and noise of every band, and of each foreground where it is there.
+
+    Where the caption's field is Q, of E instead of T.
 
     Parameters
     ----------
@@ -140,7 +148,10 @@ def spectra_figure(
     """
     rows = -(-len(bands) // _COLUMNS)
     lmax = caption["lmax"]
-    alm = None if cmb is None else sht.analysis(cmb["T"].astype(np.float64), lmax)
+    fields = ("T",) if caption["field"] == "T" else ("Q", "U")
+    caption = {**caption, "field": "T" if fields == ("T",) else "E"}
+    spin = 2 * (len(fields) - 1)
+    alm = None if cmb is None else sht.analysis(cmb.select(fields).astype(np.float64), lmax, spin=spin)
     colours: dict[str, str] = {}
     with matplotlib.rc_context(STYLE):
         figure = new_figure(7.1, 0.5 + 2.0 * rows, {**caption, "f_sky": f"{f_sky(mask):.2f}"})
@@ -148,7 +159,7 @@ def spectra_figure(
         for axis in axes[len(bands) :]:
             axis.remove()
         for i, (axis, item, observed) in enumerate(zip(axes, bands.items, bands, strict=False)):
-            for part, sky in _each_part(item["band"], observed, cmb, alm, parts):
+            for part, sky in _each_part(item["band"], observed, cmb, alm, parts, fields):
                 ell, dl = _binned(sky * mask, min(lmax, sht.accurate_lmax(observed.nside)), f_sky(mask))
                 black: dict[str, dict[str, Any]] = {
                     "observed": {"color": "0.75", "lw": 3.0},
@@ -167,21 +178,27 @@ def spectra_figure(
 
 
 def _each_part(
-    band: str, observed: SkyMap, cmb: SkyMap | None, alm: np.ndarray | None, parts: Mapping[str, Files]
+    band: str,
+    observed: SkyMap,
+    cmb: SkyMap | None,
+    alm: np.ndarray | None,
+    parts: Mapping[str, Files],
+    fields: tuple[str, ...],
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """T of what a band sees, and of each part of it after its name, one after another."""
-    yield "observed", observed["T"].astype(np.float64)
+    """T, or Q and U, of what a band sees, and of each part of it after its name, one after another."""
+    yield "observed", observed.select(fields).astype(np.float64)
     if cmb is not None and alm is not None:
         fwhm_arcmin = max(observed.fwhm_arcmin**2 - cmb.fwhm_arcmin**2, 0.0) ** 0.5  # beside the beam that it has
-        yield "CMB", sht.synthesis(sht.almxfl(alm, gaussian_beam(fwhm_arcmin, sht.alm_lmax(alm))), observed.nside)
+        seen = sht.almxfl(alm, gaussian_beam(fwhm_arcmin, sht.alm_lmax(alm)))
+        yield "CMB", sht.synthesis(seen, observed.nside, spin=2 * (len(fields) - 1))
     for key, label in (("foreground", "foregrounds"), ("noise", "noise"), ("component", "")):
         for i, item in enumerate(parts[key].items if key in parts else ()):
             if item["band"] == band:  # of the others no file is read
-                yield label or item["component"], parts[key][i]["T"].astype(np.float64)
+                yield label or item["component"], parts[key][i].select(fields).astype(np.float64)
 
 
 def _binned(sky: np.ndarray, lmax: int, part: float) -> tuple[np.ndarray, np.ndarray]:
-    """Multipoles and D_l of a map in logarithmic bins from l = 2."""
+    """Multipoles and D_l of T, (1, npix), or of E of Q and U, (2, npix), in logarithmic bins from l = 2."""
     edges = np.unique(np.geomspace(2, lmax + 1, 25).astype(int))
-    dl = cl_to_dl(sht.alm2cl(sht.analysis(sky, lmax))) / part
+    dl = cl_to_dl(sht.alm2cl(sht.analysis(sky, lmax, spin=2 * (len(sky) - 1))[0])) / part
     return bin_spectrum(np.arange(lmax + 1.0), edges), bin_spectrum(dl, edges)

@@ -344,9 +344,8 @@ def _check_foregrounds(cfg: DictConfig) -> None:
     if "delens" in cfg:
         check_combined(cfg)
         return
-    fields = ["T"], ["T", "Q", "U"], *([["Q", "U"]] if cfg.sims.external else [])
-    message = f"sky.fields={list(cfg.sky.fields)}: bands are observed in T, Q and U; choose [T] or [T,Q,U]."
-    demand(list(cfg.sky.fields) in fields, message)
+    message = f"sky.fields={list(cfg.sky.fields)}: bands are observed in T, Q and U; choose [T], [Q,U] or [T,Q,U]."
+    demand(list(cfg.sky.fields) in (["T"], ["Q", "U"], ["T", "Q", "U"]), message)
 
 
 def _check_assets(cfg: DictConfig) -> None:

@@ -261,8 +261,12 @@ class BandStage(Stage):
         return {f"{kind} of {name}": [path] for name, files in named for kind, path in files.items()}
 
     def bands(self) -> list[Item]:
-        """One item a band."""
-        return [{"band": band.name} for band in self.instrument.bands]
+        """One item a band that sees any of `sky.fields`."""
+        fields = self.cfg.sky.fields
+        seeing: list[Item] = [{"band": band.name} for band in self.instrument.bands if set(fields) & set(band.fields)]
+        if not seeing:
+            raise UserError(f"sky.fields=[{','.join(fields)}]: none of the bands of the instrument sees them.")
+        return seeing
 
     def skies(self) -> list[Item]:
         """One item a sky."""

@@ -73,7 +73,7 @@ class ExternalMaps(BandStage):
             raise UserError(
                 f"sims.external.obs must be a pattern with {{band}}, like /maps/*_{{band}}.fits; it is {external.obs}."
             )
-        files = {band.name: self._found("obs", band=band.name) for band in self.instrument.bands}
+        files = {item["band"]: self._found("obs", band=item["band"]) for item in self.bands()}
         for name, paths in files.items():
             if not paths:
                 raise UserError(

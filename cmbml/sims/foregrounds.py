@@ -118,8 +118,9 @@ class Foregrounds(BandStage):
         """Map of the band's fields, uK_CMB, RING, with the band's beam."""
         freqs, weights = self.bandpass(item)
         beam = self.beam(item)
-        seen = as_user_error(foregrounds.evaluate, self.emission(item, templates), freqs, weights)
-        maps = foregrounds.smoothed(seen[["TQU".index(x) for x in self.fields(item)]], beam, nside=self.cfg.sky.nside)
+        rows = ["TQU".index(field) for field in self.fields(item)]
+        seen = as_user_error(foregrounds.evaluate, self.emission(item, templates), freqs, weights)[rows]
+        maps = foregrounds.smoothed(seen, beam, nside=self.cfg.sky.nside)
         return self.skymap(item, maps, f"{self.origin()} foregrounds: {', '.join(self.components(item))}")
 
     def made_of(self, item: Item) -> Mapping[str, Sequence[Path]]:

@@ -251,8 +251,8 @@ def smoothed(maps: np.ndarray, beam: np.ndarray, *, nside: int, niter: int = 1, 
 
     Parameters
     ----------
-    maps : array (1, npix) or (3, npix)
-        I; I, Q, U; or Q, U; RING.
+    maps : array (1, npix), (2, npix) or (3, npix)
+        I, or Q, U, or I, Q, U; RING.
     beam : array (lmax + 1,)
         b_l of T, E and B; it ends at the band limit of the result, which both maps must carry.
     nside : int
@@ -284,8 +284,10 @@ def smoothed(maps: np.ndarray, beam: np.ndarray, *, nside: int, niter: int = 1, 
     if lmax >= 3 * least:
         raise ValueError(f"a beam that ends at l = {lmax} is too fine for maps of nside {least}")
     out = np.empty((len(maps), 12 * nside**2))
-    parts = {1: [(slice(0, 1), 0)], 2: [(slice(0, 2), 2)], 3: [(slice(0, 1), 0), (slice(1, 3), 2)]}
-    for part, spin in parts[len(maps)]:
+    scalars = len(maps) % 2
+    for part, spin in ((slice(0, scalars), 0), (slice(scalars, scalars + 2), 2)):
+        if not len(maps[part]):
+            continue
         alm = sht.analysis(maps[part], lmax, spin=spin, niter=niter, nthreads=nthreads)
         out[part] = sht.synthesis(sht.almxfl(alm, beam), nside, spin=spin, nthreads=nthreads)
     return out

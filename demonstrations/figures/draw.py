@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from scipy.special import eval_legendre
 
 from cmbml.analysis.captions import INSIDE, foregrounds_text
-from cmbml.analysis.cleaning.metrics import at_own_beam
+from cmbml.analysis.cleaning.forms import at_own_beam, carried
 from cmbml.analysis.figures import COLOURS, MARKERS, dl_label, draw_line, multipole_axis
 from cmbml.analysis.projections import STYLE, draw_images, gnomonic_pixels, mollweide_pixels, new_figure
 from cmbml.analysis.spectra import scatter, stack
@@ -185,7 +185,9 @@ def cleaned(data: Finished, args: argparse.Namespace) -> Figure:
     axes = figure.subplots(len(args.methods), 3, squeeze=False)
     for row, name in zip(axes, args.methods, strict=True):
         found = data.read("prediction", **data.sky, method=name)
-        truth, error, fwhm_arcmin = at_own_beam(found, cmb, alms, ("T",), good, lmax=data.cfg.analysis.lmax)
+        weight = carried(found, data.read("mask") if found.masked else None)
+        lmax = data.cfg.analysis.lmax
+        truth, error, fwhm_arcmin = at_own_beam(found, cmb, alms, ("T",), good, lmax=lmax, weight=weight)
         skies = {f"truth at {fwhm_arcmin:.3g} arcmin": truth[0], name: truth[0] + error[0]}
         draw_images(row, skies, {f"{name} − truth": error[0]}, pixels, good, caption=caption, half=half)
     return figure

@@ -4,19 +4,27 @@ import copy
 import csv
 import json
 import re
+from dataclasses import replace
+from types import SimpleNamespace
 
+import healpy as hp
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from cmbml.analysis.cleaning.forms import FORMS, without_dipole
 from cmbml.config import resolvers as config
 from cmbml.core.errors import UserError
+from cmbml.maps.skymap import SkyMap
+from cmbml.sky import sht
+from cmbml.sky.beams import gaussian_beam
+from cmbml.sky.masks import apodise
 from cmbml.start import build
 from tests.analysis.browser import look
-from tests.analysis.clean_standin import METHODS, WORDS, make
-from tests.analysis.standin import quickly
+from tests.analysis.clean_standin import FWHM_ARCMIN, METHODS, SEEN, WORDS, C, N, _sky, make
+from tests.analysis.standin import LMAX, NSIDE, draw, quickly
 from tests.analysis.test_compare import Page, check_self_contained
 from tests.conftest import REPO
 
@@ -171,3 +179,46 @@ def test_skies_without_truth_cannot_be_compared(cfg):
     own = cfg("compare", **{"sims.external": {"truth": None}})
     with pytest.raises(UserError, match=r"name it in sims\.external\.truth"):
         build(own)
+
+
+class Predictions:
+    """Maps of methods in memory, in place of files."""
+
+    def __init__(self, maps):
+        self.items = [{"method": name} for name in maps]
+        self.files = [SimpleNamespace(read=lambda m=m: m) for m in maps.values()]
+
+    def __iter__(self):
+        return iter([{"inputs": {}}] * len(self.items))  # their records
+
+
+def test_maps_that_carry_the_mask_are_compared_with_those_that_do_not(cfg):
+    """Of the full sky there are no differences of them; beside them every map is masked, and so is the truth."""
+    stages = {stage.name: stage for stage in build(cfg("compare")).stages}
+    metrics = dict.fromkeys((metric.name for metric in stages["compare"].metrics), 1.0)
+
+    def rows(*areas):
+        return [{"field": "T", "form": f, "area": a, "sim": 0, **metrics} for f in FORMS for a in areas]
+
+    both = {"plain": rows("mask", "full"), "worse": rows("mask"), "low": rows("mask", "full")}
+    lines = stages["compare"].all_differences(both)
+    assert {(line["method"], line["area"]) for line in lines} == {("worse", "mask"), ("low", "mask"), ("low", "full")}
+    lines = stages["compare"].all_differences(both | {"plain": rows("mask")})
+    assert {line["area"] for line in lines} == {"mask"}
+
+    z = hp.pix2vec(NSIDE, np.arange(12 * NSIDE**2))[2]
+    mask = SkyMap(apodise(np.abs(z) > SEEN, 20)[None], ("mask",), "1", 0.0, LMAX)
+    truth, error = (draw(np.random.default_rng(i), c) for i, c in enumerate((C, N)))
+    whole = _sky(sht.almxfl(truth + error, gaussian_beam(FWHM_ARCMIN, LMAX)), "T", FWHM_ARCMIN)
+    masked = replace(whole, data=mask["mask"] * whole.data, masks=1)
+    given = {"cmb_map": _sky(truth, "T", 0.0), "lensed_alm": {"T": truth}, "mask": mask}
+    maps = Predictions({"plain": whole, "worse": masked})
+    item = {"split": "test", "sim": 0, "shown": "T"}
+    shown = stages["panels"].shown(item, prediction=maps, prediction_record=maps, **given)
+    good = mask["mask"] > 0.5
+    one, other = (shown.maps[name] - shown.truth for name in ("plain", "worse"))
+    apart = without_dipole(one - other, good, mask["mask"])[good]  # the dipole of T is fitted before the mask, or after
+    assert np.std(apart) < 0.1 * np.std(one[good])
+    one_map = Predictions({"plain": whole})
+    alone = stages["panels"].shown(item, prediction=one_map, prediction_record=one_map, **given)
+    assert np.std(alone.truth[mask["mask"] == 0]) > 5 * np.std(shown.truth[mask["mask"] == 0])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cmbml.analysis.cleaning import measure as cleaning
-from cmbml.analysis.cleaning.metrics import without_dipole
+from cmbml.analysis.cleaning.forms import without_dipole
 from cmbml.analysis.projections import mollweide_pixels
 from cmbml.core.asset import Assets
 from cmbml.core.pipeline import Pipeline

@@ -174,10 +174,36 @@ def test_narrow_beams_are_widened_to_what_pixels_hold(composed):
     assert [b.fwhm_arcmin for b in observe.instrument.bands][:2] == [32.29, 27.94]
 
 
-@pytest.mark.parametrize("fields", ["[Q,U]", "[T,Q]", "[]", "[T,E]"])
+@pytest.mark.parametrize("fields", ["[U,Q]", "[T,Q]", "[]", "[T,E]"])
 def test_fields_that_no_band_is_observed_in_are_refused(composed, fields):
     with pytest.raises(UserError, match=r"sky.fields=.*bands are observed in T, Q and U; choose"):
         composed(f"sky.fields={fields}", name="sims")
+
+
+def test_polarisation_alone_is_that_of_a_dataset_with_t_and_is_cleaned(made, composed):
+    """Every map of Q and U bit for bit, from the templates to the observation; then B from the simulation to the table.
+
+    A band that sees T alone (545) is none of such a dataset.
+    """
+    words = (*SMALL, "sky.fields=[Q,U]", "method=hilc", "field=B", "analysis.pictures=0", "mask=galactic")
+    cfg = composed(*words, name="clean")
+    build(cfg).run()
+    root, folder = Path(cfg.system.root) / cfg.dataset, made[0]
+    found = sorted(path.relative_to(root) for path in root.rglob("*_map*.fits"))
+    found = [path for path in found if (folder / path).is_file() and "Mask" not in str(path)]
+    assert len(found) > 20
+    for path in found:
+        ours, theirs = read_skymap(root / path), read_skymap(folder / path)
+        assert ours.fields == ("Q", "U")
+        np.testing.assert_array_equal(ours.data, theirs.select("QU"), err_msg=str(path))
+    rows = (root / "hilc" / "B" / "analysis" / "table.csv").read_text().splitlines()
+    assert len(rows) == 4
+    cfg = composed("instrument=planck", "sky.fields=[Q,U]", "nside=16", "sky.lmax=40", name="sims")
+    (observe,) = [stage for stage in build(cfg).stages if stage.name == "observe"]
+    assert {item["band"] for item in observe.items()} == {"30", "44", "70", "100", "143", "217", "353"}
+    cfg.instrument.bands = ["545", "857"]
+    with pytest.raises(UserError, match=r"sky.fields=\[Q,U\]: none of the bands of the instrument sees them"):
+        next(stage for stage in build(cfg).stages if stage.name == "observe").items()
 
 
 def test_a_cosmology_that_cannot_be_drawn_is_a_mistake_of_the_user(composed):

@@ -16,8 +16,8 @@ from cmbml.analysis import compare, compare_figures, comparison, tables
 from cmbml.analysis.captions import good_pixels
 from cmbml.analysis.cleaning import report as clean_report
 from cmbml.analysis.cleaning.figures import cleaned_spectra
+from cmbml.analysis.cleaning.forms import FORMS, carried, in_forms, together
 from cmbml.analysis.cleaning.measure import Cleaning, Measure
-from cmbml.analysis.cleaning.metrics import FORMS, carried, in_forms, together
 from cmbml.analysis.measure import MASK
 from cmbml.analysis.spectra import of_method, stack
 from cmbml.config.resolvers import shipped

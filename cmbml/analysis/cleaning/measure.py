@@ -11,16 +11,8 @@ from cmbml.analysis import measure
 from cmbml.analysis.captions import foregrounds_text, good_pixels
 from cmbml.analysis.cleaning import figures as cleaning_figures
 from cmbml.analysis.cleaning import metrics
-from cmbml.analysis.cleaning.metrics import (
-    FORMS,
-    agreement,
-    at_own_beam,
-    carried,
-    error_spectra,
-    in_forms,
-    together,
-    without_dipole,
-)
+from cmbml.analysis.cleaning.forms import FORMS, at_own_beam, carried, in_forms, together, without_dipole
+from cmbml.analysis.cleaning.metrics import agreement, error_spectra
 from cmbml.analysis.common import demand_usable
 from cmbml.analysis.measure import Judged
 from cmbml.analysis.metrics import Metric
@@ -81,7 +73,7 @@ class OfTruth(Stage):
 
 
 class Measure(Cleaning, OfTruth, measure.Measure):
-    """Pixel metrics in each form of `cleaning.metrics.in_forms`, and beam-deconvolved spectra with what they tell.
+    """Pixel metrics in each form of `cleaning.forms.in_forms`, and beam-deconvolved spectra with what they tell.
 
     Pixels of the area ``mask`` are those where the mask exceeds one half; its spectra are of maps times the mask.
     Transfer, rho and the residual's power over the CMB's are those of the spectra and the same for all forms; of Q and
