@@ -338,7 +338,7 @@ def test_monopole_and_dipole_of_a_masked_t_are_masked_as_well():
 
 def test_a_map_says_that_it_carries_the_mask_and_one_without_a_mask_is_refused(tmp_path):
     carries = replace(sky(through_the_mask(ALMS, "T", 60), "T", 60.0), masks=1)
-    for given in (carries, replace(carries, masked=False)):
+    for given in (carries, replace(carries, masks=0)):
         write_skymap(tmp_path / "sky.fits", given)
         assert read_skymap(tmp_path / "sky.fits").masks == given.masks
     with pytest.raises(UserError, match="The prediction was multiplied by a mask"):
