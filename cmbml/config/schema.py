@@ -271,7 +271,10 @@ class Assets:
     holds: dict[str, str] = MISSING
 
 
-_EXTERNAL_TEXTS = ("obs", "truth", "unit", "truth_unit", "coordinates")
+_EXTERNAL_TEXTS = (
+    *("obs", "unit", "coordinates"),
+    *("truth", "truth_unlensed", "truth_lensed", "truth_kappa", "truth_unit"),
+)
 
 
 @dataclass

@@ -17,6 +17,11 @@ def has_truth(config: DictConfig) -> bool:
     return has_parts(config) or config.sims.external.truth is not None
 
 
+def has_kappa(config: DictConfig) -> bool:
+    """Whether the true convergence of each sky is known: simulated, or given with the observations."""
+    return has_parts(config) or config.sims.external.truth_kappa is not None
+
+
 def has_parts(config: DictConfig) -> bool:
     """Whether the skies are simulated here, so that CMB, foregrounds and noise are known apart."""
     return not config.sims.external

@@ -53,8 +53,8 @@ def read_map(
     nside : int
         The map's, and the mask's; another of the map is refused unless ``any_nside``.
     fields : sequence of str
-        Of T, Q, U, E and B; columns are found by name, and E or B alone may be the only column, of a name that tells
-        no other. U changes its sign if POLCCONV says IAU, and is COSMO otherwise.
+        Of T, Q, U, E, B and kappa; columns are found by name, and E, B or kappa alone may be the only column, of a name
+        that tells no other. U changes its sign if POLCCONV says IAU, and is COSMO otherwise.
     factors : mapping
         Unit -> how many of the unit of the result it is; None if the band does not tell. Other units are refused.
     unit : str, optional
@@ -133,7 +133,7 @@ def fields_of(table: PixelTable) -> list[str]:
 
 def _named(table: PixelTable, field: str) -> list[str]:
     """Names of the columns that are called as a field."""
-    return [name for name in table.names if _plain(name) in _COLUMNS[field]]
+    return [name for name in table.names if _plain(name) in _COLUMNS.get(field, (field.upper(),))]
 
 
 def _plain(name: str) -> str:
@@ -152,7 +152,7 @@ def _column(table: PixelTable, field: str, fields_key: str) -> str:
     found = _named(table, field)
     if len(found) > 1:
         raise UserError(f"{table.label} names {field} twice, as {' and '.join(found)}; leave one of these columns.")
-    if not found and field in ("E", "B") and len(table.names) == 1 and _tells_nothing(table.names[0]):
+    if not found and field in ("E", "B", "kappa") and len(table.names) == 1 and _tells_nothing(table.names[0]):
         return table.names[0]
     if not found:
         has = ", ".join(table.names)

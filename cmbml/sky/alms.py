@@ -66,8 +66,8 @@ def truncate(alm: np.ndarray, lmax: int) -> np.ndarray:
     return out
 
 
-def almxfl(alm: np.ndarray, fl: np.ndarray) -> np.ndarray:
-    """Return a_lm f_l for alms of shape (..., nalm) and real f_l of shape (>= lmax + 1,).
+def almxfl(alm: np.ndarray, fl: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
+    """Return a_lm f_l for alms of shape (..., nalm) and real f_l of shape (>= lmax + 1,), in ``out`` if it is given.
 
     Examples
     --------
@@ -78,7 +78,7 @@ def almxfl(alm: np.ndarray, fl: np.ndarray) -> np.ndarray:
     fl = np.asarray(fl, dtype=np.float64)
     if fl.shape[-1] <= lmax:
         raise ValueError(f"f_l ends at l = {fl.shape[-1] - 1}, below the alms' lmax = {lmax}")
-    out = np.empty_like(alm)
+    out = np.empty_like(alm) if out is None else out
     for m in range(lmax + 1):
         a = _start(lmax, m)
         n = lmax + 1 - m

@@ -148,40 +148,38 @@ def solve(
         raise ValueError(f"E and B have the shapes {e_wiener.shape} and {b.shape}: bring them to one lmax")
     lmax = sht.alm_lmax(b)
     lensing = FirstOrder(e_wiener, grid=int(np.ceil(grid * lmax)), nthreads=nthreads)
-    nothing = np.zeros_like(b, dtype=np.complex128)
-
-    def transposed(alm: np.ndarray) -> np.ndarray:
-        return lensing.adjoint(nothing, sht.almxfl(alm, with_weights.inverse_b))
 
     def left(phi: np.ndarray) -> np.ndarray:
-        image: np.ndarray = transposed(lensing.lens(phi)[1]) + sht.almxfl(phi, with_weights.inverse_pp)
+        image = lensing.curvature(phi, with_weights.inverse_b)
+        image += sht.almxfl(phi, with_weights.inverse_pp)
         return image
 
     def conditioned(residual: np.ndarray) -> np.ndarray:
         return sht.almxfl(residual, with_weights.preconditioner)
 
-    right = transposed(b)
+    residual = lensing.adjoint(np.zeros_like(b), sht.almxfl(b, with_weights.inverse_b))
     if push is not None:
-        right = right + push
-    phi = nothing
-    residual = right
+        residual += push
+    enough = tolerance**2 * inner(residual, conditioned(residual))
+    phi = np.zeros(len(b), dtype=np.complex128)
     if start is not None:
-        phi = sht.almxfl(start.astype(np.complex128), with_weights.preconditioner > 0)
-        residual = right - left(phi)
+        sht.almxfl(start, with_weights.preconditioner > 0, out=phi)
+        residual -= left(phi)
     step = conditioned(residual)
     size = inner(residual, step)
-    enough = tolerance**2 * inner(right, conditioned(right))
     for _ in range(iterations):
         if size <= enough:
             break
         image = left(step)
         length = size / inner(step, image)
-        phi = phi + length * step
-        residual = residual - length * image
-        towards = conditioned(residual)
+        image *= length
+        residual -= image
+        phi += np.multiply(step, length, out=image)
         before = size
-        size = inner(residual, towards)
-        step = towards + size / before * step
+        sht.almxfl(residual, with_weights.preconditioner, out=image)
+        size = inner(residual, image)
+        step *= size / before
+        step += image
     return phi
 
 
@@ -239,5 +237,7 @@ def inner(a: np.ndarray, b: np.ndarray) -> float:
     >>> inner(a, a)
     3.0
     """
-    zero = slice(0, sht.alm_lmax(a) + 1)
-    return float(2 * np.vdot(a, b).real - np.vdot(a[zero], b[zero]).real)
+    zero = 2 * (sht.alm_lmax(a) + 1)
+    x, y = (np.ascontiguousarray(alm, dtype=np.complex128).view(np.float64) for alm in (a, b))
+    # einsum, not BLAS: that would start threads of its own, whose number the last bits depend on.
+    return float(2 * np.einsum("i,i->", x, y) - np.einsum("i,i->", x[:zero], y[:zero]))

@@ -18,29 +18,33 @@ from cmbml.sky import sht
 _SINGLE = np.complex64  # ducc0's single-precision transforms err by 1e-6
 
 
-def _pair(gradient: np.ndarray, curl: np.ndarray | None = None) -> np.ndarray:
-    curl = np.zeros_like(gradient) if curl is None else curl
-    return np.stack([gradient, curl]).astype(_SINGLE)
+def _gradient(alm: np.ndarray, fl: np.ndarray) -> np.ndarray:
+    """Alms times f_l as the gradient of a spin field without curl, (2, nalm)."""
+    pair = np.zeros((2, len(alm)), dtype=_SINGLE)
+    sht.almxfl(alm, fl, out=pair[0])
+    return pair
 
 
-def _raise(alm: np.ndarray, spin: int) -> np.ndarray:
-    """Times sqrt((l - 2)(l + 3)) for spin 3, sqrt((l + 2)(l - 1)) for spin 1: the derivatives of a spin-2 field."""
-    ell = np.arange(sht.alm_lmax(alm) + 1.0)
+def _raise(lmax: int, spin: int) -> np.ndarray:
+    """sqrt((l - 2)(l + 3)) for spin 3, sqrt((l + 2)(l - 1)) for spin 1: the derivatives of a spin-2 field."""
+    ell = np.arange(lmax + 1.0)
     square = (ell - 2) * (ell + 3) if spin == 3 else (ell + 2) * (ell - 1)
-    return sht.almxfl(alm, np.sqrt(np.maximum(square, 0) * (ell >= 2)))
+    factor: np.ndarray = np.sqrt(np.maximum(square, 0) * (ell >= 2))
+    return factor
 
 
-def _slope(alm: np.ndarray) -> np.ndarray:
-    """Times sqrt(l(l+1)): the gradient of a scalar field."""
-    ell = np.arange(sht.alm_lmax(alm) + 1.0)
-    return sht.almxfl(alm, np.sqrt(ell * (ell + 1)))
+def _slope(lmax: int) -> np.ndarray:
+    """sqrt(l(l+1)): the gradient of a scalar field."""
+    ell = np.arange(lmax + 1.0)
+    return np.sqrt(ell * (ell + 1))
 
 
 class FirstOrder:
     """The first-order lensing of a fixed E, dP[phi] = (V P1 - V* P3) / 2, as a linear operator on phi, and its adjoint.
 
     Its two fields P1 and P3 are made once and kept (complex64, 16 bytes a point of the grid): a product with phi is one
-    transform to the grid and one back.
+    transform to the grid and one back. What is between them is done where the field is, so that it costs little beside
+    them.
 
     Parameters
     ----------
@@ -66,29 +70,50 @@ class FirstOrder:
     def __init__(self, e: np.ndarray, *, grid: int | None = None, nthreads: int = 0) -> None:
         self.lmax = sht.alm_lmax(e)
         self.keys = {"grid": 3 * self.lmax // 2 + 1 if grid is None else grid, "nthreads": nthreads}
-        self.p1 = sht.synthesis_gl(_pair(_raise(e, 1)), spin=1, **self.keys)
-        self.p3 = sht.synthesis_gl(_pair(_raise(e, 3)), spin=3, **self.keys)
+        self.p1 = sht.synthesis_gl(_gradient(e, _raise(self.lmax, 1)), spin=1, **self.keys)
+        self.p3 = sht.synthesis_gl(_gradient(e, _raise(self.lmax, 3)), spin=3, **self.keys)
 
     def lens(self, phi: np.ndarray) -> np.ndarray:
         """Return the E and B that phi makes of it, complex128 (2, nalm), uK."""
-        v = sht.synthesis_gl(_pair(_slope(phi)), spin=1, **self.keys)
-        field = self.p1 * v
-        np.conjugate(v, out=v)
-        v *= self.p3
-        field -= v
-        field /= 2
-        return sht.analysis_gl(field, lmax=self.lmax, spin=2, **self.keys).astype(np.complex128)
+        return self._lens(phi).astype(np.complex128)
 
     def adjoint(self, e: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Return the gradient with respect to phi of the inner product of e, b with ``lens(phi)``, complex128."""
-        first = sht.synthesis_gl(_pair(e, b), spin=2, **self.keys)
-        field = self.p1.conj()
-        field *= first
-        np.conjugate(first, out=first)
-        first *= self.p3
-        field -= first
-        gradient = sht.analysis_gl(field, lmax=self.lmax, spin=1, **self.keys)[0].astype(np.complex128)
-        return _slope(gradient) / 2
+        return self._adjoint(np.stack([e, b]).astype(_SINGLE))
+
+    def curvature(self, phi: np.ndarray, fl: np.ndarray) -> np.ndarray:
+        """Return ``adjoint(0, f_l B)`` of the B of ``lens(phi)``, complex128, without copies between the two."""
+        pair = self._lens(phi)
+        pair[0] = 0
+        sht.almxfl(pair[1], fl, out=pair[1])
+        return self._adjoint(pair)
+
+    def _lens(self, phi: np.ndarray) -> np.ndarray:
+        field = sht.synthesis_gl(_gradient(phi, _slope(self.lmax) / 2), spin=1, **self.keys)
+
+        def multiply(chunk: slice) -> None:
+            v = field[chunk]
+            other = v.conj()
+            other *= self.p3[chunk]
+            v *= self.p1[chunk]
+            v -= other
+
+        sht.in_chunks(multiply, len(field), nthreads=self.keys["nthreads"])
+        return sht.analysis_gl(field, lmax=self.lmax, spin=2, **self.keys)
+
+    def _adjoint(self, pair: np.ndarray) -> np.ndarray:
+        field = sht.synthesis_gl(pair, spin=2, **self.keys)
+
+        def multiply(chunk: slice) -> None:
+            f = field[chunk]
+            other = f.conj()
+            other *= self.p3[chunk]
+            f *= self.p1[chunk].conj()
+            f -= other
+
+        sht.in_chunks(multiply, len(field), nthreads=self.keys["nthreads"])
+        gradient = sht.analysis_gl(field, lmax=self.lmax, spin=1, **self.keys)[0]
+        return sht.almxfl(gradient, _slope(self.lmax) / 2, out=np.empty(len(gradient), dtype=np.complex128))
 
 
 def phi_gradient(
@@ -172,7 +197,7 @@ def lensing_template(
     out = {}
     if "T" in alms:
         keys = {"grid": 3 * lmax // 2 + 1, "nthreads": nthreads}
-        v, slope = (sht.synthesis_gl(_pair(_slope(alm)), spin=1, **keys) for alm in (phi, alms["T"]))
+        v, slope = (sht.synthesis_gl(_gradient(alm, _slope(lmax)), spin=1, **keys) for alm in (phi, alms["T"]))
         product = (v * slope.conj()).real
         out["T"] = sht.analysis_gl(product, lmax=lmax, spin=0, **keys)[0].astype(np.complex128)
     if "E" in alms:

@@ -11,7 +11,8 @@ Conventions, everywhere in the package:
 No result depends on the number of threads, bit for bit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import ducc0
@@ -28,6 +29,7 @@ __all__ = [
     "analysis",
     "analysis_gl",
     "gauss_legendre",
+    "in_chunks",
     "lens",
     "lens_maps",
     "rotate_alm",
@@ -41,6 +43,7 @@ __all__ = [
 # narrow range leaves one choice. (In double precision the last bits depend on the number of threads all the same.)
 _INTERPOLATION = {"epsilon": 1e-5, "sigma_min": 1.5, "sigma_max": 1.6}
 _ACCURATE = 2.5  # multipoles in units of nside
+_CHUNK = 2**15  # points
 _SPIN_GRID = 3  # the highest spin of a field on a Gauss-Legendre grid
 
 
@@ -246,6 +249,34 @@ def analysis_gl(field: np.ndarray, grid: int, lmax: int, *, spin: int, nthreads:
         map=parts, ringfactor=weight, spin=spin, lmax=lmax, nthreads=nthreads, **rings
     )
     return alm
+
+
+def in_chunks(work: Callable[[slice], None], n: int, *, nthreads: int = 0) -> None:
+    """Let ``work`` go over n points chunk by chunk, as slices that stay in a core's cache; threads share the chunks.
+
+    The chunks are the same for any number of threads.
+
+    Examples
+    --------
+    >>> field = np.ones(100_000)
+    >>> def double(chunk):
+    ...     field[chunk] *= 2
+    >>> in_chunks(double, len(field))
+    >>> bool((field == 2).all())
+    True
+    """
+    chunks = [slice(start, start + _CHUNK) for start in range(0, n, _CHUNK)]
+    threads = min(nthreads or ducc0.misc.thread_pool_size(), len(chunks))
+
+    def share(k: int) -> None:
+        for chunk in chunks[k::threads]:
+            work(chunk)
+
+    if threads == 1:
+        share(0)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(share, range(threads)))
 
 
 def _parts(field: np.ndarray) -> np.ndarray:

@@ -60,7 +60,10 @@ KINDS = {
     "sims.external.coordinates": "text or null",
     "sims.external.fwhm_arcmin": "mapping of bands to numbers, or null",
     "sims.external.obs": "text (pattern of files)",
-    "sims.external.truth": "text (pattern of files) or null",
+    **dict.fromkeys(
+        (f"sims.external.{key}" for key in ("truth", "truth_kappa", "truth_lensed", "truth_unlensed")),
+        "text (pattern of files) or null",
+    ),
     "sims.external.truth_unit": "text or null",
     "sims.external.unit": "text or null",
     "system.cluster.address": "text or null",

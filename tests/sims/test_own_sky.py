@@ -17,7 +17,7 @@ from tests.conftest import run_here
 ITEM = {"split": "test", "sim": 0}
 SMALL = (
     "nside=32", "sky.margin=256", "instrument.fwhm_arcmin=30", "delens.lmin_b=30", "analysis.delta_l=10",
-    "analysis.zoom=[0,60,40]", "method=linear_map", "run.workers=1",
+    "analysis.zoom=[0,60,40]", "method=linear_map", "run.workers=1", "sky.lmax=80",
 )  # fmt: skip
 
 
@@ -31,7 +31,7 @@ def test_the_map_of_a_simulated_sky_gives_what_the_simulation_gives(tmp_path):
 
     run(
         *SMALL, "dataset=simulated", "splits.train=0", "splits.valid=0", "splits.test=1", "analysis.pictures=0",
-        "run.only=[theory,cmb,observe,filters,linear_weights,linear_map,kappa,lensing_template]",
+        "run.only=[theory,cmb,observe,filters,linear_weights,linear_map,kappa,lensing_template,baseline,measure]",
     )  # fmt: skip
     q, u = hp.read_map(tmp_path / "simulated/Simulations/Test/sim0000/obs_map.fits", field=(3, 4), dtype=float)
     own = tmp_path / "own.fits"
@@ -55,6 +55,32 @@ def test_the_map_of_a_simulated_sky_gives_what_the_simulation_gives(tmp_path):
     assert "estimate_mean" in rows[0]
     assert not any("truth" in name for name in rows[0])
 
+    # With the truth in files, of another beam, the same is measured as on the simulated sky.
+    sky = tmp_path / "simulated/Simulations/Test/sim0000"
+    truth = []
+    for name in ("unlensed", "lensed"):
+        alms = np.load(sky / f"cmb_{name}_alm.npz")
+        pair = [sht.almxfl(alms[x].astype(complex), gaussian_beam(20.0, 80)) for x in "EB"]
+        maps = 1e-6 * sht.synthesis(np.stack(pair), 32, spin=2)
+        truth.append(f"sims.external.truth_{name}={tmp_path / name}.fits")
+        hp.write_map(tmp_path / f"{name}.fits", maps, column_names=["Q", "U"], column_units="K_CMB", coord="G")
+    kappa = np.load(sky / "cmb_unlensed_alm.npz")["kappa"].astype(complex)
+    hp.write_map(tmp_path / "true_kappa.fits", sht.synthesis(kappa, 32), column_names=["kappa"], coord="G")
+    truth += [f"sims.external.truth_kappa={tmp_path}/true_kappa.fits", "sims.external.truth_fwhm_arcmin=20"]
+    run(*words, "sims=external", f"sims.external.obs={own}", *truth, "dataset=own", "analysis=default")
+    known, found = (
+        list(csv.DictReader((tmp_path / f"{name}/linear_map/B/analysis/Test/sim0000/metrics.csv").open()))
+        for name in ("simulated", "own")
+    )
+    for here, there in zip(found, known, strict=True):
+        for metric in ("A_res", "transfer", "rho", "RMSE"):
+            assert float(here[metric]) == pytest.approx(float(there[metric]), rel=0.01), metric
+    with (tmp_path / "own/linear_map/B/analysis/kappa.csv").open() as f:
+        for row in csv.DictReader(f):
+            band = np.arange(int(row["first"]), int(row["last"]) + 1)
+            power = np.average(sht.alm2cl(kappa)[band], weights=2 * band + 1)
+            assert float(row["truth_mean"]) == pytest.approx(power, rel=0.02)
+
 
 @pytest.mark.parametrize(
     ("words", "told"),
@@ -69,6 +95,15 @@ def test_the_map_of_a_simulated_sky_gives_what_the_simulation_gives(tmp_path):
         (
             ["sims.external.obs={here}/a.fits", "sims.external.unit=Jy"],
             "sims.external.unit=Jy is not known; choose one",
+        ),
+        (
+            ["sims.external.obs={here}/a.fits", "sims.external.truth_lensed={here}/b.fits"],
+            "give sims.external.truth_unlensed and sims.external.truth_lensed, or neither.",
+        ),
+        (
+            ["sims.external.obs={here}/a.fits"]
+            + [f"sims.external.truth_{name}={{here}}/*.fits" for name in ("unlensed", "lensed")],
+            "finds 2 files, and splits.test is 1; say splits.test=2",
         ),
     ],
 )

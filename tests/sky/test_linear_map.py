@@ -1,12 +1,18 @@
 """The linear MAP against dense algebra, and against what must not change it."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
+from cmbml.core.stage import THREAD_VARIABLES
 from cmbml.sky import sht
 from cmbml.sky.lensing import unit_alm
 from cmbml.sky.linear_map import inner, sample, solve, weights
 from cmbml.sky.quadratic import FirstOrder, lensing_template
+from tests.conftest import REPO
 
 LMAX = 24
 ELL = np.arange(LMAX + 1.0)
@@ -41,6 +47,9 @@ def test_the_adjoint_is_the_adjoint():
         lensing = FirstOrder(e, grid=grid)
         one = inner(lensing.adjoint(0 * b, b), phi)
         assert one == pytest.approx(inner(b, lensing.lens(phi)[1]), abs=1e-6 * np.sqrt(inner(one * b, one * b)))
+        fl = np.arange(lmax + 1.0)
+        both = lensing.adjoint(0 * b, sht.almxfl(lensing.lens(phi)[1], fl))
+        np.testing.assert_allclose(lensing.curvature(phi, fl), both, rtol=1e-6)
 
 
 def test_the_solution_is_that_of_dense_algebra():
@@ -73,6 +82,27 @@ def test_the_start_and_the_threads_do_not_matter():
     assert np.linalg.norm(one - other) < 1e-3 * np.linalg.norm(one)
     np.testing.assert_array_equal(one, solve(b, e, w, tolerance=1e-5, iterations=400, nthreads=2))
     assert not one[[0, 1, LMAX + 1]].any()
+
+
+SOLVED = """
+import hashlib, sys
+sys.path.insert(0, sys.argv[1])
+from tests.sky.test_linear_map import drawn, np, solve, weights
+lmax = 200  # the products are of several chunks, and a library of linear algebra would share an inner product
+flat = np.ones(lmax + 1)
+cls = {"lensed_ee": flat, "lensed_bb": 0 * flat, "bb": 0 * flat, "pp": (np.arange(lmax + 1) + 1.0) ** -3}
+found = solve(drawn(2, flat, lmax), drawn(0, flat, lmax), weights(cls, flat, flat, lmin_b=6), iterations=4, tolerance=0)
+print(hashlib.sha256(found.tobytes()).hexdigest())
+"""
+
+
+def test_the_threads_of_the_process_do_not_matter():
+    """Bit for bit; those of a process are known when it starts."""
+    command = [sys.executable, "-c", SOLVED, str(REPO)]
+    environments = [os.environ | dict.fromkeys(THREAD_VARIABLES, n) for n in "12"]
+    one, two = (subprocess.run(command, env=env, capture_output=True, text=True) for env in environments)
+    assert len(one.stdout) == 65, one.stderr
+    assert one.stdout == two.stdout
 
 
 def test_b_below_lmin_b_does_not_enter():

@@ -12,7 +12,7 @@ from cmbml.analysis.figures import LOOK, draw_line, limit_floor, multipole_axis
 from cmbml.analysis.measure import MASK
 from cmbml.analysis.projections import STYLE, new_figure
 from cmbml.analysis.spectra import scatter, stack
-from cmbml.config.truth import estimates_kappa, has_parts
+from cmbml.config.truth import estimates_kappa, has_kappa
 from cmbml.core.asset import Every, Files, Item, Optional
 from cmbml.maps.skymap import SkyMap
 from cmbml.sky import sht
@@ -80,7 +80,7 @@ class KappaSpectra(Delensing):
     version = 2
     inputs = (
         Every("estimate", split="test"),
-        Optional(Every("unlensed_alm", split="test"), when=has_parts),
+        Optional(Every("unlensed_alm", split="test"), when=has_kappa),
         "filters",
         MASK,
     )

@@ -74,7 +74,7 @@ def lensing_of(
     lensed_alm: Mapping[str, np.ndarray],
     mask: SkyMap | None = None,
 ) -> list[Seen]:
-    """Return the convergence, where a method estimates it, and the lensing of the field.
+    """Return the convergence, where a method estimates it and the truth is known, and the lensing of the field.
 
     Behind a mask the lensing of the field has it once, as the field has. Estimates of the convergence have it as often
     as they say (`SkyMap.masks`); truth and estimates are given as many factors as the one that has most.
@@ -98,7 +98,7 @@ def lensing_of(
     )
     templates = {name: obs[field] - m for name, m in predicted.items()}
     quantities = [Seen(f"lensing of {field}", "uK_CMB", (lensed - unlensed) * seen, templates)]
-    if kappa:
+    if kappa and "kappa" in unlensed_alm:
         most = max(m.masks for m in kappa.values())
         truth = sht.synthesis(as_measured(unlensed_alm["kappa"], kappa.values(), mask=weight), obs.nside) * seen**most
         maps = {name: m["kappa"] * seen ** (most - m.masks) for name, m in kappa.items()}
