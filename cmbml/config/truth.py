@@ -75,6 +75,11 @@ def measured_b(mask: str, combined: Any) -> str:
     return "scalar" if mask == "none" or combined else "pure"
 
 
+def combined(config: DictConfig) -> bool:
+    """Whether the observed sky is combined of cleaned bands."""
+    return bool(OmegaConf.select(config, "sims.combine"))
+
+
 def foregrounds_known(kind: str, combined: Any) -> bool:
     """Whether it is known of every sky what is left of its foregrounds, which were simulated and then combined away."""
     return bool(kind != "none" and combined)

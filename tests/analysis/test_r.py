@@ -349,9 +349,9 @@ def test_pure_b_wants_q_u_and_a_taper(composed):
     for key, value, message in (
         ("sky.fields", ["B"], "made of Q and U"),
         ("mask.apodise_deg", 0.0, "an edge"),
-        ("analysis.r.foregrounds", True, "Pure B of cleaned bands is not made"),
+        ("sims.combine", {"E": "hilc"}, "Pure B of cleaned bands is not made"),
     ):
-        other = cfg.copy()
+        other = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
         OmegaConf.update(other, key, value)
         with pytest.raises(UserError, match=message):
             Bandpowers(other).check()

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from cmbml.analysis.delensing.measure import NONE, Delensing
 from cmbml.analysis.measure import MASK
-from cmbml.config.truth import masked
+from cmbml.config.truth import combined, masked
 from cmbml.core.asset import Item, Optional
 from cmbml.core.errors import demand
 from cmbml.core.stage import SimStage
@@ -81,7 +81,7 @@ class Bandpowers(Delensing, SimStage):
         "analysis.r.foregrounds",
         "analysis.lmax",
     )
-    reads = ("splits", "sky.fields")
+    reads = ("splits", "sky.fields", "sims")
     memory = "20 map"
 
     def check(self) -> None:
@@ -91,7 +91,7 @@ class Bandpowers(Delensing, SimStage):
         if cfg.analysis.r.b == "scalar":
             return
         demand(masked(cfg), "The full sky has no border to leak at: say analysis.r.b=scalar.")
-        demand(not has_foregrounds_left(cfg), "Pure B of cleaned bands is not made: say analysis.r.b=scalar.")
+        demand(not combined(cfg), "Pure B of cleaned bands is not made: say analysis.r.b=scalar.")
         demand(
             {"Q", "U"} <= set(cfg.sky.fields),
             "Pure B is made of Q and U, which are not both among sky.fields; add them, or say analysis.r.b=scalar.",
