@@ -57,7 +57,7 @@ LEARNING = {"network", "train", "patches", "rotation", "delens", "quadratic", "l
 BANDS = {"foregrounds", "noise"}  # of one band nobody reads them
 OF_CLEANED = ("sims=cleaned", "mask=galactic", "experiment=bands_to_r")
 OF_BANDS = [o for o in options("delens") if o.split("=")[0] in BANDS or o in OF_CLEANED]
-OF_R = {f"analysis.r.{key}" for key in ("b", "delta_l", "free", "known", "foregrounds")}  # what analysis=r alone reads
+OF_R = {f"analysis.r.{key}" for key in ("b", "delta_l", "free", "known")}  # what analysis=r alone reads
 SCALAR_ROOT_KEYS = ("field", "scale", "nside", "epochs")
 
 

@@ -208,7 +208,6 @@ class OfR:
     delta_l: int = within(1, LMAX[1])
     free: list[str] = MISSING
     known: str = MISSING
-    foregrounds: bool = MISSING
 
 
 @dataclass

@@ -70,19 +70,9 @@ def known(split: str, stages: Sequence[str]) -> str | None:
     return split if split != "test" and MEASURES_R in stages else None
 
 
-def measured_b(mask: str, combined: Any) -> str:
-    """What r is measured in: pure where maps of Q and U are masked, scalar where no sky or a combined B is."""
-    return "scalar" if mask == "none" or combined else "pure"
-
-
-def combined(config: DictConfig) -> bool:
-    """Whether the observed sky is combined of cleaned bands."""
-    return bool(OmegaConf.select(config, "sims.combine"))
-
-
-def foregrounds_known(kind: str, combined: Any) -> bool:
-    """Whether it is known of every sky what is left of its foregrounds, which were simulated and then combined away."""
-    return bool(kind != "none" and combined)
+def measured_b(mask: str) -> str:
+    """What r is measured in: pure where Q and U are known in a part of the sky, scalar where in all of it."""
+    return "scalar" if mask == "none" else "pure"
 
 
 def estimates_kappa(config: DictConfig) -> bool:

@@ -19,7 +19,6 @@ from cmbml.sky.lensing_theory import fiducial
 from cmbml.sky.masks import apodise, band_mask, f_sky
 from cmbml.start import build
 from tests.analysis import standin
-from tests.conftest import REPO
 
 T = np.array([4.0, 2.0, 1.0])
 LEFT = np.array([0.3, 0.2, 0.2])
@@ -349,29 +348,12 @@ def test_pure_b_wants_q_u_and_a_taper(composed):
     for key, value, message in (
         ("sky.fields", ["B"], "made of Q and U"),
         ("mask.apodise_deg", 0.0, "an edge"),
-        ("sims.combine", {"E": "hilc"}, "Pure B of cleaned bands is not made"),
     ):
         other = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
         OmegaConf.update(other, key, value)
         with pytest.raises(UserError, match=message):
             Bandpowers(other).check()
     Bandpowers(cfg).check()
-
-
-def test_cleaned_bands_are_measured_in_scalar_b_with_their_foregrounds(composed):
-    """What the simulations say decides: a mask alone wants pure B, and B that is combined of bands does not."""
-    composed()  # makes the functions of the yaml files known
-    for combined, kind, expected in (
-        ({"E": 1}, "synthetic", ("scalar", True)),
-        ({"E": 1}, "none", ("scalar", False)),
-        ({}, "synthetic", ("pure", False)),
-    ):
-        loaded = OmegaConf.create(
-            {"analysis": OmegaConf.load(REPO / "cfg/analysis/default.yaml"), "mask": {"kind": "band"}}
-        )
-        loaded.sims = {"combine": combined}
-        loaded.foregrounds = {"kind": kind}
-        assert (loaded.analysis.r.b, loaded.analysis.r.foregrounds) == expected
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cmbml.analysis.delensing.bandpowers import Bandpowers
 from cmbml.core.errors import UserError
 from cmbml.methods.ilc.combine import Combine, ForegroundsLeft
 from cmbml.methods.shared.filters import Filters
@@ -111,6 +112,25 @@ def test_parts_are_the_whole(sky):
         whole = sht.truncate(sky.obs_alm[x].astype(complex), lmax)
         missing = whole - sht.truncate(rest[x], lmax)
         assert np.linalg.norm(left[x] - missing) < 0.01 * np.linalg.norm(missing)
+
+
+def test_pure_b_of_the_bands_is_that_of_the_sky_and_of_its_foregrounds(make, sky):
+    """Bands without noise are the CMB: its E is not in their pure B; foregrounds add to it linearly."""
+    cfg = make(*WORDS, "analysis=r", "noise=none", "analysis.r={band: [10, 20], delta_l: 5}")
+    clean = Sky.__new__(Sky)
+    clean.__dict__.update(sky.__dict__, observe=ObserveBands(cfg))
+    nothing = replace(sky.obs, data=np.zeros_like(sky.obs.data))
+    given = {"obs": sky.obs, "lensing_template": nothing, "unlensed_alm": sky.cmb, "mask": sky.mask}
+    given |= {"combination": sky.made, "foreground": sky.foreground}
+    plain, whole = (
+        Bandpowers(cfg).run(ITEM, bands=clean.seen(foregrounds=with_them), **given) for with_them in (False, True)
+    )
+    b = {x.removeprefix("linear_map/"): cl[8:22] for x, cl in whole.items() if x.startswith("linear_map")}
+    expected = b["unlensed"]
+    np.testing.assert_allclose(plain["linear_map/predicted"][8:22], expected, rtol=0.05)
+    total = expected + 2 * b["unlensed_x_foregrounds"] + b["foregrounds"]
+    np.testing.assert_allclose(b["predicted"], total, rtol=0.05)
+    assert b["foregrounds"].mean() > 0
 
 
 def test_maps_are_those_of_the_alms(sky):

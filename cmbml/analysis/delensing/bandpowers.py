@@ -1,16 +1,17 @@
 """Spectra of the B of a sky and of its delensing, scalar or pure, and their bandpowers: what r is measured with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
+from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig
 
 from cmbml.analysis.delensing.measure import NONE, Delensing
 from cmbml.analysis.measure import MASK
-from cmbml.config.truth import combined, masked
-from cmbml.core.asset import Item, Optional
+from cmbml.config.truth import cleaned, has_foregrounds_left, masked
+from cmbml.core.asset import Every, Files, Item, Optional
 from cmbml.core.errors import demand
 from cmbml.core.stage import SimStage
 from cmbml.maps.skymap import SkyMap
@@ -27,9 +28,19 @@ _EVERYWHERE = np.array([4 * np.pi])  # spectrum of the window of the full sky
 Operator = Callable[[np.ndarray], np.ndarray]
 
 
-def has_foregrounds_left(cfg: DictConfig) -> bool:
-    """Whether it is known what is left of the foregrounds of a sky."""
-    return bool(cfg.analysis.r.foregrounds)
+def sees_foregrounds_left(cfg: DictConfig) -> bool:
+    """Whether what a combination has left of foregrounds is measured in its own B."""
+    return has_foregrounds_left(cfg) and cfg.analysis.r.b == "scalar"
+
+
+def combines_pure_b(cfg: DictConfig) -> bool:
+    """Whether pure B is that of several bands."""
+    return cleaned(cfg) and cfg.analysis.r.b == "pure"
+
+
+def combines_pure_foregrounds(cfg: DictConfig) -> bool:
+    """Whether the foregrounds in it are known."""
+    return has_foregrounds_left(cfg) and combines_pure_b(cfg)
 
 
 def last_multipole(cfg: DictConfig) -> int:
@@ -61,14 +72,17 @@ class Bandpowers(Delensing, SimStage):
 
     Of the test skies, and of those that tell what is left of lensing, noise and foregrounds (`analysis.r.known`). On a
     masked sky scalar B is the map of B times the mask; its primordial part is given the mask twice, as the observed
-    map has it. Pure B is made of Q and U, and those of the template of its B alone: its E would not enter.
+    map has it. Pure B is made of Q and U, and those of the template of its B alone: its E would not enter. Where bands
+    are combined it is the pure B of each band's own Q and U under the weights of the combination.
     """
 
     name = "bandpowers"
     splits = ("test",)
     inputs = (
         *("obs", "lensing_template", "unlensed_alm", MASK),
-        Optional("foregrounds_left", when=has_foregrounds_left),
+        Optional("foregrounds_left", when=sees_foregrounds_left),
+        Optional("combination", Every("band", name="bands"), when=combines_pure_b),
+        Optional(Every("foreground"), when=combines_pure_foregrounds),
     )
     outputs = ("r_spectra",)
     uses = (
@@ -78,10 +92,9 @@ class Bandpowers(Delensing, SimStage):
         "sky.nside",
         "analysis.r.b",
         "analysis.r.band",
-        "analysis.r.foregrounds",
         "analysis.lmax",
     )
-    reads = ("splits", "sky.fields", "sims")
+    reads = ("splits", "sky.fields", "sims", "foregrounds.kind")
     memory = "20 map"
 
     def check(self) -> None:
@@ -91,7 +104,6 @@ class Bandpowers(Delensing, SimStage):
         if cfg.analysis.r.b == "scalar":
             return
         demand(masked(cfg), "The full sky has no border to leak at: say analysis.r.b=scalar.")
-        demand(not combined(cfg), "Pure B of cleaned bands is not made: say analysis.r.b=scalar.")
         demand(
             {"Q", "U"} <= set(cfg.sky.fields),
             "Pure B is made of Q and U, which are not both among sky.fields; add them, or say analysis.r.b=scalar.",
@@ -116,15 +128,16 @@ class Bandpowers(Delensing, SimStage):
         unlensed_alm: dict[str, np.ndarray],
         mask: SkyMap | None = None,
         foregrounds_left: dict[str, np.ndarray] | None = None,
+        **of_bands: Any,
     ) -> dict[str, np.ndarray]:
         """C_l (lmax + 1,) named ``{method}/{a}`` or ``{method}/{a}_x_{b}``; a, b predicted, unlensed, foregrounds."""
         unlensed = unlensed_alm["B"].astype(complex)
         unlensed = sht.almxfl(unlensed, gaussian_beam(obs.fwhm_arcmin, sht.alm_lmax(unlensed)))
         if self.cfg.analysis.r.b == "pure" and mask is not None:
             of_qu = self._pure(mask)
-            observed = of_qu(np.stack([obs["Q"], obs["U"]]).astype(float))
+            observed, known = self._pure_observed(of_qu, obs, **of_bands)
             template = of_qu(_qu_of_b(sht.analysis(lensing_template["B"].astype(float), 2 * obs.nside), obs.nside))
-            parts = {"unlensed": of_qu(_qu_of_b(unlensed, obs.nside))}
+            parts = {"unlensed": of_qu(_qu_of_b(unlensed, obs.nside)), **known}
         else:
             once, twice = self._scalar(mask)
             observed, template = once(obs["B"]), once(lensing_template["B"])
@@ -143,6 +156,29 @@ class Bandpowers(Delensing, SimStage):
         lmax = lmax_of(self.cfg)
         weights = 1.0 if mask is None else mask["mask"].astype(float)
         return (lambda m: sht.analysis(m * weights, lmax)), (lambda m: sht.analysis(m * weights**2, lmax))
+
+    @staticmethod
+    def _pure_observed(
+        of_qu: Operator,
+        obs: SkyMap,
+        combination: Mapping[str, np.ndarray] | None = None,
+        bands: Files | None = None,
+        foreground: Files | None = None,
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Pure B of the observed sky, and of the ``foregrounds`` in it where they are known."""
+        if combination is None or bands is None:
+            return of_qu(obs.select("QU").astype(float)), {}
+
+        def combined(maps: Files) -> np.ndarray:
+            places = {item["band"]: i for i, item in enumerate(maps.items)}
+            pure = (of_qu(maps[places[str(name)]].select("QU").astype(float)) for name in combination["bands"])
+            weighed = [
+                sht.almxfl(alm, of_band[: sht.alm_lmax(alm) + 1])
+                for alm, of_band in zip(pure, combination["weights_b"], strict=True)
+            ]
+            return np.sum(weighed, axis=0)
+
+        return combined(bands), {} if foreground is None else {"foregrounds": combined(foreground)}
 
     def _pure(self, mask: SkyMap) -> Operator:
         """From maps of Q and U to alms of pure B."""
