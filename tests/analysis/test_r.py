@@ -360,7 +360,10 @@ def test_pure_b_wants_q_u_and_a_taper(composed):
 
 def test_cleaned_bands_are_measured_in_scalar_b_with_their_foregrounds(composed):
     """What the simulations say decides: a mask alone wants pure B, and B that is combined of bands does not."""
-    composed()  # makes the functions of the yaml files known
+    cfg = composed()
+    for foregrounds in (False, True):
+        cfg.analysis.r.foregrounds = foregrounds
+        assert ("foregrounds_left" in [source.asset for source in Bandpowers(cfg).sources]) == foregrounds
     for combined, kind, expected in (
         ({"E": 1}, "synthetic", ("scalar", True)),
         ({"E": 1}, "none", ("scalar", False)),
