@@ -306,7 +306,7 @@ def r_figure(found: Mapping[tuple[str, str], Judged], *, caption: Mapping[str, A
     ways = list(dict.fromkeys(way for _, way in found))
     with matplotlib.rc_context(STYLE):
         figure = new_figure(1.4 + 3.8 * len(ways), 5.0, caption)
-        axes = figure.subplots(2, len(ways), sharex="col", squeeze=False)
+        axes = figure.subplots(2, len(ways), sharex=True, sharey="row", squeeze=False)
         for (method, way), judged in found.items():
             top, bottom = axes[:, ways.index(way)]
             i = methods.index(method)
@@ -320,8 +320,7 @@ def r_figure(found: Mapping[tuple[str, str], Judged], *, caption: Mapping[str, A
                 bottom.plot(*curve, color=colour, lw=0.8)
             bottom.set(xlabel="r", ylim=(0, None))
             top.set(title=way, yticks=np.arange(len(judged.own)))
-        for top in axes[0]:
-            top.invert_yaxis()
+        axes[0, 0].invert_yaxis()
         axes[0, 0].set(ylabel="sky")
         axes[1, 0].set(ylabel="posterior")
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower left", ncols=3)
