@@ -37,6 +37,16 @@ def cleaned(config: DictConfig) -> bool:
     return bool(config.sims.combine)
 
 
+def purified(config: DictConfig) -> bool:
+    """Whether the B that lensing is found in is pure: of bands behind a mask that has a taper."""
+    return cleaned(config) and masked(config) and config.mask.apodise_deg > 0
+
+
+def leaks(config: DictConfig) -> bool:
+    """Whether E at the border of a mask is in the B that lensing is found in."""
+    return masked(config) and not purified(config)
+
+
 def has_foregrounds_left(config: DictConfig) -> bool:
     """Whether what is delensed holds what a combination has left of simulated foregrounds."""
     return cleaned(config) and has_foregrounds(config)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from cmbml.config.truth import has_foregrounds_left, has_parts, has_uneven_noise, masked
+from cmbml.config.truth import has_foregrounds_left, has_parts, has_uneven_noise, masked, purified
 from cmbml.core.asset import Every, Files, Item, Optional
 from cmbml.core.errors import demand
 from cmbml.maps.skymap import SkyMap
@@ -12,7 +12,7 @@ from cmbml.methods.ilc.scales import bin_windows, make_scales
 from cmbml.methods.ilc.stages import beam_ratio, rebeamed
 from cmbml.methods.ilc.weights import fit, harmonic_weights, noise_spectrum
 from cmbml.sims.bands import DRAWN, NOISE, BandStage, noise_covariance, noise_law
-from cmbml.sky import noise, sht
+from cmbml.sky import noise, pseudo, sht
 
 _CRITERION = 1e-3  # a band serves the bins up to whose end its beam is above this
 
@@ -31,12 +31,18 @@ class MaskedBands(BandStage):
         return names
 
     def analysed(self, maps: Files, names: Sequence[str], mask: SkyMap | None, lmax: int) -> np.ndarray:
-        """Alms of E and B of the bands, behind the mask, (nband, 2, nalm)."""
-        weight = 1.0 if mask is None else mask["mask"].astype(np.float64)
+        """Alms of E and B of the bands, behind the mask, and of their pure B where it has a taper, (nband, 3, nalm)."""
+        weight = np.ones(12 * self.cfg.sky.nside**2) if mask is None else mask["mask"].astype(np.float64)
+        window = pseudo.window_of(weight, sht.accurate_lmax(self.cfg.sky.nside)) if purified(self.cfg) else None
         places = {item["band"]: i for i, item in enumerate(maps.items)}
-        alms = np.empty((len(names), 2, sht.alm_size(lmax)), dtype=np.complex128)
+        alms = np.empty((len(names), 3, sht.alm_size(lmax)), dtype=np.complex128)
         for found, name in zip(alms, names, strict=True):
-            found[:] = sht.analysis(maps[places[name]].select("QU") * weight, lmax, spin=2)
+            qu = maps[places[name]].select("QU") * (weight > 0)  # the window's derivatives go on behind its border
+            if window is None:
+                found[:2] = sht.analysis(qu * weight, lmax, spin=2)
+                found[2] = found[1]
+            else:
+                found[:2], found[2] = pseudo.masked_alms(qu, window, lmax)
         return alms
 
 
@@ -46,6 +52,9 @@ class Combine(MaskedBands):
     The maps are multiplied by the mask first, and weights are found and used behind it: on the full sky the Galaxy's
     plane would decide on them, and buy its suppression with noise everywhere else. Each of E and B has bins of
     `sims.combine.BinSize` multipoles (Tegmark et al. 2003, PRD 68 123523), to the end of the maps.
+
+    E that leaks at the mask's border is in the map of B, as in that of any masked sky. In the alms, of which the
+    lensing is found, B is pure (`cmbml.sky.pseudo`): there it would be noise up to l of several hundred.
     """
 
     name = "combine"
@@ -56,7 +65,7 @@ class Combine(MaskedBands):
     )
     outputs = ("obs", "obs_alm", "combination")
     uses = (*BandStage.uses, *NOISE, "noise.kind", *DRAWN, "delens.fwhm_arcmin", "sims.combine")
-    reads = (*BandStage.reads, "mask.kind")
+    reads = (*BandStage.reads, "mask.kind", "mask.apodise_deg")
     memory = "8 alm + 40 map"
 
     def check(self) -> None:
@@ -66,7 +75,7 @@ class Combine(MaskedBands):
     def run(
         self, item: Item, *, bands: Files, mask: SkyMap | None = None, variance: Files | None = None
     ) -> tuple[SkyMap, dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Maps and alms ``E`` and ``B``, uK_CMB, times the mask, with the beam `delens.fwhm_arcmin`; the combination.
+        """Maps and alms of E and B, uK_CMB, times the mask, with the beam `delens.fwhm_arcmin`; the combination.
 
         The combination holds ``bands``, their names; ``weights_e weights_b`` (nband, lmax + 1), by which alms of the
         bands are multiplied before they are added, what brings them to the beam included; and ``noise_e noise_b``
@@ -95,6 +104,7 @@ class Combine(MaskedBands):
         data = sht.synthesis(np.stack([seen[field] for field in fields]), cfg.sky.nside)
         note = f"harmonic internal linear combination of {len(names)} bands"
         obs = SkyMap(data, fields, "uK_CMB", cfg.delens.fwhm_arcmin, cfg.sky.lmax, note)
+        seen["B"] = rebeamed(alms[:, 2], made["weights_b"]).sum(axis=0)
         return obs, {field: alm.astype(np.complex64) for field, alm in seen.items()}, made
 
     def beams(self, names: Sequence[str]) -> np.ndarray:
@@ -135,7 +145,7 @@ class ForegroundsLeft(MaskedBands):
     inputs = ("combination", Optional(Every("foreground"), when=has_foregrounds_left), Optional("mask", when=masked))
     outputs = ("foregrounds_left",)
     uses = (*BandStage.uses, "delens.lmin_b", "foregrounds.kind")
-    reads = (*BandStage.reads, "mask.kind", "sims.combine")
+    reads = (*BandStage.reads, "mask.kind", "mask.apodise_deg", "sims.combine")
     memory = "40 map"
 
     def items(self) -> Iterable[Item]:
@@ -145,7 +155,7 @@ class ForegroundsLeft(MaskedBands):
     def run(
         self, item: Item, *, combination: dict[str, np.ndarray], foreground: Files, mask: SkyMap | None = None
     ) -> dict[str, np.ndarray]:
-        """Alms ``E`` and ``B``, uK_CMB, times the mask, with the beam of the combination."""
+        """Alms ``E`` and ``B`` of the maps, uK_CMB, times the mask, with the beam of the combination."""
         lmax = min(self.cfg.sky.lmax, 2 * self.cfg.delens.lmin_b)
         names = [str(name) for name in combination["bands"]]
         alms = self.analysed(foreground, names, mask, lmax)

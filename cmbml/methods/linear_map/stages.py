@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 from omegaconf import DictConfig
 
-from cmbml.config.truth import masked, sees_linear_map
+from cmbml.config.truth import leaks, masked, sees_linear_map
 from cmbml.core.asset import Item, Optional
 from cmbml.core.stage import SimStage, Stage
 from cmbml.maps.skymap import SkyMap
@@ -18,6 +18,7 @@ from cmbml.sky.lensing_theory import Coupling
 from cmbml.sky.masks import f_sky
 from cmbml.sky.quadratic import FirstOrder
 
+LEAKS = ("mask.kind", "mask.apodise_deg", "sims.combine")  # what decides whether E leaks into B
 UNLENSED = 4  # skies of the mean field
 SOLUTION = ("linear_map.tolerance", "linear_map.iterations", "linear_map.grid", "delens.fwhm_arcmin")
 
@@ -67,12 +68,12 @@ class MeanField(Stage):
     inputs = ("filters", "linear_weights", Optional("mask", when=masked))
     outputs = ("linear_mean_field",)
     uses = (*SOLUTION, "sky.nside", "sky.lmax", "sky.seed")
-    reads: ClassVar[tuple[str, ...]] = ("mask.kind",)
+    reads: ClassVar[tuple[str, ...]] = LEAKS
     memory = "60 alm + 10 map"
 
     def items(self) -> list[Item]:
-        """One item if the sky is masked."""
-        return [{}] if masked(self.cfg) else []
+        """One item if the sky is masked, and its B not pure: there is no E then that could leak."""
+        return [{}] if leaks(self.cfg) else []
 
     def run(
         self, item: Item, *, filters: dict[str, np.ndarray], linear_weights: dict[str, np.ndarray], mask: SkyMap
@@ -117,10 +118,10 @@ class LinearMap(SimStage):
 
     name = "linear_map"
     splits: ClassVar[tuple[str, ...]] = ("test",)
-    inputs = ("obs_alm", "filters", "linear_weights", Optional("linear_mean_field", when=masked))
+    inputs = ("obs_alm", "filters", "linear_weights", Optional("linear_mean_field", when=leaks))
     outputs = ("kappa_linear",)
     uses = SOLUTION
-    reads: ClassVar[tuple[str, ...]] = ("splits", "linear_map", "mask.kind")
+    reads: ClassVar[tuple[str, ...]] = ("splits", "linear_map", *LEAKS)
     memory = "60 alm"
 
     def run(
@@ -154,7 +155,7 @@ class WeightsToLearn(Weights):
 class MeanFieldToLearn(MeanField):
     """The same, if a network is shown the linear MAP or corrects it."""
 
-    reads = ("mask.kind", "delens.inputs", "delens.label")
+    reads = (*LEAKS, "delens.inputs", "delens.label")
 
     def items(self) -> list[Item]:
         """One item if the sky is masked, or none."""
@@ -165,7 +166,7 @@ class LinearMapToLearn(LinearMap):
     """The same of every sky, if a network is shown the linear MAP or corrects it; one file for all methods."""
 
     splits = ("train", "valid", "test")
-    reads = ("splits", "linear_map", "mask.kind", "delens.inputs", "delens.label")
+    reads = ("splits", "linear_map", *LEAKS, "delens.inputs", "delens.label")
 
     def items(self) -> Iterable[Item]:
         """Every sky, or none."""
@@ -207,11 +208,12 @@ class Posterior(SimStage):
         "filters",
         "linear_weights",
         "kappa_linear",
-        Optional("mask", "linear_mean_field", when=masked),
+        Optional("mask", when=masked),
+        Optional("linear_mean_field", when=leaks),
     )
     outputs = ("kappa_sigma", "posterior")
     uses = (*SOLUTION, "linear_map.samples", "sky.nside", "sky.lmax", "sky.seed")
-    reads = ("splits", "mask.kind")
+    reads = ("splits", *LEAKS)
     memory = "65 alm"
 
     def items(self) -> list[Item]:

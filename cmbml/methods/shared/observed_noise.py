@@ -7,12 +7,12 @@ import numpy as np
 from omegaconf import DictConfig
 
 from cmbml.config.resolvers import of_model
-from cmbml.config.truth import masked
+from cmbml.config.truth import masked, purified
 from cmbml.core.asset import Every, File, Files, Item, Optional
 from cmbml.core.errors import demand
 from cmbml.core.stage import Stage
 from cmbml.maps.skymap import SkyMap
-from cmbml.sky import sht
+from cmbml.sky import pseudo, sht
 from cmbml.sky.beams import gaussian_beam
 from cmbml.sky.masks import f_sky
 from cmbml.sky.measured_noise import seen_through, transfer_and_noise
@@ -59,7 +59,7 @@ class ObservedNoise(Stage):
     )
     outputs = ("observed_noise",)
     uses = ("delens.fwhm_arcmin", "sky.lmax")
-    reads = ("delens.noise", "splits.train", "mask.kind")
+    reads = ("delens.noise", "splits.train", "mask.kind", "mask.apodise_deg", "sims.combine")
     memory = "17 alm"
 
     def items(self) -> list[Item]:
@@ -115,11 +115,12 @@ class ObservedNoise(Stage):
         lmax = self.cfg.sky.lmax
         beam = gaussian_beam(self.cfg.delens.fwhm_arcmin, lmax)
         weights = None if mask is None else sht.analysis(mask["mask"].astype(float), lmax)
+        pure = purified(self.cfg)
         part = 1.0 if mask is None else f_sky(mask["mask"])
         spectra: dict[str, np.ndarray] = {}
         for seen, lensed in zip(obs_alm, lensed_alm, strict=True):
             true = {x: sht.almxfl(alm.astype(np.complex128), beam) for x, alm in lensed.items()}
-            true = true if weights is None else _through(true, weights)
+            true = true if weights is None else _through(true, weights, pure=pure)
             for x, alm in seen.items():
                 found = [sht.alm2cl(*pair) for pair in ((alm, None), (alm, true[x]), (true[x], None))]
                 spectra[x] = spectra.get(x, 0.0) + np.stack(found) / len(obs_alm)
@@ -130,7 +131,9 @@ class ObservedNoise(Stage):
         return out
 
 
-def _through(alms: dict[str, np.ndarray], weights: np.ndarray) -> dict[str, np.ndarray]:
-    """T, E and B of a masked sky; ``weights`` are the alms of the mask."""
+def _through(alms: dict[str, np.ndarray], weights: np.ndarray, *, pure: bool) -> dict[str, np.ndarray]:
+    """T, E and B of a masked sky, or its pure B; ``weights`` are the alms of the mask."""
     e, b = seen_through(np.stack([alms["E"], alms["B"]]), weights, spin=2)
+    if pure:
+        b = pseudo.pure_through(alms["B"], lambda alm: seen_through(alm[None], weights, spin=0)[0])
     return {"T": seen_through(alms["T"][None], weights, spin=0)[0], "E": e, "B": b}
