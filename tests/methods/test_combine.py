@@ -9,11 +9,14 @@ from cmbml.analysis.delensing.bandpowers import Bandpowers
 from cmbml.core.errors import UserError
 from cmbml.methods.ilc.combine import Combine, ForegroundsLeft
 from cmbml.methods.shared.filters import Filters
+from cmbml.methods.shared.observed_noise import ObservedNoise
 from cmbml.sims.bandmaps import ObserveBands
 from cmbml.sims.foregrounds import Foregrounds, SkyMask, Templates
+from cmbml.sims.mask import Mask
 from cmbml.sims.noise import Variance
-from cmbml.sky import lensing, sht
+from cmbml.sky import lensing, pseudo, sht
 from cmbml.sky.beams import gaussian_beam
+from cmbml.sky.lensing import unit_alm
 from cmbml.sky.lensing_theory import fiducial
 from cmbml.start import build
 from tests.conftest import configurations
@@ -245,3 +248,23 @@ def test_beams_that_end_early_are_told(make):
     )
     with pytest.raises(UserError, match="set sky.lmax="):
         Combine(cfg).check()
+
+
+def test_noise_of_pure_b_is_measured_against_the_truth_behind_the_same_mask(make):
+    """A tenth of the B is noise, and E is 25 times as strong: skies tell that noise, and a transfer of 1."""
+    cfg = make(*WORDS, "nside=64", "foregrounds.nside_sky=64", "sky.lmax=128", "foregrounds=none", "mask=band")
+    mask = Mask(cfg).run({})
+    window = pseudo.window_of(mask["mask"].astype(float), 160)
+    rng = np.random.default_rng(3)
+    beam = gaussian_beam(cfg.delens.fwhm_arcmin, 128)
+    seen, lensed = [], []
+    for _ in range(4):
+        e, b, n = (unit_alm(rng, 128) for _ in range(3))
+        e, b = 5 * e, sht.almxfl(b, np.arange(129) > 1)
+        qu = sht.synthesis(np.stack([sht.almxfl(e, beam), sht.almxfl(b, beam) + np.sqrt(0.1) * n]), 64, spin=2)
+        plain, pure = pseudo.masked_alms(qu * (mask["mask"] > 0), window, 128)
+        seen.append({"E": plain[0], "B": pure})
+        lensed.append({"T": 0 * e, "E": e, "B": b})
+    found = ObservedNoise(cfg).run({}, obs_alm=seen, lensed_alm=lensed, mask=mask)
+    assert np.mean(found["noise_b"][40:110]) == pytest.approx(0.1, rel=0.05)
+    assert np.mean(found["transfer_b"][40:110]) == pytest.approx(1, abs=0.01)
