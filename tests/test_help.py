@@ -34,7 +34,7 @@ def test_groups_and_keys_are_those_of_the_job():
     listed = re.search(r"^  network +(.*)$", text, re.MULTILINE)[1].split()
     assert {"resunet", "unet*", "unet_256", "unet_gpu", "unetpp"} <= set(listed)
     assert "unet5" not in text
-    assert "foregrounds" not in text
+    assert "target_fwhm_arcmin" not in text
     for key in (
         "field=B",
         "scale=1.0",

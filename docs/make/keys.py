@@ -34,6 +34,7 @@ UNUSED = (
 HYDRA = ("hydra", "defaults")
 # Types of the keys that are null in every file, and of those that the schema leaves open.
 KINDS = {
+    "foregrounds.seed": "whole number, or one for each split",
     "foregrounds.residual.cmb": "text (file)",
     "foregrounds.residual.cmb_unit": "text or null",
     "foregrounds.residual.coordinates": "text or null",
