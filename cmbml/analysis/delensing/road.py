@@ -27,7 +27,6 @@ from cmbml.sky.beams import gaussian_beam
 from cmbml.sky.masks import f_sky
 
 _NSIDE = 64  # of pictures of the whole sky
-_LEFT = {"color": "#009E73", "ls": "-", "marker": "^"}
 
 
 class Road(Delensing, SimStage):
@@ -99,9 +98,8 @@ class Road(Delensing, SimStage):
         ell = np.arange(last + 1)
         part = 4 * np.pi * (1.0 if mask is None else f_sky(mask["mask"]))
         alms = [sht.almxfl(sht.truncate(x["B"].astype(complex), last), ell >= first) for x in (whole, left) if x]
-        rms = [np.sqrt((2 * ell + 1) @ sht.alm2cl(alm) / part) for alm in alms]
-        said = ", foregrounds ".join(f"{value:.2g} µK" for value in rms)
-        return {rf"$\ell$ = {first} .. {last}, rms {said}": sht.synthesis(alms[0], self.cfg.sky.nside)}
+        rms = ", foregrounds ".join(f"{np.sqrt((2 * ell + 1) @ sht.alm2cl(alm) / part):.2g} µK" for alm in alms)
+        return {rf"$\ell$ = {first} .. {last}, rms {rms}": sht.synthesis(alms[0], self.cfg.sky.nside)}
 
 
 def road_figure(
@@ -139,10 +137,9 @@ def road_figure(
     """
     ((method, estimate),) = seen.maps.items()
     found = {name: of_method([curves], name)[0] for name in (NONE, method)}
-    lon, lat, side = zoom
     patch = gnomonic_pixels(hp.npix2nside(len(mask)), *zoom, 300)
     with matplotlib.rc_context(STYLE):
-        figure = new_figure(7.1, 6.9, {**caption, "patch": f"at (l, b) = ({lon:g}°, {lat:g}°)"})
+        figure = new_figure(7.1, 6.9, {**caption, "patch": "at (l, b) = ({:g}°, {:g}°)".format(*zoom)})
         rows: Any = figure.subfigures(3, 1, height_ratios=(1.55, 2.1, 2.3))
         parts = [rows[0], *(part for row in rows[1:] for part in row.subfigures(1, 2, width_ratios=(1.12, 1)))]
         _skies(_step(parts[0], f"1  observed: Q of {len(bands)} of {count} bands", len(bands)), bands, mask, caption)
@@ -150,11 +147,12 @@ def road_figure(
         axes = _step(parts[2], f"3  reconstructed: {seen.name}", 2)
         skies = {"truth": seen.truth, method: estimate}
         scale = max(colour_limit(m[mask]) for m in skies.values())
-        draw_images(axes, skies, {}, patch, mask, caption={"unit": seen.unit}, half=side / 2, scales=(scale, scale))
+        draw_images(axes, skies, {}, patch, mask, caption={"unit": seen.unit}, half=zoom[2] / 2, scales=(scale, scale))
         axes[1].set_yticklabels([])
         _powers(_step(parts[3], "4  delensed: bandpowers of B")[0], curves["ell"], found, noise, caption)
         _posteriors(_step(parts[4], f"5  r of {len(found[method]['own'])} skies, {curves['fit']}")[0], found)
-        figure.draw_without_rendering()  # the layout's second pass knows how high maps of this width are
+        for _ in range(2):
+            figure.draw_without_rendering()  # the layout's next pass knows how high maps of this width are
     return figure
 
 
@@ -181,7 +179,7 @@ def _powers(
         NONE: (before["predicted"], LOOK["observed"]),
         "delensed": (after["predicted"], LOOK["predicted"]),
         "primordial": (after["unlensed"], LOOK["unlensed"] | {"lw": 1.8}),
-        "foregrounds left": (after.get("foregrounds"), _LEFT),
+        "foregrounds left": (after.get("foregrounds"), {"color": "#009E73", "ls": "-", "marker": "^"}),
     }
     for label, (powers, look) in lines.items():
         if powers is not None:
