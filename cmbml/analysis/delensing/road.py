@@ -26,8 +26,6 @@ from cmbml.sky import sht
 from cmbml.sky.beams import gaussian_beam
 from cmbml.sky.masks import f_sky
 
-_NSIDE = 64  # of pictures of the whole sky
-
 
 class Road(Delensing, SimStage):
     """Bands, what was combined of them, the lensing found in it, B before and after, and r: one picture of a dataset.
@@ -164,7 +162,7 @@ def _step(part: SubFigure, title: str, columns: int = 1) -> list[Axes]:
 
 def _skies(axes: list[Axes], skies: Mapping[str, np.ndarray], mask: np.ndarray, caption: Mapping[str, Any]) -> None:
     """Whole skies, averaged over pixels of a point or two of the picture."""
-    nside = min(hp.npix2nside(len(mask)), _NSIDE)
+    nside = min(hp.npix2nside(len(mask)), 64)
     good = hp.ud_grade(mask.astype(float), nside) > 0.5
     averaged = {title: hp.ud_grade(np.where(mask, m, hp.UNSEEN), nside) for title, m in skies.items()}
     draw_images(axes, averaged, {}, mollweide_pixels(nside, 500), good, caption=caption, asinh=True)
