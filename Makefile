@@ -19,6 +19,7 @@ demo: $(INSTALLED)
 assets: demo
 	$(BIN)/python main_clean.py -m experiment=cleaning_demo method=$(CLEANED)
 	$(BIN)/python main_analysis_compare.py job=clean experiment=cleaning_demo compare.methods=[$(CLEANED)]
+	$(BIN)/python main_delens.py experiment=bands_to_r
 	$(BIN)/python demonstrations/store.py
 
 test: $(INSTALLED)

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hydra.errors import HydraException
+from PIL import Image
 
 from cmbml.commands.cards import card_of_network
 from cmbml.commands.data import census
@@ -37,11 +38,13 @@ NETWORKS = {  # job and words that train it
     "delens_unet": ("delens", "field=B scale=5"),
     "patch_unet": ("clean", "experiment=cleaning_demo method=patch_unet"),
 }
-PICTURES = {  # words of the comparison, the stage that draws, and the picture of it
-    "demo_kappa.png": ("field=B", "panels", "compare_kappa_png"),
-    "demo_delensing.png": ("field=B", "compare", "compare_delensing_png"),
-    "demo_cleaning.png": (f"job=clean {CLEANED}", "compare", "compare_spectra_png"),
+PICTURES = {  # job and words, the stage that draws, and the picture of it
+    "demo_kappa.png": ("compare", "field=B", "panels", "compare_kappa_png"),
+    "demo_delensing.png": ("compare", "field=B", "compare", "compare_delensing_png"),
+    "demo_cleaning.png": ("compare", f"job=clean {CLEANED}", "compare", "compare_spectra_png"),
+    "road.png": ("delens", "experiment=bands_to_r", "road", "road_png"),
 }
+WIDTH = 1100  # points of a picture: README shows 700
 LIMITS = {
     "delens": (
         "It learnt from a few simulated skies of the settings below. Nothing is known of how it does on skies of"
@@ -116,12 +119,16 @@ def store_network(name: str, job: str, words: str, root: Path, to: Path) -> list
     return [*stored, card]
 
 
-def store_picture(name: str, words: str, stage: str, asset: str, root: Path, to: Path) -> Path:
-    """Store a picture of a finished comparison; the file that was written."""
-    run = pipeline("compare", *shlex.split(words), f"system.root={root}")
-    files, _ = finished(run, {stage: asset}, f"python {MAINS['compare']} {words}")
+def store_picture(name: str, job: str, words: str, stage: str, asset: str, root: Path, to: Path) -> Path:
+    """Store a picture of a finished run, no wider than a page needs it; the file that was written."""
+    run = pipeline(job, *shlex.split(words), f"system.root={root}")
+    files, _ = finished(run, {stage: asset}, f"python {MAINS[job]} {words}")
+    picture = Image.open(files[asset].path).convert("RGB")
+    picture.thumbnail((WIDTH, 10 * WIDTH), Image.Resampling.LANCZOS)
     to.mkdir(parents=True, exist_ok=True)
-    return Path(shutil.copyfile(files[asset].path, to / name))
+    path = to / name
+    picture.quantize(256, Image.Quantize.FASTOCTREE).save(path, optimize=True)  # which keeps the colours of thin lines
+    return path
 
 
 def finished(run: Pipeline, wanted: Mapping[str, str], command: str) -> tuple[dict[str, File], set[Path]]:

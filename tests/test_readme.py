@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cmbml.config.options import name_of
+from cmbml.config.options import MAINS, name_of
 from cmbml.core import handlers
 from cmbml.core.errors import UserError
 from cmbml.maps.skymap import SkyMap
@@ -64,6 +64,10 @@ SMALL = [*SKY, "epochs=1", "train.batch_size=8", "network.n_filters=2", "patches
 BANDS = shlex.split(
     "nside=16 sky.lmax=40 sky.margin=20 splits.train=1 splits.valid=1 splits.test=1 cosmology=fiducial"
     " instrument.bands=[100,143] instrument.table=instruments/toy.ecsv foregrounds.components=false run.workers=1"
+)
+ROAD = shlex.split(
+    "nside=32 sky.lmax=90 sky.margin=64 foregrounds.nside_sky=32 splits.train=1 splits.test=1 delens.lmin_b=60"
+    " instrument.bands=[39,145,225] analysis.r.band=[20,49] analysis.r.delta_l=10 analysis.band=[20,50] run.workers=1"
 )
 SIMULATED = "run.only=[theory,cmb,observe,label]"
 FILTERED = "theory,mask,cmb,observe,label,observed_noise,filters"
@@ -116,6 +120,15 @@ def root(tmp_path_factory):
     return tmp_path_factory.mktemp("readme")
 
 
+def made_small(line: str) -> list[str]:
+    """What makes a line of the delensing small."""
+    if "bands_to_r" in line:
+        return ROAD
+    if "linear_map_1024" in line:
+        return [*SKY, "sky.lmax=90"]
+    return SKY if any(word in line for word in CLASSICAL) else SMALL
+
+
 def launcher(words: list[str]) -> list[str]:
     """The line's program, from this environment."""
     if words[0] == "torchrun":
@@ -137,9 +150,7 @@ def test_pipeline_command(line, root, composed, planned, sketches, capsys, tmp_p
     one = [word.split(",")[0] if "-m" in words else word for word in words if word != "-m"]  # a sweep's first
     if "run.dry" not in line:  # which plans it below
         planned(*one)
-    small = SKY if any(word in line for word in CLASSICAL) else SMALL
-    if "linear_map_1024" in line:
-        small = [*SKY, "sky.lmax=90"]
+    small = made_small(line)
     # The lines of the comparison's methods have field=B; what others make does not take the place of theirs.
     own = [] if "field=B" in words or "method.name" in line else ["method.name=own"]
     if "submitit" in line:  # for want of a Slurm, what would be handed to it
@@ -242,10 +253,10 @@ def test_cleaning_comparison_command(root, sketches, tmp_path):
     here(*words_of(line), *CLEANED, root=root, config_name="compare")
     small = " ".join(CLEANED)
     network = STORE["NETWORKS"]["patch_unet"][1]
-    picture, stage, asset = STORE["PICTURES"]["demo_cleaning.png"]
+    job, picture, stage, asset = STORE["PICTURES"]["demo_cleaning.png"]
     stored = [
         *STORE["store_network"]("patch_unet", "clean", f"{network} {small}", root, tmp_path),
-        STORE["store_picture"]("demo.png", f"{picture} {small}", stage, asset, root, tmp_path),
+        STORE["store_picture"]("demo.png", job, f"{picture} {small}", stage, asset, root, tmp_path),
     ]
     assert [path.name for path in stored] == ["model.pt", "README.md", "demo.png"]
     assert "shown        ['T of 100', 'T of 143']" in demand_claims(tmp_path / "models" / "patch_unet")
@@ -314,8 +325,8 @@ def test_what_is_stored_is_what_the_commands_of_the_demonstrations_make():
         program = f"python main_{job}.py"
         first = words.split()[0]
         assert f"{program} {words}" in told or f"{program} -m {first}" in told
-    for words, *_ in STORE["PICTURES"].values():
-        assert f"python main_analysis_compare.py {words}" in told
+    for job, words, *_ in STORE["PICTURES"].values():
+        assert f"python {MAINS[job]} {words}" in told
 
 
 def test_nothing_else_is_promised():

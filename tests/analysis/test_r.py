@@ -182,17 +182,26 @@ def test_skies_of_another_split_tell_what_is_left(cfg, composed, tmp_path, monke
     OmegaConf.update(cfg, "splits.known", "valid")
     stage = MeasureR(cfg)
     splits = (("test", 4), ("valid", 5))
-    rows, text, _, files = stage.run({}, r_spectra=write_spectra(tmp_path, splits), filters=FILTERS)
+    rows, text, _, files, curves = stage.run({}, r_spectra=write_spectra(tmp_path, splits), filters=FILTERS)
     assert "what is left of 5 validation skies" in text
     assert "good, A_fg free: mean bias" in text
     assert "r of the foregrounds" in text
     assert [(row["fit"], row["sim"]) for row in rows[:8]] == [(way, sim) for way in (IGNORED, FREE) for sim in range(4)]
     assert all(np.isfinite(row["A_fg"]) == (row["fit"] == FREE) for row in rows)
+    # What is handed on to be drawn is what the table tells of the last way.
+    assert str(curves["fit"]) == FREE
+    for method in ("good", NONE):
+        of_method = [row for row in rows if (row["method"], row["fit"]) == (method, FREE)]
+        assert [row["r_own"] for row in of_method] == list(curves[f"{method}/own"])
+        tops = [r[np.argmax(density)] for r, density in curves[f"{method}/posterior"]]
+        np.testing.assert_allclose(tops, [row["r_hat"] for row in of_method], atol=0.03 * of_method[0]["r_sigma"])
+        assert curves[f"{method}/foregrounds"].shape == (4, len(curves["ell"]))
+    assert curves["ell"] == pytest.approx([np.arange(2, 15) @ (2 * np.arange(2, 15) + 1) / (15**2 - 4), 22.7], rel=0.02)
     others = write_spectra(tmp_path, splits, seed=1)
     mixed = Files(
         (*others.files[:2], *write_spectra(tmp_path, splits).files[2:]), others.items
     )  # the first half of the test skies is another one
-    again, _, _, other_files = stage.run({}, r_spectra=mixed, filters=FILTERS)
+    again, _, _, other_files, _ = stage.run({}, r_spectra=mixed, filters=FILTERS)
     for before, after in zip(rows, again, strict=True):
         fitted = [(row["r_hat"], row["r_low"], row["r_high"], row.get("A_fg")) for row in (before, after)]
         same = np.array_equal(*np.array(fitted, dtype=float), equal_nan=True)
@@ -207,6 +216,12 @@ def test_foregrounds_may_be_left_out_of_the_fit(cfg, tmp_path, monkeypatch):
     OmegaConf.update(cfg, "analysis.r.free", ["r"])
     rows = MeasureR(cfg).run({}, r_spectra=write_spectra(tmp_path, [("test", 4)]), filters=FILTERS)[0]
     assert {row["fit"] for row in rows} == {IGNORED}
+
+
+def test_one_bin_does_not_tell_r_from_foregrounds(cfg, tmp_path):
+    OmegaConf.update(cfg, "analysis.r.delta_l", 28)
+    with pytest.raises(UserError, match="holds one bin, from which r and A_fg cannot be told apart"):
+        MeasureR(cfg).run({}, r_spectra=write_spectra(tmp_path, [("test", 4)]), filters=FILTERS)
 
 
 def test_powers_that_have_no_likelihood_are_refused(cfg, tmp_path):

@@ -1,11 +1,12 @@
 """r of test skies: skies of which the truth is used tell what a delensing leaves, and r is measured on the others."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cmbml.analysis import tables
@@ -164,7 +165,7 @@ class MeasureR(Delensing):
 
     name = "measure_r"
     inputs = (Every("r_spectra"), "filters", MASK)
-    outputs = ("r_csv", "r_md", "r_png", "r_zip")
+    outputs = ("r_csv", "r_md", "r_png", "r_zip", "r_curves")
     uses = (*Delensing.caption_keys, "analysis.r", "analysis.lmax", "delens.lmin_b", "mask")
     reads = ("splits",)
     memory = "20 MB"
@@ -191,8 +192,8 @@ class MeasureR(Delensing):
 
     def run(
         self, item: Item, *, r_spectra: Files, filters: dict[str, np.ndarray], mask: SkyMap | None = None
-    ) -> tuple[list[dict[str, Any]], str, Figure, dict[str, str]]:
-        """Rows of numbers, a table of means, points and posteriors, and files for other codes.
+    ) -> tuple[list[dict[str, Any]], str, Figure, dict[str, str], dict[str, np.ndarray]]:
+        """Rows of numbers, a table of means, points and posteriors, files for other codes, and `curves_of` the skies.
 
         A row is of one method, one way to treat foregrounds and one sky. The files are of the method's judged skies.
         """
@@ -202,12 +203,19 @@ class MeasureR(Delensing):
         spectra = list(r_spectra)
         tensor = bins.of_theory(filters["bb_tensor"])
         found = {}
+        measured = {}
         for method in (self.cfg.method.name, NONE):
             skies = of_method(spectra, method)
             powers = {name: np.array([cls[name] for cls in skies]) @ bins.unbiased.T for name in skies[0]}
             known, judged = ({name: power[at] for name, power in powers.items()} for at in (known_at, judged_at))
             self._demand_positive(known, judged)
             modes = bins.modes(np.mean([skies[place]["predicted"] for place in known_at], axis=0))
+            measured[method] = judged
+            demand(
+                FREE not in self._ways(powers) or len(tensor) > 1,
+                f"analysis.r.band={list(self.cfg.analysis.r.band)} holds one bin, from which r and A_fg cannot be told"
+                f" apart: analysis.r.delta_l={self.cfg.analysis.r.delta_l} must be smaller, or analysis.r.free=[r].",
+            )
             for way in self._ways(powers):
                 found[method, way] = r_of_skies(known, judged, tensor, *modes, with_foregrounds=way == FREE)
         metrics = METRICS + (OF_FOREGROUNDS if "foregrounds" in powers else ())
@@ -220,7 +228,7 @@ class MeasureR(Delensing):
         summary = tables.summarise(rows, by=("method", "fit"))
         table = tables.to_markdown(summary, caption=caption | tables.SCATTER, metrics=metrics)
         files = files_of(next(iter(found.values())), numbers, bins, filters["bb_lensing"])
-        return rows, table, r_figure(found, caption=caption), files
+        return rows, table, r_figure(found, caption=caption), files, curves_of(found, measured, bins)
 
     def _parted(self, items: Sequence[Item]) -> tuple[list[int], list[int]]:
         """Places of the judged skies, and of those of which the truth is used."""
@@ -292,6 +300,34 @@ def files_of(judged: Judged, numbers: Sequence[int], bins: Bins, lensing: np.nda
     return files
 
 
+def curves_of(
+    found: Mapping[tuple[str, str], Judged], measured: Mapping[str, Powers], bins: Bins
+) -> dict[str, np.ndarray]:
+    """Return what a picture of the judged skies needs, with foregrounds treated in the last of the ways.
+
+    Parameters
+    ----------
+    found : mapping
+        Name of a method, and how foregrounds are treated -> r of its skies.
+    measured : mapping
+        Name of a method -> its bandpowers by name, (nsky, nbin).
+    bins : Bins
+
+    Returns
+    -------
+    dict of arrays
+        ``ell`` (nbin,), mean multipoles of the bins; ``fit``, the way; and of each method ``{method}/{name}``: its
+        bandpowers, uK^2, ``own`` and ``sigma`` (nsky,), and ``posterior`` (nsky, 2, npoint), `posteriors`.
+    """
+    way = list(found)[-1][1]
+    curves = {"ell": bins.of_theory(np.arange(bins.windows.shape[-1], dtype=float)), "fit": np.array(way)}
+    for method, powers in measured.items():
+        judged = found[method, way]
+        of_r = {"own": judged.own, "sigma": judged.fit.sigma, "posterior": np.array(posteriors(judged))}
+        curves |= {f"{method}/{name}": values for name, values in {**powers, **of_r}.items()}
+    return curves
+
+
 def r_figure(found: Mapping[tuple[str, str], Judged], *, caption: Mapping[str, Any]) -> Figure:
     """Draw r-hat of each sky with its interval and the r that it had, and the posteriors below; a column a way.
 
@@ -316,15 +352,20 @@ def r_figure(found: Mapping[tuple[str, str], Judged], *, caption: Mapping[str, A
             colour = COLOURS[i % len(COLOURS)]
             top.errorbar(r, sky, xerr=[r - fit.low, fit.high - r], color=colour, ls="", marker="o", ms=4, label=method)
             top.plot(judged.own, sky, color="black", ls="", marker="|", ms=8, label=None if i else "r of the sky")
-            for curve in posteriors(judged):
-                bottom.plot(*curve, color=colour, lw=0.8)
-            bottom.set(xlabel="r", ylim=(0, None))
+            draw_posteriors(bottom, posteriors(judged), color=colour)
             top.set(title=way, yticks=np.arange(len(judged.own)))
         axes[0, 0].invert_yaxis()
         axes[0, 0].set(ylabel="sky")
         axes[1, 0].set(ylabel="posterior")
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower left", ncols=3)
     return figure
+
+
+def draw_posteriors(axis: Axes, curves: Iterable[Sequence[np.ndarray]], **look: Any) -> None:
+    """Draw posteriors of r, a line a sky."""
+    for curve in curves:
+        axis.plot(*curve, lw=0.8, **look)
+    axis.set(xlabel="r", ylim=(0, None))
 
 
 def posteriors(judged: Judged) -> Sequence[tuple[np.ndarray, np.ndarray]]:
