@@ -54,6 +54,7 @@ ALL_SEEN = "delens.inputs=[E_wf,B_hp,kappa_qe,kappa_linear]"
 CHOICES = {
     "6 epochs, lr .006": ("epochs=6",),
     "6 epochs, lr .002": ("epochs=6", "train.optimizer.lr=2e-3"),
+    "12 epochs, lr .006": ("epochs=12",),
 }
 CHOSEN = ("epochs=6",)
 # What makes the template of a sky: the asset beside which the record of each step lies.
