@@ -1,9 +1,11 @@
 """What the linear MAP loses by harmonic weights where the sky is masked or unevenly seen.
 
-    python benchmarks/linear_map_masked.py [--f-sky 1 .7 .3 .03] [--noise scan] [--nside 256] [--lmax 640]
+    python benchmarks/linear_map_masked.py [--f-sky 1 .7 .3 .03] [--noise scan] [--level 1] [--ecliptic]
+        [--nside 256] [--lmax 640]
 
-One lensed sky, 1 uK arcmin and 5 arcmin, in pixels behind a band (f_sky .03: a disc) with a taper of 5 or 1 degree. The
-lensing template is made with
+One lensed sky, 1 uK arcmin (or ``--level``) and 5 arcmin, in pixels behind a band (f_sky .03: a disc) with a taper of 5
+or 1 degree; with ``--ecliptic`` caps around the poles of the ecliptic are left, which a scan sees best. The lensing
+template is made with
 
 - ``harmonic``: `cmbml.sky.linear_map.solve` on E and B of the masked maps;
 - ``over sigma``: the same of the maps divided by the rms of their noise;
@@ -32,7 +34,7 @@ from cmbml.sky.noise import noise_cl, scan_variance, variance_noise
 from cmbml.sky.quadratic import FirstOrder
 from record import parser, save
 
-FWHM, LEVEL, LMIN_B = 5.0, 1.0, 200
+FWHM, LMIN_B = 5.0, 200
 BAND = (20, 170)
 FREE = 1e5  # over the power of B: what is let free below LMIN_B
 Alms = list[np.ndarray]
@@ -45,6 +47,12 @@ class Sky(NamedTuple):
     variance: np.ndarray
     good: np.ndarray
     lensing: np.ndarray
+
+
+def caps(nside: int, f_sky: float) -> np.ndarray:
+    """Two caps around the poles of the ecliptic are left, (npix,), Galactic coordinates."""
+    pole = np.array(hp.Rotator(coord="EG")(np.array([0.0, 0.0, 1.0])))
+    return (np.abs(pole @ np.array(hp.pix2vec(nside, np.arange(12 * nside**2)))) > 1 - f_sky).astype(float)
 
 
 def mask_of(nside: int, f_sky: float) -> np.ndarray:
@@ -61,14 +69,14 @@ def seen(alms: Sequence[np.ndarray], nside: int) -> np.ndarray:
     return sht.synthesis(np.stack([sht.almxfl(alm, beam) for alm in alms]), nside, spin=2)
 
 
-def simulated(nside: int, lmax: int, noise: str, good: np.ndarray, seed: int) -> Sky:
-    """A lensed sky with the noise of a scan, or white."""
+def simulated(nside: int, lmax: int, noise: str, level: float, good: np.ndarray, seed: int) -> Sky:
+    """A lensed sky with the noise of a scan, or white; the mean level is in uK arcmin."""
     rngs = {x: np.random.default_rng([seed, i]) for i, x in enumerate(("T", "E", "B", "phi"))}
     alms = lensing.draw_alms(fiducial(), max(2000, lmax + 750), rngs)
     lensed = sht.lens({x: alms[x] for x in "TEB"}, alms["phi"], lmax)
-    variance = scan_variance(nside, LEVEL)
+    variance = scan_variance(nside, level)
     if noise == "white":
-        variance = np.full_like(variance, noise_cl(LEVEL, 0)[0] / hp.nside2pixarea(nside))
+        variance = np.full_like(variance, noise_cl(level, 0)[0] / hp.nside2pixarea(nside))
     drawn = variance_noise(np.random.default_rng([seed, 9]), np.stack([variance] * 2))
     truth = lensed["B"] - sht.truncate(alms["B"], lmax)
     return Sky((seen([lensed["E"], lensed["B"]], nside) + drawn) * good, variance, good, truth)
@@ -184,10 +192,10 @@ def true(sky: Sky, lmax: int) -> tuple[Callable[[np.ndarray], np.ndarray], list[
     return template, counts
 
 
-def rows_of(nside: int, lmax: int, noise: str, f_sky: float, seed: int) -> list[dict[str, Any]]:
+def rows_of(nside: int, lmax: int, noise: str, level: float, good: np.ndarray, seed: int) -> list[dict[str, Any]]:
     """A row for each kind of weights."""
-    good = mask_of(nside, f_sky)
-    sky = simulated(nside, lmax, noise, good, seed)
+    f_sky = round(float(good.mean()), 2)
+    sky = simulated(nside, lmax, noise, level, good, seed)
     wide = apodise(good, 5.0 if f_sky < 1 else 0.0)
     ell = np.arange(lmax + 1)
     own = sht.almxfl(lensing.unit_alm(np.random.default_rng(seed), lmax), np.sqrt(fiducial()["lensed_bb"][: lmax + 1]))
@@ -218,6 +226,7 @@ def rows_of(nside: int, lmax: int, noise: str, f_sky: float, seed: int) -> list[
                 "nside": nside,
                 "lmax": lmax,
                 "noise": noise,
+                "uk_arcmin": level,
                 "f_sky": f_sky,
                 "weights": kind,
                 "A_res": round(linear_map.inner(left, left) / linear_map.inner(whole, whole), 4),
@@ -237,11 +246,14 @@ def main() -> None:
     options.add_argument("--lmax", type=int, default=640)
     options.add_argument("--f-sky", type=float, nargs="+", default=[1.0, 0.7, 0.3, 0.03])
     options.add_argument("--noise", choices=("scan", "white"), default="scan")
+    options.add_argument("--level", type=float, default=1.0, help="of the noise, uK arcmin")
+    options.add_argument("--ecliptic", action="store_true", help="caps around the poles of the ecliptic")
     options.add_argument("--seed", type=int, default=1)
     given = options.parse_args()
     rows = []
     for f_sky in given.f_sky:
-        rows += rows_of(given.nside, given.lmax, given.noise, f_sky, given.seed)
+        good = caps(given.nside, f_sky) if given.ecliptic else mask_of(given.nside, f_sky)
+        rows += rows_of(given.nside, given.lmax, given.noise, given.level, good, given.seed)
         save("linear_map_masked", rows, given.out / "delensing")
 
 

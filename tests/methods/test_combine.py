@@ -190,6 +190,24 @@ def test_noise_of_the_weights_is_that_of_many_draws(make, words):
             assert np.average(ratio[part], weights=modes[2:][part]) == pytest.approx(1, abs=0.02)
 
 
+def test_of_one_band_it_is_that_band(make):
+    """Its E and B come through as they are, and the noise is the mean of what its pixels have, uneven or not."""
+    words = (f"nside={NSIDE}", f"sky.lmax={LMAX}", "delens.lmin_b=30", "splits.train=0", "analysis.band=[20,30]")
+    words += ("sims.combine.BinSize={E: 20, B: 15}", "noise=scan", "noise.factor=5", "foregrounds=none", "mask=none")
+    cfg = make("sims=cleaned", "instrument=deep", "method=linear_map", *words)
+    observe = ObserveBands(cfg)
+    bands = observe.bands()
+    variance = Held([Variance(cfg).run(item) for item in bands], bands)
+    rng = np.random.default_rng(1)
+    alms = {x: lensing.unit_alm(rng, LMAX) for x in "TEB"}
+    seen = Held([observe.run({**ITEM, **bands[0]}, lensed_alm=alms, variance=variance[0])], bands)
+    _, combined, made = Combine(cfg).run(ITEM, bands=seen, variance=variance)
+    for x, alm in zip("EB", sht.analysis(seen[0].select("QU").astype(float), LMAX, spin=2), strict=True):
+        np.testing.assert_allclose(combined[x], alm, atol=1e-5 * np.abs(alm).max())
+    of_pixels = 25 * variance[0].select("QU").astype(float).mean() * 4 * np.pi / (12 * NSIDE**2)
+    np.testing.assert_allclose(made["noise_b"], of_pixels, rtol=1e-5)
+
+
 def test_filters_without_training_skies_know_the_noise_of_the_weights(make, sky):
     cfg = make(*WORDS, "splits.train=0")
     filters = Filters(cfg).run({}, combinations=Held([sky.made, sky.made], [ITEM, ITEM]))
