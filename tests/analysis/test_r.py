@@ -240,10 +240,15 @@ def test_what_has_no_r_is_refused(cfg):
         (MeasureR, {"splits.known": "valid", "splits.valid": 0}, "analysis.r.known=valid names no skies"),
         (MeasureR, {"analysis.r.band": [2, 30]}, r"ends beyond l = 29, the least of delens.lmin_b - 10"),
         (MeasureR, {"delens.lmin_b": 60, "analysis.r.band": [2, 33]}, r"ends beyond l = 32"),
+        (
+            MeasureR,
+            {"sims.combine": {"BinSize": 9}, "foregrounds.kind": "synthetic", "analysis.r.delta_l": 20},
+            "is one bin of analysis.r.delta_l=20, in which r and A_fg cannot be told apart",
+        ),
     ):
         other = cfg.copy()
         for key, value in changes.items():
-            OmegaConf.update(other, key, value)
+            OmegaConf.update(other, key, value, force_add=True)
         with pytest.raises(UserError, match=message):
             stage(other).check()
 

@@ -18,10 +18,12 @@ from cmbml.analysis.measure import MASK
 from cmbml.analysis.metrics import Metric, values
 from cmbml.analysis.projections import STYLE, new_figure
 from cmbml.analysis.spectra import of_method
+from cmbml.config.truth import has_foregrounds_left
 from cmbml.core.asset import Every, Files, Item
 from cmbml.core.errors import demand
 from cmbml.maps.skymap import SkyMap
 from cmbml.sky.likelihood import Fit, Likelihood, modes_left
+from cmbml.sky.spectra import bin_edges
 
 ALONE, IGNORED, FREE = "r alone", "foregrounds ignored", "A_fg free"
 SKIES = {"train": "training skies", "valid": "validation skies", "test": "other test skies"}
@@ -179,6 +181,13 @@ class MeasureR(Delensing):
             band[1] <= last,
             f"analysis.r.band={band} ends beyond l = {last}, the least of delens.lmin_b - {BELOW_LMIN_B} (from"
             " delens.lmin_b on estimates hold the B that r is measured in), analysis.lmax and 2 nside; end it there.",
+        )
+        width = cfg.analysis.r.delta_l
+        bins = len(bin_edges(band[0], band[1] + 1, width)) - 1
+        demand(
+            bins > 1 or not (has_foregrounds_left(cfg) and "A_fg" in cfg.analysis.r.free),
+            f"analysis.r.band={band} is one bin of analysis.r.delta_l={width}, in which r and A_fg cannot be told"
+            " apart; make the bins smaller, or say analysis.r.free=[r].",
         )
         known = cfg.splits.known
         demand(
