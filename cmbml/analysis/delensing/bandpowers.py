@@ -184,7 +184,7 @@ class Bandpowers(Delensing, SimStage):
         """From maps of Q and U to alms of pure B."""
         lmax = lmax_of(self.cfg)
         window = pseudo.window_of(window_of_r(self.cfg, mask), lmax)
-        return lambda qu: pseudo.pure_b_alm(qu, window, lmax)
+        return lambda qu: pseudo.pure_b_alm(qu, window, lmax, niter=1)  # far below the pixels' limit
 
 
 def _qu_of_b(alm: np.ndarray, nside: int) -> np.ndarray:
