@@ -6,7 +6,8 @@ from omegaconf import OmegaConf
 
 from cmbml.analysis.delensing.bandpowers import Bandpowers, bins_of, window_of_r
 from cmbml.analysis.delensing.measure import NONE
-from cmbml.analysis.delensing.r import FREE, IGNORED, MeasureR, left_of, posteriors, r_of_skies
+from cmbml.analysis.delensing.r import FREE, IGNORED, MeasureR
+from cmbml.analysis.delensing.r_fit import left_of, posteriors, r_of_skies
 from cmbml.core import handlers
 from cmbml.core.asset import Assets, File, Files
 from cmbml.core.errors import UserError
@@ -28,13 +29,13 @@ R = 0.1
 OF_R = ("analysis=r", "analysis.r.band=[2,29]", "analysis.r.delta_l=13")
 
 
-def skies(count, seed, delensed=1.0, foregrounds=0.0):
+def skies(count, seed, delensed=1.0, foregrounds=0.0, left=LEFT):
     """Bandpowers of independent Gaussian modes: the delensed map, and what is in it, each with each."""
     rng = np.random.default_rng(seed)
     powers = np.empty((6, count, len(T)))
     for b, modes in enumerate(MODES.astype(int)):
         u = np.sqrt(R * T[b]) * rng.standard_normal((count, modes))
-        p = delensed * u + np.sqrt(LEFT[b]) * rng.standard_normal((count, modes))
+        p = delensed * u + np.sqrt(left[b]) * rng.standard_normal((count, modes))
         f = np.sqrt(foregrounds * F[b]) * rng.standard_normal((count, modes)) if foregrounds else np.zeros_like(u)
         p += f
         powers[:, :, b] = np.mean([p * p, p * u, u * u, f * f, p * f, u * f], axis=2)
@@ -77,13 +78,25 @@ def test_foregrounds_bias_r_unless_their_amplitude_is_free():
 def test_the_bias_of_faint_foregrounds_is_the_r_that_they_look_like():
     known, judged = skies(300, 1, foregrounds=0.1), skies(300, 2, foregrounds=0.15)
     ignored = r_of_skies(known, judged, T, MODES)
-    weights = ignored.likelihood.weights(known["predicted"].mean(axis=0))[0]
+    weights = ignored.likelihoods[0].weights(known["predicted"].mean(axis=0))[0]
     assert ignored.of_foregrounds.mean() == pytest.approx(weights @ (0.15 * F), rel=0.03)
     assert ignored.bias[0] == pytest.approx(ignored.of_foregrounds.mean(), abs=3 * ignored.bias[1])
     assert ignored.bias[0] > 5 * ignored.bias[1]
     free = r_of_skies(known, judged, T, MODES, with_foregrounds=True)
     # Of the shape that is fitted nothing is taken for r.
     assert abs(free.of_foregrounds.mean()) < 0.05 * ignored.of_foregrounds.mean()
+
+
+def test_the_noise_of_a_sky_is_its_own():
+    """The known skies have as much noise again as they have lensing, and the judged ones half of that."""
+    noise = LEFT.copy()
+    known, judged = skies(300, 1, left=LEFT + noise), skies(300, 2, left=LEFT + 0.5 * noise)
+    shared = r_of_skies(known, judged, T, MODES)
+    assert shared.bias[0] < -20 * shared.bias[1]
+    known["noise"], judged["noise"] = np.tile(noise, (300, 1)), np.tile(0.5 * noise, (300, 1))
+    own = r_of_skies(known, judged, T, MODES)
+    assert abs(own.bias[0]) < 3 * own.bias[1]
+    assert own.sigma_zero < 0.85 * shared.sigma_zero
 
 
 def test_a_signal_that_is_not_kept_is_bias():

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cmbml.analysis.delensing.bandpowers import Bandpowers
+from cmbml.analysis.delensing.bandpowers import Bandpowers, ForegroundPowers
 from cmbml.core.errors import UserError
 from cmbml.methods.ilc.combine import Combine, ForegroundsLeft
 from cmbml.methods.shared.filters import Filters
@@ -286,3 +286,15 @@ def test_noise_of_pure_b_is_measured_against_the_truth_behind_the_same_mask(make
     found = ObservedNoise(cfg).run({}, obs_alm=seen, lensed_alm=lensed, mask=mask)
     assert np.mean(found["noise_b"][40:110]) == pytest.approx(0.1, rel=0.05)
     assert np.mean(found["transfer_b"][40:110]) == pytest.approx(1, abs=0.01)
+
+
+def test_weights_leave_of_foregrounds_what_their_spectra_say(make, sky):
+    """The pure B of the foregrounds that the sky's weights leave, of its own maps and of the bands' cross spectra."""
+    cfg = make(*WORDS, "analysis=r", "analysis.r={band: [10, 20], delta_l: 5, known: train}")
+    crosses = ForegroundPowers(cfg).run({}, foreground=sky.foreground, mask=sky.mask)
+    nothing = replace(sky.obs, data=np.zeros_like(sky.obs.data))
+    given = {"obs": sky.obs, "lensing_template": nothing, "unlensed_alm": sky.cmb, "mask": sky.mask}
+    given |= {"combination": sky.made, "foreground": sky.foreground}
+    direct = Bandpowers(cfg).run(ITEM, bands=sky.bands, **given)["linear_map/foregrounds"]
+    weights = sky.made["weights_b"][:, : len(direct)]
+    np.testing.assert_allclose(np.einsum("al,abl,bl->l", weights, crosses["cls"], weights), direct, rtol=1e-6)

@@ -43,6 +43,11 @@ def combines_pure_foregrounds(cfg: DictConfig) -> bool:
     return has_foregrounds_left(cfg) and combines_pure_b(cfg)
 
 
+def propagates_foregrounds(cfg: DictConfig) -> bool:
+    """Whether it is known what any weights leave of the foregrounds of the known skies."""
+    return has_foregrounds_left(cfg) and (cfg.analysis.r.b == "pure" or not masked(cfg))
+
+
 def last_multipole(cfg: DictConfig) -> int:
     """The last multipole that r may be measured in."""
     return int(min(cfg.delens.lmin_b - BELOW_LMIN_B, 2 * cfg.sky.nside, cfg.analysis.lmax))
@@ -65,6 +70,13 @@ def window_of_r(cfg: DictConfig, mask: SkyMap) -> np.ndarray:
     window = apodise(whole, cfg.mask.apodise_deg, cfg.mask.apodise_kind)
     demand(bool(window.any()), "The mask is nowhere 1, and leaves no part of the sky for pure B; choose another mask.")
     return window
+
+
+def pure_operator(cfg: DictConfig, mask: SkyMap) -> Operator:
+    """From maps of Q and U to alms of pure B."""
+    lmax = lmax_of(cfg)
+    window = pseudo.window_of(window_of_r(cfg, mask), lmax)
+    return lambda qu: pseudo.pure_b_alm(qu, window, lmax, niter=1)  # far below the pixels' limit
 
 
 class Bandpowers(Delensing, SimStage):
@@ -134,7 +146,7 @@ class Bandpowers(Delensing, SimStage):
         unlensed = unlensed_alm["B"].astype(complex)
         unlensed = sht.almxfl(unlensed, gaussian_beam(obs.fwhm_arcmin, sht.alm_lmax(unlensed)))
         if self.cfg.analysis.r.b == "pure" and mask is not None:
-            of_qu = self._pure(mask)
+            of_qu = pure_operator(self.cfg, mask)
             observed, known = self._pure_observed(of_qu, obs, **of_bands)
             template = of_qu(_qu_of_b(sht.analysis(lensing_template["B"].astype(float), 2 * obs.nside), obs.nside))
             parts = {"unlensed": of_qu(_qu_of_b(unlensed, obs.nside)), **known}
@@ -180,11 +192,36 @@ class Bandpowers(Delensing, SimStage):
 
         return combined(bands), {} if foreground is None else {"foregrounds": combined(foreground)}
 
-    def _pure(self, mask: SkyMap) -> Operator:
-        """From maps of Q and U to alms of pure B."""
+
+class ForegroundPowers(Delensing):
+    """Spectra of B of the foregrounds of the known skies in each band, and between bands, before any combination."""
+
+    name = "foreground_powers"
+    inputs = (Every("foreground"), MASK)
+    outputs = ("foreground_powers",)
+    uses = ("mask", "sky.nside", "analysis.r.b", "analysis.r.band", "analysis.r.known", "analysis.lmax")
+    reads = ("splits", "sims.combine", "foregrounds.kind", "foregrounds.vary", "delens.lmin_b")
+    memory = "20 map"
+
+    def items(self) -> list[Item]:
+        """The first known sky; all of them, where foregrounds differ from sky to sky."""
+        cfg = self.cfg
+        if not propagates_foregrounds(cfg):
+            return []
+        split = cfg.analysis.r.known
+        n = cfg.splits[split] if any(cfg.foregrounds.vary.values()) else 1
+        return [{"split": split, "sim": sim} for sim in range(n)]
+
+    def run(self, item: Item, *, foreground: Files, mask: SkyMap | None = None) -> dict[str, np.ndarray]:
+        """``bands``, their names; ``cls`` (nband, nband, lmax + 1), coupled, with the bands' own beams."""
         lmax = lmax_of(self.cfg)
-        window = pseudo.window_of(window_of_r(self.cfg, mask), lmax)
-        return lambda qu: pseudo.pure_b_alm(qu, window, lmax, niter=1)  # far below the pixels' limit
+        of_qu = (lambda qu: sht.analysis(qu, lmax, spin=2)[1]) if mask is None else pure_operator(self.cfg, mask)
+        alms = {}
+        for band, of_band in zip(foreground.items, foreground, strict=True):
+            if {"Q", "U"} <= set(of_band.fields):
+                alms[band["band"]] = of_qu(of_band.select("QU").astype(float))
+        alm = np.stack(list(alms.values()))
+        return {"bands": np.array(list(alms)), "cls": sht.alm2cl(alm[:, None], alm[None])}
 
 
 def _qu_of_b(alm: np.ndarray, nside: int) -> np.ndarray:

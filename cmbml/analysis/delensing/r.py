@@ -11,121 +11,29 @@ from matplotlib.figure import Figure
 
 from cmbml.analysis import tables
 from cmbml.analysis.delensing.bandpower_files import cmblikes
-from cmbml.analysis.delensing.bandpowers import BELOW_LMIN_B, Bins, bins_of, last_multipole
+from cmbml.analysis.delensing.bandpowers import (
+    BELOW_LMIN_B,
+    Bins,
+    bins_of,
+    last_multipole,
+    propagates_foregrounds,
+)
 from cmbml.analysis.delensing.measure import NONE, Delensing
+from cmbml.analysis.delensing.r_fit import Judged, Powers, left_of, posteriors, r_of_skies
 from cmbml.analysis.figures import COLOURS
 from cmbml.analysis.measure import MASK
 from cmbml.analysis.metrics import Metric, values
 from cmbml.analysis.projections import STYLE, new_figure
 from cmbml.analysis.spectra import of_method
-from cmbml.config.truth import has_foregrounds_left
-from cmbml.core.asset import Every, Files, Item
+from cmbml.config.truth import cleaned, has_foregrounds_left
+from cmbml.core.asset import Every, Files, Item, Optional
 from cmbml.core.errors import demand
 from cmbml.maps.skymap import SkyMap
-from cmbml.sky.likelihood import Fit, Likelihood, modes_left
+from cmbml.sky.beams import gaussian_beam
 from cmbml.sky.spectra import bin_edges
 
 ALONE, IGNORED, FREE = "r alone", "foregrounds ignored", "A_fg free"
 SKIES = {"train": "training skies", "valid": "validation skies", "test": "other test skies"}
-_POINTS = 200
-
-Powers = Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Judged:
-    """r of some skies.
-
-    Attributes
-    ----------
-    bandpowers : array (nsky, nbin)
-        Of the delensed maps, uK^2.
-    likelihood : Likelihood
-    fit : Fit
-    own : array (nsky,)
-        The r that each sky happened to have.
-    of_foregrounds : array (nsky,)
-        The r that the foregrounds left in each sky look like; nan where they are not known.
-    total, foregrounds : array (nbin,)
-        Mean bandpowers of the maps of the known skies, and of the foregrounds in them: 0 where there are none.
-    known : int
-        Of how many skies these and R + N are means.
-    """
-
-    bandpowers: np.ndarray
-    likelihood: Likelihood
-    fit: Fit
-    own: np.ndarray
-    of_foregrounds: np.ndarray
-    total: np.ndarray
-    foregrounds: np.ndarray
-    known: int
-
-    @property
-    def sigma_zero(self) -> float:
-        """sigma(r = 0)."""
-        return self.likelihood.sigma_r(self.likelihood.fixed + self.foregrounds)
-
-    @property
-    def bias(self) -> tuple[float, float]:
-        """Mean of r-hat less the sky's own r, and its error.
-
-        The scatter of the differences over sqrt(n); and once more for the skies of which R + N is the mean, whose
-        scatter is the same and whose error all of these share.
-        """
-        difference = self.fit.best[:, 0] - self.own
-        scatter = difference.std(ddof=1) if len(difference) > 1 else np.nan
-        return float(difference.mean()), float(scatter * np.sqrt(1 / len(difference) + 1 / self.known))
-
-
-def left_of(known: Powers) -> np.ndarray:
-    """R + N (nbin,), the mean of C[p - u - f], of skies of which the truth is used."""
-    left: np.ndarray = known["predicted"] - 2 * known["predicted_x_unlensed"] + known["unlensed"]
-    if "foregrounds" in known:
-        cross = known["unlensed_x_foregrounds"] - known["predicted_x_foregrounds"]
-        left = left + known["foregrounds"] + 2 * cross
-    return np.asarray(left.mean(axis=0))
-
-
-def r_of_skies(
-    known: Powers,
-    judged: Powers,
-    tensor: np.ndarray,
-    modes: np.ndarray,
-    correlation: np.ndarray | None = None,
-    *,
-    with_foregrounds: bool = False,
-) -> Judged:
-    """Return r of the skies ``judged``, from what ``known`` ones, of which the truth is used, have left.
-
-    With p the delensed map, u the primordial one and f the foregrounds that are left, the mean of C[p - u - f] over the
-    known skies is R + N: lensing and noise that are left, without the sample variance of their u and f. F, the mean of
-    their C[f], is the shape of the foregrounds where their amplitude is fitted, too. Of the judged skies C[p] is used,
-    and their u and f for what r-hat is compared with.
-
-    Parameters
-    ----------
-    known, judged : mapping
-        Bandpowers (nsky, nbin) ``predicted``, ``predicted_x_unlensed``, ``unlensed``, and where foregrounds are known
-        ``foregrounds``, ``predicted_x_foregrounds``, ``unlensed_x_foregrounds``.
-    tensor : array (nbin,)
-        Bandpowers at r = 1.
-    modes : array (nbin,)
-    correlation : array (nbin, nbin), optional
-    with_foregrounds : bool, optional
-        Whether their amplitude is free beside r.
-    """
-    left = left_of(known)
-    skies = len(known["predicted"])
-    total = known["predicted"].mean(axis=0)
-    foregrounds = known["foregrounds"].mean(axis=0) if "foregrounds" in known else np.zeros_like(left)
-    shapes = np.stack([tensor, foregrounds] if with_foregrounds else [tensor])
-    likelihood = Likelihood(shapes, left, modes_left(modes, total, left, skies), correlation)
-    weights = likelihood.weights(total)[0]
-    own = judged["unlensed"] @ weights
-    of_foregrounds = judged["foregrounds"] @ weights if "foregrounds" in judged else np.full_like(own, np.nan)
-    fit = likelihood.fit(judged["predicted"])
-    return Judged(judged["predicted"], likelihood, fit, own, of_foregrounds, total, foregrounds, skies)
 
 
 @dataclass(frozen=True)
@@ -162,11 +70,16 @@ class MeasureR(Delensing):
     What lensing, noise and foregrounds are left is told by skies of which the truth is used: the first half of the test
     skies, or all skies of another split (`analysis.r.known`); none of them lends a judged sky its answer. Where
     foregrounds are known, r is measured once as if there were none, which is wrong by what they leave, and once with
-    their amplitude free.
+    their amplitude free. Of bands that are combined the noise is that of each sky's own weights, and the shape of the
+    foregrounds what these weights leave of those of the known skies.
     """
 
     name = "measure_r"
-    inputs = (Every("r_spectra"), "filters", MASK)
+    inputs = (
+        *(Every("r_spectra"), "filters", MASK),
+        Optional(Every("combination", name="combinations"), when=cleaned),
+        Optional(Every("foreground_powers"), when=propagates_foregrounds),
+    )
     outputs = ("r_csv", "r_md", "r_png", "r_zip", "r_curves")
     uses = (*Delensing.caption_keys, "analysis.r", "analysis.lmax", "delens.lmin_b", "mask")
     reads = ("splits",)
@@ -200,7 +113,14 @@ class MeasureR(Delensing):
         )
 
     def run(
-        self, item: Item, *, r_spectra: Files, filters: dict[str, np.ndarray], mask: SkyMap | None = None
+        self,
+        item: Item,
+        *,
+        r_spectra: Files,
+        filters: dict[str, np.ndarray],
+        mask: SkyMap | None = None,
+        combinations: Files | None = None,
+        foreground_powers: Files | None = None,
     ) -> tuple[list[dict[str, Any]], str, Figure, dict[str, str], dict[str, np.ndarray]]:
         """Rows of numbers, a table of means, points and posteriors, files for other codes, and `curves_of` the skies.
 
@@ -216,6 +136,7 @@ class MeasureR(Delensing):
         for method in (self.cfg.method.name, NONE):
             skies = of_method(spectra, method)
             powers = {name: np.array([cls[name] for cls in skies]) @ bins.unbiased.T for name in skies[0]}
+            powers |= self._of_weights(r_spectra.items, combinations, foreground_powers, bins)
             known, judged = ({name: power[at] for name, power in powers.items()} for at in (known_at, judged_at))
             self._demand_positive(known, judged)
             modes = bins.modes(np.mean([skies[place]["predicted"] for place in known_at], axis=0))
@@ -238,6 +159,25 @@ class MeasureR(Delensing):
         table = tables.to_markdown(summary, caption=caption | tables.SCATTER, metrics=metrics)
         files = files_of(next(iter(found.values())), numbers, bins, filters["bb_lensing"])
         return rows, table, r_figure(found, caption=caption), files, curves_of(found, measured, bins)
+
+    def _of_weights(
+        self, items: Sequence[Item], combinations: Files | None, foreground_powers: Files | None, bins: Bins
+    ) -> dict[str, np.ndarray]:
+        """Bandpowers ``noise`` and ``shape`` (nsky, nbin) of what the skies' own weights make, where they are known."""
+        if combinations is None:
+            return {}
+        of_sky = {(sky["split"], sky["sim"]): i for i, sky in enumerate(combinations.items)}
+        made = [combinations[of_sky[sky["split"], sky["sim"]]] for sky in items]
+        beam = gaussian_beam(self.cfg.delens.fwhm_arcmin, len(made[0]["noise_b"]) - 1)
+        found = {"noise": np.array([bins.of_theory(one["noise_b"] / beam**2) for one in made])}
+        if foreground_powers is None:
+            return found
+        known = list(foreground_powers)
+        order = [list(known[0]["bands"]).index(name) for name in made[0]["bands"]]
+        crosses = np.mean([one["cls"] for one in known], axis=0)[np.ix_(order, order)]
+        weights = [one["weights_b"][:, : crosses.shape[-1]] for one in made]
+        shapes = [np.einsum("al,abl,bl->l", w, crosses, w) for w in weights]
+        return found | {"shape": np.array(shapes) @ bins.unbiased.T}
 
     def _parted(self, items: Sequence[Item]) -> tuple[list[int], list[int]]:
         """Places of the judged skies, and of those of which the truth is used."""
@@ -296,15 +236,16 @@ def files_of(judged: Judged, numbers: Sequence[int], bins: Bins, lensing: np.nda
         Lensing BB of the fiducial cosmology, which a theory that is compared with the files has.
     """
     files: dict[str, str] = {}
-    for power, sim in zip(judged.bandpowers, numbers, strict=True):
+    of_skies = zip(judged.bandpowers, judged.likelihoods, judged.foregrounds, numbers, strict=True)
+    for power, likelihood, shape, sim in of_skies:
         files |= cmblikes(
             f"sim{sim:04d}",
             power,
-            judged.likelihood,
+            likelihood,
             bins.windows,
             fiducial=judged.total,
             lensing=lensing,
-            shapes={"foregrounds": judged.foregrounds} if np.any(judged.foregrounds) else None,
+            shapes={"foregrounds": shape} if np.any(shape) else None,
         )
     return files
 
@@ -375,14 +316,3 @@ def draw_posteriors(axis: Axes, curves: Iterable[Sequence[np.ndarray]], **look: 
     for curve in curves:
         axis.plot(*curve, lw=0.8, **look)
     axis.set(xlabel="r", ylim=(0, None))
-
-
-def posteriors(judged: Judged) -> Sequence[tuple[np.ndarray, np.ndarray]]:
-    """Values of r and exp(- profile / 2), 1 at its top, of each sky."""
-    curves = []
-    fit = judged.fit
-    for i, power in enumerate(judged.bandpowers):
-        r = fit.best[i, 0] + fit.sigma[i] * np.linspace(-4, 4, _POINTS)
-        profile = judged.likelihood.profile(np.tile(power, (_POINTS, 1)), r)
-        curves.append((r, np.exp(-(profile - fit.deviance[i]) / 2)))
-    return curves
