@@ -73,6 +73,7 @@ CHANGES = {
     "beam": Change("beam 2 % wider", foregrounds=True, wider=1),
     "beams": Change("beam 2 % wider in every other band", foregrounds=True, wider=2),
     "gain": Change("gain of each band wrong by 1 %", gain=GAIN),
+    "gains": Change("gain of each band wrong by 0.1 %", gain=GAIN / 10),
     "noise": Change("noise x 1.5", ("noise.factor=1.5",)),
     "knee": Change("noise with the knee", ("noise.knee=true",)),
 }
@@ -275,9 +276,9 @@ def beside(rows: Sequence[Mapping[str, Any]], first: Sequence[Mapping[str, Any]]
 
 
 def with_error(values: np.ndarray, skies: float, unit: float = 1e-3) -> str:
-    """Mean and its error, for a scatter that is that of so many skies."""
-    error = np.std(values, ddof=1) / np.sqrt(skies) if len(values) > 1 else np.nan
-    return f"{np.mean(values) / unit:.2f} ± {error / unit:.2f}"
+    """Mean and its error, for a scatter that is that of so many skies; one sky has none."""
+    mean = f"{np.mean(values) / unit:.2f}"
+    return f"{mean} ± {np.std(values, ddof=1) / np.sqrt(skies) / unit:.2f}" if len(values) > 1 else mean
 
 
 def table(rows: Sequence[Mapping[str, Any]], known: int) -> str:
