@@ -50,7 +50,7 @@ GAIN_SEED = 17
 SEED = 2  # of the foregrounds; the run has 0 and 1
 VARY = "foregrounds.vary={amplitude: 0.2, index: 0.03}"
 NUMBERS = ("A_res", "transfer", "kept", "r_bias", "r_change", "r_sigma")
-LAST = ("r_spectra", "metrics")  # what is wanted of a sky
+LAST = ("r_spectra", "metrics", "combination")  # what is wanted of a sky
 
 
 @dataclass(frozen=True)
@@ -73,16 +73,18 @@ CHANGES = {
     "beam": Change("beam 2 % wider", foregrounds=True, wider=1),
     "beams": Change("beam 2 % wider in every other band", foregrounds=True, wider=2),
     "gain": Change("gain of each band wrong by 1 %", gain=GAIN),
+    "gains": Change("gain of each band wrong by 0.1 %", gain=GAIN / 10),
     "noise": Change("noise x 1.5", ("noise.factor=1.5",)),
     "knee": Change("noise with the knee", ("noise.knee=true",)),
 }
 
 
 class Found(NamedTuple):
-    """What one sky has become: spectra of `Bandpowers`, and rows of `Measure`."""
+    """What one sky has become: spectra of `Bandpowers`, rows of `Measure`, weights and the noise that they make."""
 
     spectra: dict[str, np.ndarray]
     metrics: list[dict[str, Any]]
+    combination: dict[str, np.ndarray]
 
 
 class Held(list):
@@ -130,9 +132,9 @@ class Place:
         """Where an asset lies that is made anew: in the first folder what is of one sky, in the second the others'."""
         return self.layers[0 if "sim" in item else 1].file(asset, self.items(asset, item)[0])
 
-    def chain(self, item: Item) -> list[Stage]:
+    def chain(self, item: Item, wanted: Sequence[str]) -> list[Stage]:
         """The stages that lead from the bands of a sky to what is wanted of it."""
-        needed = set(LAST)
+        needed = set(wanted)
         stages = []
         for stage in reversed(self.pipeline.stages):
             if stage.name == ObserveBands.name:
@@ -182,9 +184,10 @@ def made_anew(words: Sequence[str], folder: Path, sim: int, name: str) -> Found:
     sky = {"split": "test", "sim": sim}
     own, shared = folder / name / f"sky{sim}", folder / name / "skies"
     place = Place(cfg, own, shared)
-    results = [place.layers[1].file(asset, sky) for asset in LAST]
-    if all(file.exists() for file in results):
-        return Found(*(file.read() for file in results))
+    results = {asset: place.layers[1].file(asset, sky) for asset in LAST}
+    missing = [asset for asset, file in results.items() if not file.exists()]
+    if not missing:
+        return Found(*(file.read() for file in results.values()))
     other = composed("delens", [*words, *settings(cfg, change)])
     if change.foregrounds:
         foregrounds_anew(place, other, sky)
@@ -197,14 +200,13 @@ def made_anew(words: Sequence[str], folder: Path, sim: int, name: str) -> Found:
         for asset in ("band", "foreground"):
             seen: SkyMap = place.file(asset, of_band).read()
             place.anew(asset, of_band).write(replace(seen, data=gain * seen.data))
-    for stage in place.chain(sky):
+    for stage in place.chain(sky, missing):
         place.make(stage, sky)
-    found = Found(*(place.anew(asset, sky).read() for asset in LAST))
-    for file, value in zip(results, found, strict=True):
-        file.write(value)
+    for asset in missing:
+        results[asset].write(place.anew(asset, sky).read())
     shutil.rmtree(own)
     print(f"{change.label}, sky {sim}: {time.process_time() - start:.0f} CPU seconds", flush=True)
-    return found
+    return Found(*(file.read() for file in results.values()))
 
 
 def as_it_is(cfg: DictConfig, sim: int) -> Found:
@@ -224,12 +226,16 @@ def rows_of(cfg: DictConfig, change: Change, found: Sequence[Found]) -> list[dic
     """A row for each method, treatment of foregrounds and sky, with r as the run itself measures it."""
     place = Place(cfg)
     stage = MeasureR(cfg)
-    given = {source.name: source for source in stage.sources}
-    known = place.value(given.pop("r_spectra"), {"split": cfg.splits.known})
     skies = [{"split": "test", "sim": sim} for sim in range(len(found))]
-    spectra = Held([*known, *(sky.spectra for sky in found)], [*known.items, *skies])
-    rest = {name: place.value(source, {}) for name, source in given.items()}
-    measured = stage.run({}, r_spectra=spectra, **rest)[0]
+    given = {}
+    for source in stage.sources:
+        if source.asset in LAST:
+            known = place.value(source, {"split": cfg.splits.known})
+            anew = [sky[LAST.index(source.asset)] for sky in found]
+            given[source.name] = Held([*known, *anew], [*known.items, *skies])
+        else:
+            given[source.name] = place.value(source, {})
+    measured = stage.run({}, **given)[0]
     rows = []
     for row in measured:
         sky = found[row["sim"]]
@@ -270,9 +276,9 @@ def beside(rows: Sequence[Mapping[str, Any]], first: Sequence[Mapping[str, Any]]
 
 
 def with_error(values: np.ndarray, skies: float, unit: float = 1e-3) -> str:
-    """Mean and its error, for a scatter that is that of so many skies."""
-    error = np.std(values, ddof=1) / np.sqrt(skies) if len(values) > 1 else np.nan
-    return f"{np.mean(values) / unit:.2f} ± {error / unit:.2f}"
+    """Mean and its error, for a scatter that is that of so many skies; one sky has none."""
+    mean = f"{np.mean(values) / unit:.2f}"
+    return f"{mean} ± {np.std(values, ddof=1) / np.sqrt(skies) / unit:.2f}" if len(values) > 1 else mean
 
 
 def table(rows: Sequence[Mapping[str, Any]], known: int) -> str:

@@ -19,7 +19,8 @@ WORDS += ["instrument.bands=[93,145,278]", "delens.lmin_b=45", "analysis.r={band
 WORDS += ["analysis.band=[10,34]", "splits={train: 1, valid: 0, test: 1}", "sims.combine.BinSize={E: 20, B: 15}"]
 WORDS += ["mask={f_sky: 0.8, apodise_deg: 10}", "linear_map.iterations=3", "run.workers=1"]
 ONLY = "analysis.stages=[cmbml.analysis.delensing.measure.Baseline,cmbml.analysis.delensing.measure.Measure"
-ONLY += ",cmbml.analysis.delensing.bandpowers.Bandpowers,cmbml.analysis.delensing.r.MeasureR]"
+ONLY += ",cmbml.analysis.delensing.bandpowers.Bandpowers,cmbml.analysis.delensing.bandpowers.ForegroundPowers"
+ONLY += ",cmbml.analysis.delensing.r.MeasureR]"
 SKY = {"split": "test", "sim": 0}
 
 

@@ -141,11 +141,6 @@ class MeasureR(Delensing):
             self._demand_positive(known, judged)
             modes = bins.modes(np.mean([skies[place]["predicted"] for place in known_at], axis=0))
             measured[method] = judged
-            demand(
-                FREE not in self._ways(powers) or len(tensor) > 1,
-                f"analysis.r.band={list(self.cfg.analysis.r.band)} holds one bin, from which r and A_fg cannot be told"
-                f" apart: analysis.r.delta_l={self.cfg.analysis.r.delta_l} must be smaller, or analysis.r.free=[r].",
-            )
             for way in self._ways(powers):
                 found[method, way] = r_of_skies(known, judged, tensor, *modes, with_foregrounds=way == FREE)
         metrics = METRICS + (OF_FOREGROUNDS if "foregrounds" in powers else ())
