@@ -231,12 +231,6 @@ def test_foregrounds_may_be_left_out_of_the_fit(cfg, tmp_path, monkeypatch):
     assert {row["fit"] for row in rows} == {IGNORED}
 
 
-def test_one_bin_does_not_tell_r_from_foregrounds(cfg, tmp_path):
-    OmegaConf.update(cfg, "analysis.r.delta_l", 28)
-    with pytest.raises(UserError, match="holds one bin, from which r and A_fg cannot be told apart"):
-        MeasureR(cfg).run({}, r_spectra=write_spectra(tmp_path, [("test", 4)]), filters=FILTERS)
-
-
 def test_powers_that_have_no_likelihood_are_refused(cfg, tmp_path):
     spectra = write_spectra(tmp_path, [("test", 4)])
     below = {name: -cl if name == "good/predicted" else cl for name, cl in spectra[3].items()}
