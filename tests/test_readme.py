@@ -144,8 +144,10 @@ def test_pipeline_command(line, root, composed, planned, sketches, capsys, tmp_p
         return
     if "sims=external" in line:
         words = own_sky(words, tmp_path)
-        here(*words, "nside=64", "delens.lmin_b=30", root=tmp_path / "data")
-        assert list(tmp_path.rglob("found.csv"))
+        small = ["nside=64", "sky.lmax=128", "splits.test=1", "delens.lmin_b=30"]
+        small += ["analysis.band=[5,60]"] if "truth" in line else []
+        here(*words, *small, root=tmp_path / "data")
+        assert list(tmp_path.rglob("metrics.csv" if "truth" in line else "found.csv"))
         return
     one = [word.split(",")[0] if "-m" in words else word for word in words if word != "-m"]  # a sweep's first
     if "run.dry" not in line:  # which plans it below
@@ -175,12 +177,15 @@ def test_pipeline_command(line, root, composed, planned, sketches, capsys, tmp_p
 
 
 def own_sky(words: list[str], folder: Path) -> list[str]:
-    """The words of a line that reads a map and a mask in `/data/`, after these were written into a folder."""
+    """The words of a line that reads `/data/` or `sims/`, after files were written into a folder."""
     npix = 12 * 64**2
     noise = np.random.default_rng(0).standard_normal((2, npix))
     handlers.write(folder / "map.fits", SkyMap(noise, ("Q", "U"), "uK_CMB", 5.0, 128))
     handlers.write(folder / "mask.fits", SkyMap(np.ones((1, npix)), ("mask",), "1", 0.0, 128))
-    return [word.replace("/data/", f"{folder}/") for word in words]
+    for name in ("obs", "unlensed", "lensed"):
+        handlers.write(folder / "sims" / f"{name}_0.fits", SkyMap(noise, ("Q", "U"), "uK_CMB", 0.0, 128))
+    handlers.write(folder / "sims" / "kappa_0.fits", SkyMap(noise[:1], ("kappa",), "1", 0.0, 128))
+    return [word.replace("/data/", f"{folder}/").replace('"sims/', f'"{folder}/sims/') for word in words]
 
 
 def own_maps(words: list[str], folder: Path) -> list[str]:

@@ -19,7 +19,7 @@ def has_truth(config: DictConfig) -> bool:
 
 def has_kappa(config: DictConfig) -> bool:
     """Whether the true convergence of each sky is known: simulated, or given with the observations."""
-    return has_parts(config) or config.sims.external.truth_kappa is not None
+    return has_parts(config) or config.sims.external.get("truth_kappa") is not None  # bands have no such key
 
 
 def has_parts(config: DictConfig) -> bool:
@@ -50,6 +50,17 @@ def leaks(config: DictConfig) -> bool:
 def has_foregrounds_left(config: DictConfig) -> bool:
     """Whether what is delensed holds what a combination has left of simulated foregrounds."""
     return cleaned(config) and has_foregrounds(config)
+
+
+def known_skies(combine: Mapping[str, Any], train: int) -> str:
+    """Skies that tell r what is left: of bands with foregrounds the training skies, whose foregrounds are others."""
+    return "train" if combine and train else "test"
+
+
+def other_foregrounds(config: DictConfig) -> bool:
+    """Whether the skies that tell r what foregrounds leave have others than those that are judged."""
+    seed = config.foregrounds.seed
+    return seed_of(seed, config.analysis.r.known) != seed_of(seed, "test")
 
 
 def several_seeds(seed: Any) -> bool:

@@ -7,10 +7,12 @@ import pytest
 
 from cmbml.analysis.delensing.bandpowers import Bandpowers, ForegroundPowers
 from cmbml.core.errors import UserError
+from cmbml.maps.skymap import write_skymap
 from cmbml.methods.ilc.combine import Combine, ForegroundsLeft
 from cmbml.methods.shared.filters import Filters
 from cmbml.methods.shared.observed_noise import ObservedNoise
 from cmbml.sims.bandmaps import ObserveBands
+from cmbml.sims.external import Observations
 from cmbml.sims.foregrounds import Foregrounds, SkyMask, Templates
 from cmbml.sims.mask import Mask
 from cmbml.sims.noise import Variance
@@ -298,3 +300,34 @@ def test_weights_leave_of_foregrounds_what_their_spectra_say(make, sky):
     direct = Bandpowers(cfg).run(ITEM, bands=sky.bands, **given)["linear_map/foregrounds"]
     weights = sky.made["weights_b"][:, : len(direct)]
     np.testing.assert_allclose(np.einsum("al,abl,bl->l", weights, crosses["cls"], weights), direct, rtol=1e-6)
+
+
+def test_bands_of_ones_own_go_the_same_way(make, sky, tmp_path):
+    """Files of the same bands: the pipeline stands before anything runs, and the alms are the same."""
+    for item, band in zip(sky.items, sky.bands, strict=True):
+        write_skymap(tmp_path / f"obs_{item['band']}_map.fits", band)
+    write_skymap(tmp_path / "mask.fits", sky.mask)
+    words = [word for word in WORDS if not word.startswith(("sims=", "splits=", "foregrounds."))] + ["splits.test=1"]
+    words += [
+        "sims=external_bands",
+        "instrument=cmbs4_pole_lat",
+        f"sims.external.obs={tmp_path}/obs_{{band}}_map.fits",
+        "mask.apodise_deg=5",
+    ]
+    cfg = make(*words, "mask=file", f"mask.file={tmp_path}/mask.fits")
+    assert [stage.name for stage in build(cfg).stages][:4] == ["mask", "observe", "combine", "filters"]
+    brought = Held([Observations(cfg).run({**ITEM, **item}, mask=sky.mask) for item in sky.items], sky.items)
+    _, alms, made = Combine(cfg).run(ITEM, bands=brought, mask=sky.mask)
+    for x in "EB":
+        np.testing.assert_allclose(alms[x], sky.obs_alm[x], atol=1e-5 * np.abs(sky.obs_alm[x]).max())
+    np.testing.assert_allclose(made["noise_b"], sky.made["noise_b"], rtol=1e-5)
+
+
+def test_training_skies_tell_what_is_left_of_bands_and_a_comparison_asks_no_network(make):
+    """Test skies share their foregrounds: by default those of the training skies are the shape of what is left."""
+    assert make(*WORDS, "analysis=r", "analysis.r.band=[10,19]").analysis.r.known == "train"
+    assert make("method=linear_map", "analysis=r").analysis.r.known == "test"
+    words = [word for word in WORDS if not word.startswith("method=")]
+    assert make(*words, "analysis=r", "analysis.r.band=[10,19]", name="compare").method.name == "delens_unet"
+    with pytest.raises(UserError, match="known=valid"):
+        make(*words, "method=delens_unet", "analysis=r", "analysis.r.band=[10,19]")

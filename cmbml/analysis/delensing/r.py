@@ -25,7 +25,7 @@ from cmbml.analysis.measure import MASK
 from cmbml.analysis.metrics import Metric, values
 from cmbml.analysis.projections import STYLE, new_figure
 from cmbml.analysis.spectra import of_method
-from cmbml.config.truth import cleaned, has_foregrounds_left
+from cmbml.config.truth import cleaned, has_foregrounds_left, other_foregrounds
 from cmbml.core.asset import Every, Files, Item, Optional
 from cmbml.core.errors import demand
 from cmbml.maps.skymap import SkyMap
@@ -82,7 +82,7 @@ class MeasureR(Delensing):
     )
     outputs = ("r_csv", "r_md", "r_png", "r_zip", "r_curves")
     uses = (*Delensing.caption_keys, "analysis.r", "analysis.lmax", "delens.lmin_b", "mask")
-    reads = ("splits",)
+    reads = ("splits", "foregrounds.seed")
     memory = "20 MB"
 
     def check(self) -> None:
@@ -211,6 +211,11 @@ class MeasureR(Delensing):
         caption |= {"B": r.b, "l": f"{r.band[0]} .. {r.band[1]}"}
         caption |= {} if mask is None else {"f_sky": f"{bins.effective:.3g}, of the modes"}
         caption["what is left"] = f"of {one.known} {SKIES[self.cfg.splits.known or 'test']}"
+        if has_foregrounds_left(self.cfg):
+            others = (
+                "other foregrounds" if other_foregrounds(self.cfg) else "the SAME foregrounds, as nobody knows them"
+            )
+            caption["shape of A_fg"] = f"of {others}"
         for (method, way), result in found.items():
             bias, error = result.bias
             name = method if way == ALONE else f"{method}, {way}"
