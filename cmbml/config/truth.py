@@ -52,9 +52,10 @@ def has_foregrounds_left(config: DictConfig) -> bool:
     return cleaned(config) and has_foregrounds(config)
 
 
-def known_skies(combine: Mapping[str, Any], train: int) -> str:
-    """Skies that tell r what is left: of bands with foregrounds the training skies, whose foregrounds are others."""
-    return "train" if combine and train else "test"
+def known_skies(combine: Mapping[str, Any], method: Mapping[str, Any], train: int, valid: int) -> str:
+    """Skies that tell r what is left: of bands those with other foregrounds, from which the method has not learned."""
+    split, skies = ("valid", valid) if "trained" in method else ("train", train)
+    return split if combine and skies else "test"
 
 
 def other_foregrounds(config: DictConfig) -> bool:

@@ -329,5 +329,8 @@ def test_training_skies_tell_what_is_left_of_bands_and_a_comparison_asks_no_netw
     assert make("method=linear_map", "analysis=r").analysis.r.known == "test"
     words = [word for word in WORDS if not word.startswith("method=")]
     assert make(*words, "analysis=r", "analysis.r.band=[10,19]", name="compare").method.name == "delens_unet"
+    network = (*words, "method=delens_unet", "patches.patch=32", "analysis=r", "analysis.r.band=[10,19]")
+    assert make(*network, "splits.valid=1").analysis.r.known == "valid"
+    assert make(*network).analysis.r.known == "test"
     with pytest.raises(UserError, match="known=valid"):
-        make(*words, "method=delens_unet", "analysis=r", "analysis.r.band=[10,19]")
+        make(*network, "analysis.r.known=train")
