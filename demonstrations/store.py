@@ -3,7 +3,7 @@
 make assets                                     the commands below, and then this
 python demonstrations/store.py                  all of it, of finished runs under --root
 python demonstrations/store.py delens_unet      one network, or one picture
-python demonstrations/store.py delens_unet --root elsewhere --to /tmp/assets
+python demonstrations/store.py delens_unet --root elsewhere --to copies
 
 A network becomes <to>/models/NAME/: model.pt; observed_noise.npz where its filters are of measured noise; and the
 card, README.md, with size and sha256 of each. `method.trained=NAME` and `delens.noise=NAME` take them.
