@@ -11,8 +11,9 @@ INSTALLED := $(VENV)/.installed
 .PHONY: demo assets test test-slow lint docs install clean
 
 demo: $(INSTALLED)
+	$(BIN)/python main_delens.py -m method=wiener,quadratic,linear_map field=B splits.valid=0 splits.test=4
+	$(BIN)/python main_analysis_compare.py field=B splits.test=4 compare.methods=[none,wiener,quadratic,linear_map]
 	$(BIN)/python main_delens.py -m method=wiener,quadratic,linear_map field=B
-	$(BIN)/python main_analysis_compare.py field=B compare.methods=[none,wiener,quadratic,linear_map]
 	$(BIN)/python main_delens.py field=B scale=5
 	$(BIN)/python main_analysis_compare.py field=B
 
