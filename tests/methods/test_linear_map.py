@@ -1,6 +1,7 @@
 """The stages of the linear MAP: behind a mask, and what their samples say of their errors."""
 
-from itertools import pairwise
+import importlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from cmbml.sky.masks import apodise, band_mask
 from cmbml.sky.noise import scan_variance, variance_noise
 from cmbml.sky.quadratic import lensing_template
 
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 NSIDE, LMAX = 128, 300
 # Hardly any noise, so that estimates up to l = 300 say something.
 WORDS = (
@@ -135,20 +137,20 @@ def test_the_mean_field_of_a_mask_is_subtracted(composed):
     assert modes[high] @ without[high] == pytest.approx(modes[high] @ with_it[high], rel=0.02)
 
 
-def coverage(run: Run, posterior: dict[str, np.ndarray], edges: tuple[int, ...]) -> list[float]:
+@pytest.fixture
+def coverage(monkeypatch):
     """Part of the modes of kappa, in bins of L, whose truth lies within one sigma_L of the MAP."""
-    lmax = run.cfg.sky.lmax
-    sigma = np.sqrt(posterior["kappa"].mean(axis=0))
-    error = sht.almxfl(run.kappa - run.truth["kappa"], np.divide(1, sigma, out=0 * sigma, where=sigma > 0))
-    of_mode = sht.almxfl(np.ones_like(error), np.arange(lmax + 1.0)).real
-    zero = slice(0, lmax + 1)
-    rest = np.sqrt(2) * error[lmax + 1 :]
-    values = np.abs(np.concatenate([error[zero].real, rest.real, rest.imag]))
-    ell = np.concatenate([of_mode[zero], of_mode[lmax + 1 :], of_mode[lmax + 1 :]])
-    return [float(np.mean(values[(ell >= a) & (ell < b)] < 1)) for a, b in pairwise(edges)]
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    errors = importlib.import_module("kappa_errors")
+
+    def of_bins(run: Run, posterior: dict[str, np.ndarray], edges: tuple[int, ...]) -> list[float]:
+        sigmas = errors.in_sigmas(run.kappa - run.truth["kappa"], posterior["kappa"].mean(axis=0), edges)
+        return errors.within(sigmas)
+
+    return of_bins
 
 
-def test_samples_know_the_errors(composed):
+def test_samples_know_the_errors(composed, coverage):
     """68 % of the modes of kappa, A_res and its scatter without the truth, and a map of sigma that is of these samples.
 
     The part of the modes within one sigma scatters by .005 in the first bin, that of the fewest modes.
@@ -200,7 +202,7 @@ def test_mean_field(b_deg, limits):
 
 
 @pytest.mark.slow
-def test_samples_know_the_errors_at_full_size(composed):
+def test_samples_know_the_errors_at_full_size(composed, coverage):
     run = Run(composed(*FULL_SIZE, "linear_map.samples=4"), 3, train=13)
     _, posterior = run.posterior()
     covered = coverage(run, posterior, (20, 100, 200, 400, 600, 900, 1200, 1501))
