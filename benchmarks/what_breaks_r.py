@@ -6,8 +6,9 @@
 Reads the finished run that the overrides name (of ``experiment=bands_to_r`` unless another is among them), and writes
 nothing there. The bands of its first test skies are made anew, with the same CMB and the same draw of noise, and one
 thing that the analysis is not told of (``CHANGES``). They are combined, with weights fitted to what is seen and
-the beams of the table, delensed and measured with the filters, the mean field and the known bandpowers (R + N, F) of
-the run. The first sky, made anew as it is, must give the run's own r. What lies in ``--folder`` is not made again.
+the beams of the table, and calibrated before where the row says so; delensed, and measured with the filters, the mean
+field and the known bandpowers (R + N, F) of the run. The first sky, made anew as it is, must give the run's own r. What
+lies in ``--folder`` is not made again.
 
 Written to benchmarks/results/what_breaks_r.csv, a row for each change, method, treatment of foregrounds and sky: A_res
 and transfer of `Measure` (l of `analysis.band`, in the mask); ``kept``, the part of the primordial B that is in the
@@ -47,6 +48,7 @@ AS_IT_IS = "as it is"
 WIDER = 1.02
 GAIN = 0.01
 GAIN_SEED = 17
+CALIBRATED = "sims.combine.reference=145"
 SEED = 2  # of the foregrounds; the run has 0 and 1
 VARY = "foregrounds.vary={amplitude: 0.2, index: 0.03}"
 NUMBERS = ("A_res", "transfer", "kept", "r_bias", "r_change", "r_sigma")
@@ -55,13 +57,17 @@ LAST = ("r_spectra", "metrics", "combination")  # what is wanted of a sky
 
 @dataclass(frozen=True)
 class Change:
-    """What is wrong with the bands: other settings, of foregrounds too, a wider beam of every n-th band, or gains."""
+    """What is wrong with the bands: other settings, of foregrounds too, a wider beam of every n-th band, or gains.
+
+    ``told`` are settings of the analysis.
+    """
 
     label: str
     words: tuple[str, ...] = ()
     foregrounds: bool = False
     wider: int = 0
     gain: float = 0.0
+    told: tuple[str, ...] = ()
 
 
 CHANGES = {
@@ -74,6 +80,8 @@ CHANGES = {
     "beams": Change("beam 2 % wider in every other band", foregrounds=True, wider=2),
     "gain": Change("gain of each band wrong by 1 %", gain=GAIN),
     "gains": Change("gain of each band wrong by 0.1 %", gain=GAIN / 10),
+    "gain_fitted": Change("gain of each band wrong by 1 %, and calibrated", gain=GAIN, told=(CALIBRATED,)),
+    "fitted": Change("nothing, and calibrated", told=(CALIBRATED,)),
     "noise": Change("noise x 1.5", ("noise.factor=1.5",)),
     "knee": Change("noise with the knee", ("noise.knee=true",)),
 }
@@ -180,7 +188,7 @@ def made_anew(words: Sequence[str], folder: Path, sim: int, name: str) -> Found:
     """One test sky with a change, from its CMB to the spectra of r; what a folder has already is not made again."""
     start = time.process_time()
     change = CHANGES[name]
-    cfg = composed("delens", words)
+    cfg = composed("delens", [*words, *change.told])
     sky = {"split": "test", "sim": sim}
     own, shared = folder / name / f"sky{sim}", folder / name / "skies"
     place = Place(cfg, own, shared)

@@ -270,6 +270,7 @@ class Assets:
     holds: dict[str, str] = MISSING
 
 
+BAND = Kind((str, int, type(None)), "null or the name of a band")
 _EXTERNAL_TEXTS = (
     *("obs", "unit", "coordinates"),
     *("truth", "truth_unlensed", "truth_lensed", "truth_kappa", "truth_unit"),
@@ -282,7 +283,7 @@ class Sims:
 
     stages: list[str] = MISSING
     variants: list[Any] = MISSING
-    combine: dict[str, Any] = keyed({"BinSize": MAPPING})
+    combine: dict[str, Any] = keyed({"BinSize": MAPPING, "reference": BAND})
     external: dict[str, Any] = keyed({"truth_fwhm_arcmin": Limits(*BEAM), **dict.fromkeys(_EXTERNAL_TEXTS, TEXT)})
 
 

@@ -58,6 +58,7 @@ KINDS = {
     "method.python": "text (file) or null",
     "method.trained": "text (file, or name) or null",
     "method.unit": "text or null",
+    "sims.combine.reference": "name of a band, or null",
     "sims.external.coordinates": "text or null",
     "sims.external.fwhm_arcmin": "mapping of bands to numbers, or null",
     "sims.external.obs": "text (pattern of files)",

@@ -42,6 +42,7 @@ class Sky:
     """One test sky, its bands and what was combined of them."""
 
     def __init__(self, cfg):
+        lmax = cfg.sky.lmax
         self.cfg = cfg
         self.observe, self.combine = ObserveBands(cfg), Combine(cfg)
         templates = [item for item in Templates(cfg).items() if item.get("split", "test") == "test"]
@@ -52,8 +53,8 @@ class Sky:
         of_split = [{**item, "split": "test"} for item in self.items]
         self.foreground = Held([Foregrounds(cfg).run(item, templates=emission) for item in of_split], of_split)
         rngs = {x: np.random.default_rng(i) for i, x in enumerate(("T", "E", "B", "phi"))}
-        drawn = lensing.draw_alms(fiducial(), 2 * LMAX, rngs)
-        self.cmb = {x: sht.truncate(drawn[x], LMAX) for x in "TEB"}
+        drawn = lensing.draw_alms(fiducial(), 2 * lmax, rngs)
+        self.cmb = {x: sht.truncate(drawn[x], lmax) for x in "TEB"}
         self.bands = self.seen(foregrounds=True)
         self.obs, self.obs_alm, self.made = self.combined(self.bands)
 
@@ -244,6 +245,7 @@ def test_splits_have_foregrounds_of_their_own(make):
         (("field=T", "sky.fields=[T,E,B,Q,U]"), "what is combined of several bands is E and B"),
         (("+sims.combine.BinSize.T=20",), "must give a number of multipoles to E and to B"),
         (("sims.combine.BinSize={E: 20, B: 0}",), r"sims.combine.BinSize.B=0"),
+        (("sims.combine.reference=[145]",), r"sims.combine.reference=\[145\] must be null or the name of a band"),
     ],
 )
 def test_refusals(make, words, sentence):
@@ -255,6 +257,35 @@ def test_refusals(make, words, sentence):
 def test_groups_of_bands_are_refused_for_one_band(make, option):
     with pytest.raises(UserError, match="add sims=cleaned"):
         make("method=linear_map", option)
+
+
+def test_gains_are_fitted_before_the_weights(make):
+    """Two percent between the bands: least variance cancels a part of E, and keeps it where the gains are fitted."""
+    size = ("nside=128", "foregrounds.nside_sky=128", "sky.lmax=250", "sims.combine.BinSize={E: 50, B: 50}")
+    wrong = np.array([1.02, 1.0, 0.98, 1.01])
+    kept = {}
+    for reference in (None, 145):
+        sky = Sky(make(*WORDS, *size, f"sims.combine.reference={reference or 'null'}"))
+        bands = Held([replace(m, data=g * m.data) for m, g in zip(sky.bands, wrong, strict=True)], sky.items)
+        sky.made = sky.combined(bands)[2]
+        beams = sky.combine.beams([item["band"] for item in sky.items])
+        of_cmb = np.einsum("al,al,a->l", sky.made["weights_e"], beams, wrong)
+        kept[reference] = (of_cmb / gaussian_beam(sky.cfg.delens.fwhm_arcmin, 250))[2:]
+    assert sky.made["gains"][:2] == pytest.approx(wrong[:2], abs=3e-3)  # the others see ten times more of the dust
+    assert kept[None].min() < 0.8
+    assert np.abs(kept[145] - 1).max() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("sims.combine.reference=150",), "none of the bands that are combined: 93, 145, 225, 278"),
+        (("sims.combine.reference=145",), "these end at l = 64"),
+    ],
+)
+def test_what_cannot_be_calibrated(make, words, sentence):
+    with pytest.raises(UserError, match=sentence):
+        Combine(make(*WORDS, *words)).check()
 
 
 def test_beams_that_end_early_are_told(make):

@@ -1,5 +1,6 @@
 """From the bands to one sky of E and B that is delensed: the combination, its noise, its foregrounds."""
 
+import logging
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -8,12 +9,16 @@ from cmbml.config.truth import has_foregrounds_left, has_parts, has_uneven_noise
 from cmbml.core.asset import Every, Files, Item, Optional
 from cmbml.core.errors import demand
 from cmbml.maps.skymap import SkyMap
+from cmbml.methods.ilc.calibration import calibrate, reach
 from cmbml.methods.ilc.scales import bin_windows, make_scales
 from cmbml.methods.ilc.stages import beam_ratio, rebeamed
 from cmbml.methods.ilc.weights import fit, harmonic_weights, noise_spectrum
 from cmbml.sims.bands import DRAWN, NOISE, BandStage, noise_covariance, noise_law
 from cmbml.sky import noise, pseudo, sht
 
+logger = logging.getLogger(__name__)
+
+_GAIN = 0.2  # of a band, away from 1: beyond, something else is wrong
 _CRITERION = 1e-3  # a band serves the bins up to whose end its beam is above this
 
 
@@ -53,6 +58,9 @@ class Combine(MaskedBands):
     plane would decide on them, and buy its suppression with noise everywhere else. Each of E and B has bins of
     `sims.combine.BinSize` multipoles (Tegmark et al. 2003, PRD 68 123523), to the end of the maps.
 
+    Where `sims.combine.reference` names a band, the others are calibrated against it in E first: E is so far above the
+    noise that the least variance is had by cancelling it, where two bands differ by a percent in what they say of it.
+
     E that leaks at the mask's border is in the map of B, as in that of any masked sky. In the alms, of which the
     lensing is found, B is pure (`cmbml.sky.pseudo`): there it would be noise up to l of several hundred.
     """
@@ -69,37 +77,43 @@ class Combine(MaskedBands):
     memory = "8 alm + 40 map"
 
     def check(self) -> None:
-        """Refuse bands whose beams end before the maps do."""
-        self.scales(self.beams(self.polarised()))
+        """Refuse bands whose beams end before the maps do, or that cannot be calibrated."""
+        names = self.polarised()
+        beams = self.beams(names)
+        self.scales(beams)
+        reference = self.cfg.sims.combine.reference
+        if reference is not None:
+            demand(
+                str(reference) in names,
+                f"sims.combine.reference={reference} is none of the bands that are combined: {', '.join(names)}.",
+            )
+            reach(beams, self.accurate)
 
     def run(
         self, item: Item, *, bands: Files, mask: SkyMap | None = None, variance: Files | None = None
     ) -> tuple[SkyMap, dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Maps and alms of E and B, uK_CMB, times the mask, with the beam `delens.fwhm_arcmin`; the combination.
 
-        The combination holds ``bands``, their names; ``weights_e weights_b`` (nband, lmax + 1), by which alms of the
-        bands are multiplied before they are added, what brings them to the beam included; and ``noise_e noise_b``
-        (lmax + 1,), uK^2: the spectrum of the noise of the full sky that they make, with the beam.
+        The combination holds ``bands``, their names; ``gains`` (nband,), 1 where nothing is calibrated; ``weights_e
+        weights_b`` (nband, lmax + 1), by which alms of the bands are multiplied before they are added, what calibrates
+        them and brings them to the beam included; and ``noise_e noise_b`` (lmax + 1,), uK^2: the spectrum of the noise
+        of the full sky that they make, with the beam.
         """
         cfg = self.cfg
         names = self.polarised()
         beams = self.beams(names)
-        ratio = beam_ratio(beams, cfg.delens.fwhm_arcmin)
         alms = self.analysed(bands, names, mask, cfg.sky.lmax)
-        made: dict[str, np.ndarray] = {"bands": np.array(names)}
+        noises = {field: self.noise(names, field, variance, mask) for field in "EB"}
+        gains = self.gains(names, alms[:, 0], beams, noises["E"], mask)
+        ratio = beam_ratio(beams, cfg.delens.fwhm_arcmin) / gains[:, None]
+        made: dict[str, np.ndarray] = {"bands": np.array(names), "gains": gains}
         seen = {}
         for i, (field, scales) in enumerate(self.scales(beams).items()):
             weights = fit(rebeamed(alms[:, i], ratio), scales, np.ones((len(names), 1)))
             whole = harmonic_weights(weights) * ratio
             seen[field] = rebeamed(alms[:, i], whole).sum(axis=0)
             made[f"weights_{field.lower()}"] = whole
-            covariance = noise_covariance(
-                [self.instrument.band(name) for name in names],
-                [self.law(name, field, variance, mask) for name in names],
-                cfg.sky.lmax,
-                tube_correlation=cfg.noise.tube_correlation,
-            )
-            made[f"noise_{field.lower()}"] = noise_spectrum(weights, ratio, covariance)
+            made[f"noise_{field.lower()}"] = noise_spectrum(weights, ratio, noises[field])
         fields = tuple(field for field in cfg.sky.fields if field in seen)
         data = sht.synthesis(np.stack([seen[field] for field in fields]), cfg.sky.nside)
         note = f"harmonic internal linear combination of {len(names)} bands"
@@ -121,6 +135,38 @@ class Combine(MaskedBands):
         )
         widths = self.cfg.sims.combine.BinSize
         return {x: make_scales(bin_windows(0, lmax, widths[x]), beams, criterion=_CRITERION) for x in "EB"}
+
+    @property
+    def accurate(self) -> int:
+        """Multipole to which the analysis of pixels makes no noise of its own."""
+        return int(min(self.cfg.sky.lmax, 2 * self.cfg.sky.nside))
+
+    def gains(
+        self, names: Sequence[str], alms: np.ndarray, beams: np.ndarray, noise: np.ndarray, mask: SkyMap | None
+    ) -> np.ndarray:
+        """Gains of bands whose alms of E are given (nband, nalm), against the reference; (nband,)."""
+        reference = self.cfg.sims.combine.reference
+        if reference is None:
+            return np.ones(len(names))
+        part = 1.0 if mask is None else np.mean(mask["mask"].astype(np.float64) ** 2)
+        found = calibrate(alms, beams, part * noise, names.index(str(reference)), end=reach(beams, self.accurate))
+        told = ", ".join(f"{name} {gain:.4f}" for name, gain in zip(names, found, strict=True))
+        demand(
+            bool((np.abs(found - 1) < _GAIN).all()),
+            f"Against the band {reference} the gains of the bands come out as {told}, as nobody's are: their units or"
+            " their beams are not what they are said to be, or too few see the CMB; set sims.combine.reference=null.",
+        )
+        logger.info("Gains: %s", told)
+        return found
+
+    def noise(self, names: Sequence[str], field: str, variance: Files | None, mask: SkyMap | None) -> np.ndarray:
+        """N_ab(l) of the bands on the full sky, with no beam divided out, (lmax + 1, nband, nband)."""
+        return noise_covariance(
+            [self.instrument.band(name) for name in names],
+            [self.law(name, field, variance, mask) for name in names],
+            self.cfg.sky.lmax,
+            tube_correlation=self.cfg.noise.tube_correlation,
+        )
 
     def law(self, name: str, field: str, variance: Files | None, mask: SkyMap | None) -> tuple[float, float, float]:
         """Level, l_knee and alpha of the noise of a band; behind the mask, where pixels have their own variances."""
