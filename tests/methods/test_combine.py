@@ -1,11 +1,13 @@
 """Bands that are combined to a sky which is delensed: what is hidden, what is kept, its noise."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from cmbml.analysis.delensing.bandpowers import Bandpowers, ForegroundPowers
+from cmbml.analysis.delensing.r import MeasureR
 from cmbml.core.errors import UserError
 from cmbml.maps.skymap import write_skymap
 from cmbml.methods.ilc.combine import Combine, ForegroundsLeft
@@ -322,15 +324,21 @@ def test_noise_of_pure_b_is_measured_against_the_truth_behind_the_same_mask(make
 
 
 def test_weights_leave_of_foregrounds_what_their_spectra_say(make, sky):
-    """The pure B of the foregrounds that the sky's weights leave, of its own maps and of the bands' cross spectra."""
+    """The pure B of the foregrounds that the sky's weights leave, of its own maps and of the bands' cross spectra.
+
+    The same where the gains of the sky's bands are others: those of known foregrounds are right.
+    """
     cfg = make(*WORDS, "analysis=r", "analysis.r={band: [10, 20], delta_l: 5, known: train}")
     crosses = ForegroundPowers(cfg).run({}, foreground=sky.foreground, mask=sky.mask)
     nothing = replace(sky.obs, data=np.zeros_like(sky.obs.data))
     given = {"obs": sky.obs, "lensing_template": nothing, "unlensed_alm": sky.cmb, "mask": sky.mask}
     given |= {"combination": sky.made, "foreground": sky.foreground}
     direct = Bandpowers(cfg).run(ITEM, bands=sky.bands, **given)["linear_map/foregrounds"]
-    weights = sky.made["weights_b"][:, : len(direct)]
-    np.testing.assert_allclose(np.einsum("al,abl,bl->l", weights, crosses["cls"], weights), direct, rtol=1e-6)
+    bins = SimpleNamespace(unbiased=np.eye(len(direct)), of_theory=lambda cl: cl)
+    for gains in (np.ones(4), np.array([1.02, 1.0, 0.98, 1.01])):
+        made = sky.made | {"gains": gains, "weights_b": sky.made["weights_b"] / gains[:, None]}
+        found = MeasureR(cfg)._of_weights([ITEM], Held([made], [ITEM]), Held([crosses], [{}]), bins)
+        np.testing.assert_allclose(found["shape"][0], direct, rtol=1e-6)
 
 
 def test_bands_of_ones_own_go_the_same_way(make, sky, tmp_path):

@@ -170,7 +170,8 @@ class MeasureR(Delensing):
         known = list(foreground_powers)
         order = [list(known[0]["bands"]).index(name) for name in made[0]["bands"]]
         crosses = np.mean([one["cls"] for one in known], axis=0)[np.ix_(order, order)]
-        weights = [one["weights_b"][:, : crosses.shape[-1]] for one in made]
+        # Of bands whose gains are right: foregrounds that are known have no others.
+        weights = [one["gains"][:, None] * one["weights_b"][:, : crosses.shape[-1]] for one in made]
         shapes = [np.einsum("al,abl,bl->l", w, crosses, w) for w in weights]
         return found | {"shape": np.array(shapes) @ bins.unbiased.T}
 
