@@ -281,8 +281,9 @@ def _check_r(r: DictConfig, lmax: int) -> None:
         f"analysis.r.band={r.band} must be two multipoles, the first from 2 and below analysis.lmax={lmax}.",
     )
     demand(
-        list(r.free) in (["r"], ["r", "A_fg"]),
-        f"analysis.r.free={r.free} is not known; choose [r], or [r,A_fg] with the foregrounds' amplitude.",
+        sorted(r.free) == sorted({"r", *r.free} & {"r", "A_L", "A_fg"}),
+        f"analysis.r.free={r.free} is not known; choose [r], and beside it A_fg, the amplitude of the foregrounds, and"
+        " A_L, that of the lensing that is left.",
     )
 
 

@@ -55,6 +55,7 @@ def make(cfg: DictConfig, *, seed: int = 0) -> None:
 
     curve = np.linspace(0.2, 0.4, LMAX + 1)
     truth = {"bb_tensor": np.full(LMAX + 1, CU), "bb_lensing": np.full(LMAX + 1, CS)}
+    truth["noise_b"] = np.full(LMAX + 1, CN)
     truth |= {"residual_quadratic": curve, "residual_iterative": curve / 2}
     truth |= {"wiener_phi": np.full(LMAX + 1, 0.5)}
     values = {"filters": truth}

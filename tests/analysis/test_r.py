@@ -23,6 +23,7 @@ from tests.analysis import standin
 
 T = np.array([4.0, 2.0, 1.0])
 LEFT = np.array([0.3, 0.2, 0.2])
+NOISE = np.array([0.05, 0.1, 0.02])
 F = np.array([0.2, 0.15, 0.3])
 MODES = np.array([200.0, 300.0, 400.0])
 R = 0.1
@@ -63,7 +64,7 @@ def test_foregrounds_bias_r_unless_their_amplitude_is_free():
     known, judged = skies(300, 1, foregrounds=1.0), skies(300, 2, foregrounds=1.5)
     np.testing.assert_allclose(left_of(known), LEFT, rtol=5 * np.sqrt(2 / MODES.min() / 300))
     ignored = r_of_skies(known, judged, T, MODES)
-    free = r_of_skies(known, judged, T, MODES, with_foregrounds=True)
+    free = r_of_skies(known, judged, T, MODES, free=["A_fg"])
     assert ignored.bias[0] > 20 * ignored.bias[1]
     assert abs(free.bias[0]) < 3 * free.bias[1]
     assert free.bias[1] < 0.05 * ignored.bias[0]
@@ -82,7 +83,7 @@ def test_the_bias_of_faint_foregrounds_is_the_r_that_they_look_like():
     assert ignored.of_foregrounds.mean() == pytest.approx(weights @ (0.15 * F), rel=0.03)
     assert ignored.bias[0] == pytest.approx(ignored.of_foregrounds.mean(), abs=3 * ignored.bias[1])
     assert ignored.bias[0] > 5 * ignored.bias[1]
-    free = r_of_skies(known, judged, T, MODES, with_foregrounds=True)
+    free = r_of_skies(known, judged, T, MODES, free=["A_fg"])
     # Of the shape that is fitted nothing is taken for r.
     assert abs(free.of_foregrounds.mean()) < 0.05 * ignored.of_foregrounds.mean()
 
@@ -99,27 +100,41 @@ def test_the_noise_of_a_sky_is_its_own():
     assert own.sigma_zero < 0.85 * shared.sigma_zero
 
 
+def test_lensing_that_is_left_biases_r_unless_its_amplitude_is_free():
+    """The judged skies have a fifth more of it than the known ones; what that costs is told by Fisher's matrix."""
+    lensing = LEFT - NOISE
+    known, judged = (skies(300, i, left=a * lensing + NOISE) for i, a in ((1, 1.0), (2, 1.2)))
+    known["noise"] = judged["noise"] = np.tile(NOISE, (300, 1))
+    alone = r_of_skies(known, judged, T, MODES)
+    free = r_of_skies(known, judged, T, MODES, free=["A_L"])
+    assert alone.bias[0] > 10 * alone.bias[1]
+    assert abs(free.bias[0]) < 3 * free.bias[1]
+    assert free.fit.best[:, 1].mean() == pytest.approx(1.2, abs=0.03)
+    slopes = np.stack([T, lensing]) / LEFT
+    assert free.sigma_zero == pytest.approx(np.sqrt(np.linalg.inv(slopes * MODES / 2 @ slopes.T)[0, 0]), rel=0.03)
+    np.testing.assert_allclose(free.left, alone.left)
+
+
 def test_a_signal_that_is_not_kept_is_bias():
     """A map with .7 of the primordial amplitude: r is half of what it was."""
     judged = r_of_skies(skies(200, 1), skies(200, 2, delensed=0.7), T, MODES)
     assert judged.bias[0] == pytest.approx(-0.51 * R, rel=0.1)
 
 
-@pytest.mark.parametrize("with_foregrounds", [False, True])
-def test_the_truth_of_a_judged_sky_does_not_help(with_foregrounds):
-    known = skies(4, 1, foregrounds=1.0)
-    judged = skies(4, 2, foregrounds=1.0)
-    without = {name: x if name == "predicted" else np.full_like(x, 1e3) for name, x in judged.items()}
-    a, b = (r_of_skies(known, x, T, MODES, with_foregrounds=with_foregrounds).fit for x in (judged, without))
+@pytest.mark.parametrize("free", [(), ("A_fg",), ("A_L", "A_fg")])
+def test_the_truth_of_a_judged_sky_does_not_help(free):
+    known = skies(4, 1, foregrounds=1.0) | {"noise": np.tile(NOISE, (4, 1))}
+    judged = skies(4, 2, foregrounds=1.0) | {"noise": np.tile(NOISE, (4, 1))}
+    without = {name: x if name in ("predicted", "noise") else np.full_like(x, 1e3) for name, x in judged.items()}
+    a, b = (r_of_skies(known, x, T, MODES, free=free).fit for x in (judged, without))
     np.testing.assert_array_equal(a.best, b.best)
     np.testing.assert_array_equal(a.high, b.high)
 
 
-@pytest.mark.parametrize("with_foregrounds", [False, True])
-def test_posteriors_have_their_tops_at_r_hat(with_foregrounds):
-    judged = r_of_skies(
-        skies(4, 1, foregrounds=1.0), skies(2, 2, foregrounds=1.0), T, MODES, with_foregrounds=with_foregrounds
-    )
+@pytest.mark.parametrize("free", [(), ("A_fg",), ("A_L", "A_fg")])
+def test_posteriors_have_their_tops_at_r_hat(free):
+    known, judged = (skies(n, n, foregrounds=1.0) | {"noise": np.tile(NOISE, (n, 1))} for n in (4, 2))
+    judged = r_of_skies(known, judged, T, MODES, free=free)
     for i, (r, density) in enumerate(posteriors(judged)):
         assert density.max() == pytest.approx(1, abs=1e-3)
         inside = (r > judged.fit.low[i]) & (r < judged.fit.high[i])
@@ -186,7 +201,7 @@ def write_spectra(folder, splits, *, seed=0):
 
 
 NAMES = ("predicted_x_unlensed", "unlensed", *OF_FOREGROUNDS)
-FILTERS = {"bb_tensor": np.ones(41), "bb_lensing": np.full(41, 4.0)}
+FILTERS = {"bb_tensor": np.ones(41), "bb_lensing": np.full(41, 4.0), "noise_b": np.full(41, 0.1)}
 
 
 def test_skies_of_another_split_tell_what_is_left(cfg, composed, tmp_path, monkeypatch):
@@ -231,6 +246,20 @@ def test_foregrounds_may_be_left_out_of_the_fit(cfg, tmp_path, monkeypatch):
     assert {row["fit"] for row in rows} == {IGNORED}
 
 
+def test_the_lensing_that_is_left_may_have_a_free_amplitude(cfg, tmp_path, monkeypatch):
+    """Of what is left the noise is that of the filters; what is not is the shape of A_L, the same of all skies."""
+    standin.quickly(monkeypatch, pdf=False)
+    spectra = write_spectra(tmp_path, [("test", 8)])
+    fixed, free = ([], [])
+    for found, amplitudes in ((fixed, ["r"]), (free, ["r", "A_L"])):
+        OmegaConf.update(cfg, "analysis.r.free", amplitudes)
+        found += MeasureR(cfg).run({}, r_spectra=spectra, filters=FILTERS)[0]
+    assert {row["fit"] for row in free} == {f"{IGNORED}, A_L free"}
+    assert all("A_L" not in row for row in fixed)
+    assert all(np.isfinite(row["A_L"]) for row in free)
+    assert all(b["r_sigma"] > a["r_sigma"] for a, b in zip(fixed, free, strict=True))
+
+
 def test_powers_that_have_no_likelihood_are_refused(cfg, tmp_path):
     spectra = write_spectra(tmp_path, [("test", 4)])
     below = {name: -cl if name == "good/predicted" else cl for name, cl in spectra[3].items()}
@@ -250,7 +279,7 @@ def test_what_has_no_r_is_refused(cfg):
         (
             MeasureR,
             {"sims.combine": {"BinSize": 9}, "foregrounds.kind": "synthetic", "analysis.r.delta_l": 20},
-            "is one bin of analysis.r.delta_l=20, in which r and A_fg cannot be told apart",
+            "has too few bins of analysis.r.delta_l=20, 1, to tell r and A_fg apart",
         ),
     ):
         other = cfg.copy()

@@ -1,7 +1,7 @@
 """r of test skies: skies of which the truth is used tell what a delensing leaves, and r is measured on the others."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import matplotlib
@@ -33,6 +33,7 @@ from cmbml.sky.beams import gaussian_beam
 from cmbml.sky.spectra import bin_edges
 
 ALONE, IGNORED, FREE = "r alone", "foregrounds ignored", "A_fg free"
+A_L, A_FG = "A_L", "A_fg"
 SKIES = {"train": "training skies", "valid": "validation skies", "test": "other test skies"}
 
 
@@ -43,11 +44,10 @@ class OfSky:
     judged: Judged
     index: int
 
-    @property
-    def amplitude(self) -> float:
-        """A_fg; nan where it is not free."""
-        best = self.judged.fit.best[self.index]
-        return float(best[1]) if len(best) > 1 else np.nan
+    def amplitude(self, name: str) -> float:
+        """A_L or A_fg; nan where it is not free."""
+        free = self.judged.free
+        return float(self.judged.fit.best[self.index, 1 + free.index(name)]) if name in free else np.nan
 
 
 METRICS = (
@@ -58,8 +58,9 @@ METRICS = (
     Metric("r_bias", lambda m: float(m.judged.fit.best[m.index, 0] - m.judged.own[m.index]), label="bias"),
     Metric("r_sigma", lambda m: float(m.judged.fit.sigma[m.index]), label="sigma(r)", better="lower"),
 )
+OF_LENSING = (Metric("A_L", lambda m: m.amplitude(A_L), label="A_L"),)
 OF_FOREGROUNDS = (
-    Metric("A_fg", lambda m: m.amplitude, label="A_fg"),
+    Metric("A_fg", lambda m: m.amplitude(A_FG), label="A_fg"),
     Metric("r_fg", lambda m: float(m.judged.of_foregrounds[m.index]), label="r of the foregrounds"),
 )
 
@@ -97,10 +98,11 @@ class MeasureR(Delensing):
         )
         width = cfg.analysis.r.delta_l
         bins = len(bin_edges(band[0], band[1] + 1, width)) - 1
+        free = [x for x in cfg.analysis.r.free if x != A_FG or has_foregrounds_left(cfg)]
         demand(
-            bins > 1 or not (has_foregrounds_left(cfg) and "A_fg" in cfg.analysis.r.free),
-            f"analysis.r.band={band} is one bin of analysis.r.delta_l={width}, in which r and A_fg cannot be told"
-            " apart; make the bins smaller, or say analysis.r.free=[r].",
+            bins >= len(free),
+            f"analysis.r.band={band} has too few bins of analysis.r.delta_l={width}, {bins}, to tell"
+            f" {' and '.join(free)} apart; make the bins smaller, or say analysis.r.free=[r].",
         )
         known = cfg.splits.known
         demand(
@@ -137,13 +139,15 @@ class MeasureR(Delensing):
             skies = of_method(spectra, method)
             powers = {name: np.array([cls[name] for cls in skies]) @ bins.unbiased.T for name in skies[0]}
             powers |= self._of_weights(r_spectra.items, combinations, foreground_powers, bins)
+            powers.setdefault("noise", np.tile(bins.of_theory(filters["noise_b"]), (len(skies), 1)))
             known, judged = ({name: power[at] for name, power in powers.items()} for at in (known_at, judged_at))
             self._demand_positive(known, judged)
             modes = bins.modes(np.mean([skies[place]["predicted"] for place in known_at], axis=0))
             measured[method] = judged
-            for way in self._ways(powers):
-                found[method, way] = r_of_skies(known, judged, tensor, *modes, with_foregrounds=way == FREE)
-        metrics = METRICS + (OF_FOREGROUNDS if "foregrounds" in powers else ())
+            for way, free in self._ways(powers).items():
+                found[method, way] = r_of_skies(known, judged, tensor, *modes, free=free)
+        metrics = METRICS + (OF_LENSING if A_L in self.cfg.analysis.r.free else ())
+        metrics += OF_FOREGROUNDS if "foregrounds" in powers else ()
         rows = [
             {"method": method, "fit": way, "sim": sim, **values(metrics, OfSky(judged, i))}
             for (method, way), judged in found.items()
@@ -183,11 +187,14 @@ class MeasureR(Delensing):
         half = len(tests) // 2
         return tests[half:], tests[:half]
 
-    def _ways(self, powers: Powers) -> tuple[str, ...]:
-        """How foregrounds are treated."""
-        if "foregrounds" not in powers:
-            return (ALONE,)
-        return (IGNORED, FREE) if "A_fg" in self.cfg.analysis.r.free else (IGNORED,)
+    def _ways(self, powers: Powers) -> dict[str, tuple[str, ...]]:
+        """How foregrounds are treated, and what is free beside r."""
+        free = self.cfg.analysis.r.free
+        lensing = (A_L,) if A_L in free else ()
+        ways: dict[str, tuple[str, ...]] = {ALONE: ()}
+        if "foregrounds" in powers:
+            ways = {IGNORED: (), FREE: (A_FG,)} if A_FG in free else {IGNORED: ()}
+        return {f"{way}, A_L free" if lensing else way: (*lensing, *more) for way, more in ways.items()}
 
     def _demand_positive(self, known: Powers, judged: Powers) -> None:
         """Refuse powers that have no likelihood."""
@@ -237,12 +244,12 @@ def files_of(judged: Judged, numbers: Sequence[int], bins: Bins, lensing: np.nda
         Lensing BB of the fiducial cosmology, which a theory that is compared with the files has.
     """
     files: dict[str, str] = {}
-    of_skies = zip(judged.bandpowers, judged.likelihoods, judged.foregrounds, numbers, strict=True)
-    for power, likelihood, shape, sim in of_skies:
+    of_skies = zip(judged.bandpowers, judged.likelihoods, judged.left, judged.foregrounds, numbers, strict=True)
+    for power, likelihood, left, shape, sim in of_skies:
         files |= cmblikes(
             f"sim{sim:04d}",
             power,
-            likelihood,
+            replace(likelihood, fixed=left),
             bins.windows,
             fiducial=judged.total,
             lensing=lensing,

@@ -29,10 +29,14 @@ class Judged:
         The r that the foregrounds left in each sky look like; nan where they are not known.
     total : array (nbin,)
         Mean bandpowers of the maps of the known skies.
+    left : array (nsky, nbin)
+        R + N of each sky.
     foregrounds : array (nsky, nbin)
         Shape of the foregrounds in each sky: 0 where there are none.
     known : int
         Of how many skies these and R are means.
+    free : tuple of str
+        Amplitudes that are fitted beside r, in their order.
     """
 
     bandpowers: np.ndarray
@@ -41,14 +45,18 @@ class Judged:
     own: np.ndarray
     of_foregrounds: np.ndarray
     total: np.ndarray
+    left: np.ndarray
     foregrounds: np.ndarray
     known: int
+    free: tuple[str, ...]
 
     @property
     def sigma_zero(self) -> float:
         """sigma(r = 0), the mean of the skies."""
         return float(
-            np.mean([one.sigma_r(one.fixed + f) for one, f in zip(self.likelihoods, self.foregrounds, strict=True)])
+            np.mean(
+                [one.sigma_r(zero) for one, zero in zip(self.likelihoods, self.left + self.foregrounds, strict=True)]
+            )
         )
 
     @property
@@ -79,7 +87,7 @@ def r_of_skies(
     modes: np.ndarray,
     correlation: np.ndarray | None = None,
     *,
-    with_foregrounds: bool = False,
+    free: Sequence[str] = (),
 ) -> Judged:
     """Return r of the skies ``judged``, from what ``known`` ones, of which the truth is used, have left.
 
@@ -88,20 +96,21 @@ def r_of_skies(
     their C[f], is the shape of the foregrounds where their amplitude is fitted, too. Of the judged skies C[p] is used,
     and their u and f for what r-hat is compared with. Where each sky's own ``noise`` is known, as that of weights is,
     N of the known skies is replaced by that of the judged one: weights follow the foregrounds, and noise the weights.
-    So does F by ``shape``, what a sky's weights leave of other foregrounds.
+    So does F by ``shape``, what a sky's weights leave of other foregrounds. With N known there is R alone, R + N less
+    the mean N of the known skies, of which the amplitude A_L may be fitted.
 
     Parameters
     ----------
     known, judged : mapping
         Bandpowers (nsky, nbin) ``predicted``, ``predicted_x_unlensed``, ``unlensed``, and where foregrounds are known
         ``foregrounds``, ``predicted_x_foregrounds``, ``unlensed_x_foregrounds``; where they are known,
-        ``noise``, and of the judged ones ``shape``.
+        ``noise``, without which A_L cannot be free, and of the judged ones ``shape``.
     tensor : array (nbin,)
         Bandpowers at r = 1.
     modes : array (nbin,)
     correlation : array (nbin, nbin), optional
-    with_foregrounds : bool, optional
-        Whether their amplitude is free beside r.
+    free : sequence of str, optional
+        Amplitudes that are free beside r: A_L of the lensing that is left, A_fg of the foregrounds.
     """
     left = left_of(known)
     skies = len(known["predicted"])
@@ -110,12 +119,16 @@ def r_of_skies(
     mean = known["foregrounds"].mean(axis=0) if "foregrounds" in known else np.zeros_like(left)
     foregrounds = judged.get("shape", np.tile(mean, (n, 1)))
     counted = modes_left(modes, total, left, skies)
-    fixed = np.tile(left, (n, 1))
+    rest = np.tile(left, (n, 1))
+    shapes = {"A_fg": foregrounds}
     if "noise" in known:
-        fixed += judged["noise"] - known["noise"].mean(axis=0)
+        noise = known["noise"].mean(axis=0)
+        rest += judged["noise"] - noise
+        shapes["A_L"] = np.tile(left - noise, (n, 1))
+    fixed = rest - shapes["A_L"] if "A_L" in free else rest
     likelihoods = [
-        Likelihood(np.stack([tensor, shape] if with_foregrounds else [tensor]), of_sky, counted, correlation)
-        for of_sky, shape in zip(fixed, foregrounds, strict=True)
+        Likelihood(np.stack([tensor, *(shapes[name][i] for name in free)]), fixed[i], counted, correlation)
+        for i in range(n)
     ]
     weights = np.array([one.weights(total)[0] for one in likelihoods])
     own = (judged["unlensed"] * weights).sum(axis=1)
@@ -123,7 +136,9 @@ def r_of_skies(
     of_foregrounds = (judged.get("foregrounds", nothing) * weights).sum(axis=1)
     fits = [one.fit(power[None]) for one, power in zip(likelihoods, judged["predicted"], strict=True)]
     fit = Fit(**{x.name: np.concatenate([getattr(one, x.name) for one in fits]) for x in fields(Fit)})
-    return Judged(judged["predicted"], likelihoods, fit, own, of_foregrounds, total, foregrounds, skies)
+    return Judged(
+        judged["predicted"], likelihoods, fit, own, of_foregrounds, total, rest, foregrounds, skies, tuple(free)
+    )
 
 
 def posteriors(judged: Judged) -> Sequence[tuple[np.ndarray, np.ndarray]]:
