@@ -1,7 +1,7 @@
 """Gains of bands against one of them, found in what all of them see of the CMB."""
 
 import numpy as np
-from scipy.optimize import minimize
+from scipy.optimize import approx_fprime, minimize
 
 from cmbml.core.errors import demand
 from cmbml.sky import sht
@@ -9,6 +9,8 @@ from cmbml.sky import sht
 _FIRST, _LEAST, _LAST = 100, 200, 1000  # multipoles: below, foregrounds are strongest; beyond, noise is
 _BINS = 16
 _BEAM = 0.1
+_STEP = 1e-6
+_FAR = 50.0  # logarithm of the power of the CMB over what it is in a band
 _UNKNOWN = 0.03  # of a gain, rms
 _SHAPES = 2  # foregrounds
 
@@ -31,7 +33,9 @@ def reach(beams: np.ndarray, last: int) -> int:
     return end
 
 
-def calibrate(alms: np.ndarray, beams: np.ndarray, noise: np.ndarray, reference: int, *, end: int) -> np.ndarray:
+def calibrate(
+    alms: np.ndarray, beams: np.ndarray, noise: np.ndarray, reference: int, *, end: int, f_sky: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Gains of bands from their spectra at l = 100 and more (`gains`).
 
     Parameters
@@ -46,11 +50,13 @@ def calibrate(alms: np.ndarray, beams: np.ndarray, noise: np.ndarray, reference:
         Number of the band that is right.
     end : int
         Last multipole, of `reach`.
+    f_sky : float, optional
+        Part of the modes of the full sky that these alms have.
 
     Returns
     -------
-    array (nband,)
-        What each band is to be divided by.
+    gains, errors : array (nband,)
+        What each band is to be divided by, and how well that is known.
     """
     starts = np.linspace(_FIRST, end + 1, _BINS + 1).astype(int)[:-1]
     modes = 2.0 * np.arange(end + 1) + 1
@@ -59,10 +65,10 @@ def calibrate(alms: np.ndarray, beams: np.ndarray, noise: np.ndarray, reference:
     told = np.moveaxis(noise[: end + 1], 0, -1) * over
     number = np.add.reduceat(modes, starts)
     spectra, known = (np.moveaxis(np.add.reduceat(x, starts, axis=-1) / number, -1, 0) for x in (seen, told))
-    return gains(spectra, known, number, reference)
+    return gains(spectra, known, f_sky * number, reference)
 
 
-def gains(spectra: np.ndarray, noise: np.ndarray, modes: np.ndarray, reference: int) -> np.ndarray:
+def gains(spectra: np.ndarray, noise: np.ndarray, modes: np.ndarray, reference: int) -> tuple[np.ndarray, np.ndarray]:
     """Most probable gains g of bands whose spectra are those of the CMB, of foregrounds and of known noise.
 
     In each bin C = c g g^T + A F A^T + N: c, the power of the CMB; A (nband, 2), what the bands see of two foregrounds
@@ -78,13 +84,14 @@ def gains(spectra: np.ndarray, noise: np.ndarray, modes: np.ndarray, reference: 
         No beam in them.
     noise : array (nbin, nband, nband)
     modes : array (nbin,)
-        Weights of the bins.
+        Of which the spectra are means.
     reference : int
         The band whose gain is 1.
 
     Returns
     -------
-    array (nband,)
+    gains, errors : array (nband,)
+        The errors are of the curvature of the probability at its top.
 
     Examples
     --------
@@ -93,15 +100,20 @@ def gains(spectra: np.ndarray, noise: np.ndarray, modes: np.ndarray, reference: 
     >>> g = np.array([1, 1.02])
     >>> cmb = np.array([2.0, 1.0])[:, None, None] * np.outer(g, g)
     >>> noise = np.array([1e-4 * np.eye(2)] * 2)
-    >>> gains(cmb + noise, noise, np.full(2, 1e6), 0).round(4).tolist()
-    [1.0, 1.02]
+    >>> found, error = gains(cmb + noise, noise, np.full(2, 1e6), 0)
+    >>> found.round(4).tolist(), error.round(5).tolist()
+    ([1.0, 1.02], [0.0, 1e-05])
     """
     fit = _Fit(spectra, noise, modes, reference)
     found = fit.start()
     for unknown in (_UNKNOWN / 100, _UNKNOWN):  # foregrounds first, lest one of them be taken for the CMB
         fit.prior = 1 / (unknown**2 * modes.sum())
         found = minimize(fit, found, jac=True, method="BFGS", options={"gtol": 1e-9, "maxiter": 5000}).x
-    return fit.parts(found)[0]
+    curvature = approx_fprime(found, lambda values: fit(values)[1], _STEP)
+    variance = 2 / modes.sum() * np.diag(np.linalg.pinv(curvature))
+    errors = np.zeros(len(spectra[0]))
+    errors[fit.calibrated] = np.sqrt(np.maximum(variance[: len(fit.calibrated)], 0))
+    return fit.parts(found)[0], errors
 
 
 class _Fit:
@@ -157,10 +169,13 @@ class _Fit:
     def __call__(self, values: np.ndarray) -> tuple[float, np.ndarray]:
         """Value and gradient, with d(-2 log L) / dC = C^-1 - C^-1 S C^-1."""
         gain, mixing, log_cmb, root = self.parts(values)
-        cmb = np.exp(log_cmb)
+        cmb = np.exp(np.minimum(log_cmb, _FAR))
         foregrounds = mixing @ root
         model = cmb[:, None, None] * np.outer(gain, gain) + foregrounds @ foregrounds.transpose(0, 2, 1) + self.noise
-        inverse = np.linalg.inv(model)
+        try:
+            inverse = np.linalg.inv(model)
+        except np.linalg.LinAlgError:  # a step that went too far
+            return np.inf, np.zeros_like(values)
         ratio = inverse @ self.spectra
         value = self.weight @ (np.trace(ratio, axis1=1, axis2=2) + np.linalg.slogdet(model)[1])
         value += self.prior * ((gain - 1) ** 2).sum()

@@ -148,9 +148,13 @@ class Combine(MaskedBands):
         reference = self.cfg.sims.combine.reference
         if reference is None:
             return np.ones(len(names))
-        part = 1.0 if mask is None else np.mean(mask["mask"].astype(np.float64) ** 2)
-        found = calibrate(alms, beams, part * noise, names.index(str(reference)), end=reach(beams, self.accurate))
-        told = ", ".join(f"{name} {gain:.4f}" for name, gain in zip(names, found, strict=True))
+        square = 1.0 if mask is None else mask["mask"].astype(np.float64) ** 2
+        part = float(np.mean(square))
+        place = names.index(str(reference))
+        end = reach(beams, self.accurate)
+        found, errors = calibrate(alms, beams, part * noise, place, end=end, f_sky=part**2 / float(np.mean(square**2)))
+        of_bands = zip(names, found, errors, strict=True)
+        told = ", ".join(f"{name} {gain:.4f} ± {error:.4f}" for name, gain, error in of_bands)
         demand(
             bool((np.abs(found - 1) < _GAIN).all()),
             f"Against the band {reference} the gains of the bands come out as {told}, as nobody's are: their units or"
