@@ -166,6 +166,14 @@ def test_samples_know_the_errors(composed, coverage):
     assert np.mean(sigma["kappa"].astype(float) ** 2) == pytest.approx(power, rel=0.01)
 
 
+def test_the_expected_a_res_knows_what_the_model_misses(composed):
+    """Of a truly lensed sky, of whose B the model to lmax = 300 makes a fifth."""
+    run = Run(composed(*WORDS, "linear_map.samples=4"), 3)
+    says = expected(run.posterior()[1], (20, 90))
+    assert says["A_res_expected"] == pytest.approx(run.a_res(20, 90), abs=4 * says["A_res_sigma"])
+    assert says["A_res_sigma"] < 0.005
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("b_deg", "limits"), [(21.0, (0.02, 0.01, 0.001)), (0.0, (2e-4, 1e-4, 1e-5))])
 def test_mean_field(b_deg, limits):
