@@ -108,5 +108,11 @@ class Filters(Stage):
 
 
 def wiener(signal: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """C / (C + N), 0 where there is no signal."""
+    """C / (C + N), 0 where there is no signal.
+
+    Examples
+    --------
+    >>> wiener(np.array([0.0, 1.0, 3.0]), np.array([0.0, 1.0, 1.0])).tolist()
+    [0.0, 0.5, 0.75]
+    """
     return np.divide(signal, signal + noise, out=np.zeros_like(signal), where=signal > 0)
