@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cmbml.analysis.delensing.metrics import expected
+from cmbml.maps.skymap import SkyMap
 from cmbml.methods.linear_map.stages import Kappa, LinearMap, MeanField, Posterior, Weights
 from cmbml.methods.shared.filters import Filters
 from cmbml.methods.shared.lensing_template import Template
@@ -148,6 +149,17 @@ def coverage(monkeypatch):
         return errors.within(sigmas)
 
     return of_bins
+
+
+@pytest.mark.parametrize("target", ["lensing", "unlensed"])
+def test_template_and_prediction_are_the_observation(composed, target):
+    """Whichever of the two an estimate is."""
+    cfg = composed("method=delens_unet", f"delens.target={target}", "nside=16", "sky.lmax=32", "delens.lmin_b=20")
+    rng = np.random.default_rng(0)
+    obs, estimate = (SkyMap(rng.standard_normal((1, 3072)), ("B",), "uK_CMB", 5.0, 32) for _ in range(2))
+    template, prediction = Template(cfg).run(ITEM, estimate=estimate, obs=obs, obs_alm={}, filters={})
+    np.testing.assert_allclose(template["B"] + prediction["B"], obs["B"], rtol=1e-6)
+    np.testing.assert_allclose((template if target == "lensing" else prediction)["B"], estimate["B"], rtol=1e-9)
 
 
 def test_samples_know_the_errors(composed, coverage):

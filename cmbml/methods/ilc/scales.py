@@ -66,6 +66,11 @@ def bin_windows(ellmin: int, ellmax: int, width: int) -> np.ndarray:
     """Bins of ``width`` multipoles from ellmin to ellmax, (number of bins, ellmax + 1), of ones and zeros.
 
     What remains at the end is a bin of its own if it is half as wide or more, and else part of the last one.
+
+    Examples
+    --------
+    >>> [bin_windows(2, ellmax, 4).sum(axis=1).tolist() for ellmax in (9, 10, 11)]
+    [[4.0, 4.0], [4.0, 5.0], [4.0, 4.0, 2.0]]
     """
     edges = [*(range(ellmin, ellmax + 2 - (width + 1) // 2, width) or [ellmin]), ellmax + 1]
     ell = np.arange(ellmax + 1)
