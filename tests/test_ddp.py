@@ -271,6 +271,15 @@ def plain() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if not key.startswith(("RANK", "WORLD", "SLURM", "MASTER"))}
 
 
+@pytest.fixture
+def as_in_a_terminal():
+    """A shell has its background jobs ignore Ctrl-C, and they hand that on to their children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("as_in_a_terminal")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_a_process_that_waits_for_its_group_hears_signals(rank, number):
