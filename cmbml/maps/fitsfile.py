@@ -1,7 +1,7 @@
 """What a HEALPix FITS file says of its pixels: the one place that reads its header and its columns."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +23,14 @@ LARGEST = 1e20  # what is larger stands for no value, like HEALPix's UNSEEN of -
 LARGEST_NSIDE = 8192
 NUMBERS = "iuf"  # kinds of columns that may hold pixels: whole numbers with and without sign, and others
 _KINDS = {"b": "true or false", "c": "complex numbers", "S": "texts", "U": "texts", "O": "lists of any length"}
-COORDINATES = ("COORDSYS", "SKYCOORD", "COORDTYP")  # keywords that mean the same
+COORDINATES = ("COORDSYS", "SKYCOORD", "COORDTYP", "COORD")  # keywords that mean the same
 SIGNS_OF_U = ("POLCCONV", "POLCONV")
 _ORDERINGS = {"RING": "RING", "NESTED": "NESTED", "NEST": "NESTED"}
+_EPOCH = re.compile(r"[\s_,(-]*[JB]?(19|20)[0-9]{2}(\.[0-9]*)?\)?")  # C2000, EQUATORIAL J2000, FK4 (B1950)
 _GALACTIC = dict.fromkeys(("G", "GAL", "GALACTIC"), "G")
-_EQUATORIAL = dict.fromkeys(("C", "Q", "CELESTIAL", "EQUATORIAL", "ICRS", "J2000", "FK5"), "C")
-_SYSTEMS = _GALACTIC | _EQUATORIAL | dict.fromkeys(("E", "ECL", "ECLIPTIC"), "E")
+_EQUATORIAL = dict.fromkeys(("C", "Q", "CEL", "CELESTIAL", "EQ", "EQUATORIAL", "RADEC", "ICRS", "FK4", "FK5"), "C")
+_ECLIPTIC = dict.fromkeys(("E", "ECL", "ECLIP", "ECLIPTIC"), "E")
+_SYSTEMS = _GALACTIC | _EQUATORIAL | _ECLIPTIC | dict.fromkeys(("SG", "SGAL", "SUPERGALACTIC"), "SG")
 _UNREADABLE = (OSError, TypeError, fits.VerifyError)
 _DAMAGED = (*_UNREADABLE, LookupError, ValueError, ArithmeticError, AttributeError, MemoryError)  # by a broken header
 
@@ -66,7 +68,7 @@ class PixelTable:
         values = [(self.hdu.header.get(name, ""), "of the table"), (self.primary.get(name, ""), "of the file")]
         return [x for x in values if not isinstance(x[0], fits.card.Undefined) and str(x[0]).strip()]
 
-    def agreed(self, *names: str, meanings: Mapping[str, str] | None = None) -> str:
+    def agreed(self, *names: str, meaning: Callable[[str], str] = str) -> str:
         """Word, or number, that both headers mean by all of the keywords that are there; empty if none is.
 
         Raises
@@ -79,7 +81,7 @@ class PixelTable:
         ]
         if not said:
             return ""
-        meant = [(meanings or {}).get(word, word) for _, word, _ in said]
+        meant = [meaning(word) for _, word, _ in said]
         other = next((k for k, word in enumerate(meant) if word != meant[0]), None)
         if other is not None:
             (one, word, whose), (another, against, of) = said[0], said[other]
@@ -128,7 +130,7 @@ class PixelTable:
     @property
     def ordering(self) -> str:
         """RING or NESTED; a `UserError` if the file says neither."""
-        word = self.agreed("ORDERING", meanings=_ORDERINGS)
+        word = self.agreed("ORDERING", meaning=lambda word: _ORDERINGS.get(word, word))
         if word not in ("RING", "NESTED"):
             raise UserError(f"{self.label} has the ordering {word!r}; write RING or NESTED into its header (ORDERING).")
         return word
@@ -154,11 +156,12 @@ class PixelTable:
         key : str, optional
             Where a user gives it.
         """
-        word = self.agreed(*COORDINATES, meanings=_SYSTEMS)
-        if word in ("", "G") or (given == "G" and word not in _SYSTEMS):
+        word = self.agreed(*COORDINATES, meaning=_system)
+        known = word in _SYSTEMS.values()
+        if word in ("", "G") or (given == "G" and not known):
             return
         said = next(self.word(name) for name in COORDINATES if self.word(name))
-        if word in _SYSTEMS:
+        if known:
             raise UserError(
                 f"{self.label} is in the coordinates {said!r}; rotate it to Galactic ones, and write G into its header"
                 " (COORDSYS)."
@@ -335,6 +338,11 @@ def _extension(file: fits.HDUList) -> Any:
     with suppress(IndexError):
         return file[1]
     return None
+
+
+def _system(word: str) -> str:
+    """Letter of the coordinates that a word means, with or without an epoch; the word itself if it is not known."""
+    return _SYSTEMS.get(word) or _SYSTEMS.get(_EPOCH.sub("", word) or "C", word)
 
 
 @contextmanager

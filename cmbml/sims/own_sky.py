@@ -18,7 +18,7 @@ from cmbml.maps.foreign import read_map
 from cmbml.maps.skymap import SkyMap
 from cmbml.sky import sht
 from cmbml.sky.beams import gaussian_beam
-from cmbml.sky.dipole import analysis_apart, without_dipole
+from cmbml.sky.dipole import analysis_apart, seen_through
 from cmbml.sky.observe import analysed
 from cmbml.sky.units import conversion
 
@@ -116,6 +116,7 @@ class OwnSky(OwnMaps):
     """
 
     name = "observe"
+    version = 2
     outputs = ("obs", "obs_alm")
     uses = ("delens.fwhm_arcmin", "sky.nside", "sky.lmax", "sky.fields", "sims.external.unit")
 
@@ -136,10 +137,8 @@ class OwnSky(OwnMaps):
         """Maps of `sky.fields`, uK_CMB, RING, and the alms found in them, with the beam."""
         sky = self.cfg.sky
         given, note = self.read("obs", item, "unit", mask)
-        weight = 1.0 if mask is None else mask["mask"].astype(np.float64)
-        pixels = {field: m * weight for field, m in given.items()}
-        if "T" in pixels:
-            pixels["T"], _ = without_dipole(pixels["T"])
+        weight = np.ones(1) if mask is None else mask["mask"].astype(np.float64)
+        pixels = {field: seen_through(m, weight) if field == "T" else m * weight for field, m in given.items()}
         maps, alms = analysed(pixels, tuple(sky.fields), sky.lmax)
         found = np.stack([maps[field] for field in sky.fields])
         obs = SkyMap(found, tuple(sky.fields), "uK_CMB", self.cfg.delens.fwhm_arcmin, sky.lmax, note)

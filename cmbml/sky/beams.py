@@ -7,6 +7,8 @@ import numpy as np
 
 from cmbml.sky.tables import fits_table, is_fits
 
+_LARGEST = 1.05  # b_l, of a beam that is normalised to 1 %
+
 
 def gaussian_beam(fwhm_arcmin: float, lmax: int) -> np.ndarray:
     """Return b_l = exp(-l(l+1) sigma^2 / 2), sigma = FWHM / sqrt(8 ln 2), shape (lmax + 1,).
@@ -63,13 +65,18 @@ def beam_table(path: str | os.PathLike[str], lmax: int, band: str = "") -> np.nd
         raise ValueError(f"the beam {path} has values that are not finite below lmax = {lmax}")
     if abs(beam[0] - 1) > 0.01:
         raise ValueError(f"the beam {path} is not normalised: b_0 = {beam[0]:.4g}, and it must be 1")
+    if np.abs(beam[: lmax + 1]).max() > _LARGEST:
+        raise ValueError(f"the beam {path} grows to {np.abs(beam[: lmax + 1]).max():.4g}, and b_l is at most 1")
     return beam[: lmax + 1]
 
 
 def _fits_columns(path: Path, band: str) -> tuple[np.ndarray | None, np.ndarray]:
     """Return l, if it is there, and b_l of a table of a FITS file."""
     table = fits_table(path, band)
-    columns = [np.asarray(table[name], dtype=np.float64).ravel() for name in table.colnames[:2]]
+    columns = [np.asarray(table[name], dtype=np.float64) for name in table.colnames[:2]]
+    if any(min(np.shape(column)[0], np.size(column) // max(np.shape(column)[0], 1)) > 1 for column in columns):
+        raise ValueError("a row of it holds several values")
+    columns = [column.ravel() for column in columns]
     has_ell = table.colnames[0].upper() in ("ELL", "L")
     return (columns[0], columns[1]) if has_ell else (None, columns[0])
 

@@ -41,6 +41,33 @@ def without_dipole(m: np.ndarray, *, nthreads: int = 0) -> tuple[np.ndarray, np.
     return rest, (found @ basis).reshape(*m.shape[:-1], 3)
 
 
+def seen_through(m: np.ndarray, weights: np.ndarray, *, nthreads: int = 0) -> np.ndarray:
+    """Return scalar maps times a mask, less the monopole and dipole of what it leaves.
+
+    They are taken out before the taper of the mask multiplies them: behind it they are a step, in all multipoles.
+
+    Parameters
+    ----------
+    m : array (..., npix)
+        RING.
+    weights : array (npix,)
+        The mask, 0 to 1.
+    nthreads : int, optional
+
+    Returns
+    -------
+    float64 array (..., npix)
+
+    Examples
+    --------
+    >>> weights = np.linspace(0, 1, 768)
+    >>> bool(np.abs(seen_through(np.full(768, 2.7255e6), weights)).max() < 1e-6)
+    True
+    """
+    rest: np.ndarray = without_dipole(m * (weights > 0), nthreads=nthreads)[0] * weights
+    return rest
+
+
 def analysis_apart(m: np.ndarray, lmax: int, *, niter: int = 1, nthreads: int = 0) -> np.ndarray:
     """Return the alms of a scalar map whose monopole and dipole do not leak into l >= 2.
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ UNITS = {
 
 DEFAULTS: dict[str, Any] = {"width_ghz": 0.0, "noise_t_uk_arcmin": 0.0, "noise_p_uk_arcmin": 0.0, "fields": "TQU"}
 EMPTY = {"bandpass": "", "beam": "", "tube": "", "mjy_sr_per_k_cmb": 0.0}  # what empty cells stand for
+_NAME = re.compile(r"[^\W_](?:[\w.+ -]*[\w+-])?", re.ASCII)
 FARTHEST = 2.0  # the mean frequency of a bandpass over the band's own, or the other way round
 
 
@@ -310,6 +312,12 @@ def _names(given: list[str], tubes: list[str] | None, path: Path) -> list[str]:
     names = list(given)
     if tubes is not None:
         names = [f"{x}_{tube}" if given.count(x) > 1 and tube else x for x, tube in zip(given, tubes, strict=True)]
+    strange = next((name for name in names if not _NAME.fullmatch(name)), None)
+    if strange is not None:
+        raise ValueError(
+            f"the instrument table {path} holds a band called {strange!r}; it is part of names of files: write letters,"
+            " digits, and within them . _ + -"
+        )
     double = next((name for name in names if names.count(name) > 1), None)
     if double is not None:
         raise ValueError(

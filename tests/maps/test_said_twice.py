@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from cmbml.core.errors import UserError
 from cmbml.maps.fitsfile import squared_unit_named, unit_named
 from cmbml.maps.foreign import read_map
 from cmbml.maps.variance import read_variance
@@ -93,3 +94,13 @@ def test_squares_before_the_index_and_without_brackets(tmp_path):
     fits.setval(path, "TUNIT1", value="MJy/sr^2", ext=1)
     read = lambda path: read_variance(path, NSIDE, uk_cmb_per_mjy_sr=2.0)  # noqa: E731
     refused(read, path, r"has the unit 'MJy/sr\^2' in the column II_COV; \(K_CMB\)\^2 or \(MJy/sr\)\^2 is needed")
+
+
+@pytest.mark.parametrize(
+    "word", ["EQUATORIAL J2000", "FK4", "B1950", "C2000", "EQ", "ECLIPTIC (J2000)", "SUPERGALACTIC"]
+)
+def test_coordinates_that_are_known_are_no_matter_of_opinion(tmp_path, word):
+    """With an epoch or without: that a user says they are Galactic does not make them so."""
+    path = written(tmp_path / "x.fits", {"T": positive()}, COORDSYS=word, **RING)
+    with pytest.raises(UserError, match="rotate it to Galactic"):
+        read_map(path, NSIDE, ["T"], {"uK_CMB": 1.0}, unit="uK_CMB", coordinates="G", **KEYS)

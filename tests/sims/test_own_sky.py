@@ -134,6 +134,8 @@ def test_masked_pixels_may_be_empty_and_t_has_no_dipole(composed, tmp_path):
     obs, alms = OwnSky(cfg).run(ITEM, mask=mask)
     assert np.abs(obs["T"]).max() < 1e-3  # a constant is a monopole, and nothing is left of it
     np.testing.assert_allclose(obs["Q"], np.where(good, 2.0, 0), atol=1e-5)
+    tapered = SkyMap((good * np.linspace(0.2, 1, npix))[None].astype(np.float32), ("mask",), "1", 0.0, 32)
+    assert np.abs(OwnSky(cfg).run(ITEM, mask=tapered)[0]["T"]).max() < 1e-3  # nor of its step in a taper
     known = hp.map2alm([0 * good, 2.0 * good, 3.0 * good], lmax=32, iter=1)
     for x, alm in zip("EB", known[1:], strict=True):
         np.testing.assert_allclose(alms[x], alm, atol=1e-5)

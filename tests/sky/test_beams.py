@@ -3,6 +3,7 @@
 import healpy as hp
 import numpy as np
 import pytest
+from astropy.io import fits
 from astropy.table import Table
 from scipy.special import eval_legendre
 
@@ -69,6 +70,13 @@ def test_refuses_what_is_no_beam(tmp_path):
     np.savetxt(path, np.where(np.arange(101) == 7, np.nan, beam))
     with pytest.raises(ValueError, match="not finite"):
         beam_table(path, 100)
+    np.savetxt(path, 1 / beam)
+    with pytest.raises(ValueError, match="grows to"):
+        beam_table(path, 100)
+    pairs = fits.Column(name="B", format="2D", array=np.transpose([beam, beam]))
+    fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU.from_columns([pairs])]).writeto(tmp_path / "pairs.fits")
+    with pytest.raises(ValueError, match="a row of it holds several values"):
+        beam_table(tmp_path / "pairs.fits", 100)
     path.write_text("no beam\n")
     for missing in (path, tmp_path / "nowhere.fits", tmp_path / "nowhere.txt"):
         with pytest.raises(ValueError, match="cannot be read"):

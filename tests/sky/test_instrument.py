@@ -166,6 +166,10 @@ GOOD = {"name": ["a", "b"], "center_ghz": [100.0, 143.0], "fwhm_arcmin": [10.0, 
         ({"fwhm_arcmin": None}, "has no column fwhm_arcmin"),
         ({"fwhm": [1.0, 2.0]}, "a column fwhm, which no band has"),
         ({"name": ["a", "a"]}, "the band a more than once"),
+        *(
+            ({"name": ["a", name]}, "part of names of files")
+            for name in ("x/../../y", "..", "{split}", "a*", "a\nb", "ü")
+        ),
         ({"fwhm_arcmin": [10.0, -7.0]}, "band b: fwhm_arcmin = -7.0"),
         ({"center_ghz": [np.nan, 143.0]}, "band a: center_ghz = nan"),
         ({"width_ghz": [10.0, 300.0]}, "band b: 143.0 GHz with a width of 300.0"),
